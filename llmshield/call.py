@@ -1,0 +1,515 @@
+"""Call, Text, Reply, Channel, Attempt: one LLM request in words that no provider owns.
+
+Rule 1: plugins propose, the engine applies. `text.replace()`, `call.clamp_output()` and `call.report()` go to
+the list of proposals of the hook that runs; they count only if that hook returned in time and is enforced.
+Rule 2: guards see Texts and Channels, never wire bytes.
+Rule 3: nothing here does I/O or knows a dialect's fields; a dialect fills these in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from llmshield.verdicts import Block, Route, Skip
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+"""`system` includes developer messages and instructions; `tool` covers definitions, names, arguments, results."""
+
+TextKind: TypeAlias = Literal["prompt", "metadata"]
+"""`prompt`: a model reads it. `metadata`: sent along, read by no model (`user`, `metadata`): PII rules only."""
+
+Operation: TypeAlias = Literal["generate", "embed", "count_tokens", "models", "passthrough"]
+
+ChannelKind: TypeAlias = Literal["content", "reasoning", "refusal", "tool_name", "tool_arguments", "other"]
+
+FinishKind: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "error", "other"]
+
+Outcome: TypeAlias = Literal["ok", "failed", "cancelled", "blocked", "skipped"]
+
+Tree: TypeAlias = dict[str, Any]
+"""A parsed JSON object."""
+
+Path: TypeAlias = tuple[str | int, ...]
+
+
+class Sealed:
+    """A string leaf that is JSON itself (OpenAI's `function.arguments`): its inner tree is what guards see.
+
+    When an edit changes the inner tree, `reseal` writes it back into the outer leaf.
+    """
+
+    __slots__ = ("_dumps", "dirty", "holder", "key", "tree")
+
+    def __init__(self, tree: Any, holder: Any, key: Any, dumps: Callable[[Any], str]) -> None:
+        self.tree = tree
+        self.holder = holder
+        self.key = key
+        self.dirty = False
+        self._dumps = dumps
+
+    def reseal(self) -> None:
+        """Write the inner tree back if it changed."""
+        if self.dirty:
+            self.holder[self.key] = self._dumps(self.tree)
+            self.dirty = False
+
+
+class Text:
+    """One model-visible string inside a Call.
+
+    `value` is the string as it stands (a number is shown as its JSON text); `place` a JSON pointer (RFC 6901)
+    from the body's root; `replace` proposes an edit, in code points of `value`. A name (object key) is a Text
+    as well, with `is_name`.
+    """
+
+    __slots__ = ("_call", "_holder", "_key", "_path", "_sealed", "is_name", "kind", "role")
+
+    def __init__(
+        self,
+        call: Call,
+        role: Role,
+        holder: Any,
+        key: Any,
+        path: Path,
+        *,
+        kind: TextKind = "prompt",
+        is_name: bool = False,
+        sealed: Sealed | None = None,
+    ) -> None:
+        self._call = call
+        self.role: Role = role
+        self.kind: TextKind = kind
+        self._holder = holder
+        self._key = key
+        self._path = path
+        self.is_name = is_name
+        self._sealed = sealed
+
+    @property
+    def value(self) -> str:
+        """The string that a guard judges."""
+        if self.is_name:
+            return str(self._key)
+        value = self._holder[self._key]
+        return value if type(value) is str else _number_text(value)
+
+    @property
+    def place(self) -> str:
+        """JSON pointer of the leaf; for a leaf of JSON inside a string, the pointer continues inside."""
+        return "".join(f"/{_escape(step)}" for step in self._path)
+
+    @property
+    def param(self) -> str:
+        """The place in the words of SDK errors: `messages[2].content`."""
+        out = ""
+        for step in self._path:
+            out += f"[{step}]" if isinstance(step, int) else (f".{step}" if out else step)
+        return out
+
+    def replace(self, start: int, end: int, new: str) -> None:
+        """Propose to put `new` in place of the code points `start:end`; spans of one hook may not overlap."""
+        self._call._proposals.append(Edit(self, start, end, new))
+
+    def set(self, new: str) -> None:
+        """Propose a new value for the whole text."""
+        self.replace(0, len(self.value), new)
+
+    def _write(self, new: str) -> None:
+        """Put the new value into the tree; the engine alone calls this."""
+        if self.is_name:
+            items = list(self._holder.items())
+            self._holder.clear()
+            for name, value in items:
+                self._holder[new if name == self._key else name] = value
+            self._key = new
+        else:
+            self._holder[self._key] = new
+        if self._sealed is not None:
+            self._sealed.dirty = True
+
+    def __repr__(self) -> str:  # never the value
+        return f"<Text {self.role} {self.place!r}>"
+
+
+@dataclass(slots=True, frozen=True)
+class Edit:
+    """A proposal to change a text."""
+
+    text: Text
+    start: int
+    end: int
+    new: str
+
+
+@dataclass(slots=True, frozen=True)
+class Clamp:
+    """A proposal to bound the answer, in output tokens for each choice."""
+
+    tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """What a plugin saw, for metrics, headers and the decision record; never the text itself.
+
+    `type` is a short constant (`US_SSN`, `instruction_override`), `action` what the plugin made of it
+    (`flag`, `redact`, `block`, ...), `score` 0..1 or None, `place` a JSON pointer or channel name.
+    """
+
+    type: str
+    action: str
+    score: float | None = None
+    place: str = ""
+    count: int = 1
+
+
+Proposal: TypeAlias = Edit | Clamp | Finding
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens as the provider reported them, in one meaning for all dialects.
+
+    `input` counts everything sent, cached tokens included; `output` everything produced, reasoning included.
+    The `cache_*`, `*_audio` and `reasoning` figures are parts of these two. None means: not reported.
+    `estimated` marks figures that we made from the text seen because the provider gave none (or nonsense).
+    """
+
+    input: int | None = None
+    output: int | None = None
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+    input_image: int = 0
+    tool_requests: int = 0
+    estimated: bool = False
+    malformed: bool = False
+
+
+class TextFilter(Protocol):
+    """One stream of text going through one plugin; a new one for each channel of each attempt."""
+
+    def feed(self, text: str) -> str | Stop:
+        """Take the next piece; return what may go on now. What is held back comes out later or at `flush`."""
+        ...
+
+    def flush(self) -> str | Stop:
+        """The channel ends: return what is still held."""
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class Stop:
+    """A filter's verdict to end the reply here; `release` is text that may still go out before the end."""
+
+    block: Block
+    release: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Channel:
+    """One stream of text inside a Reply.
+
+    `choice` counts alternatives (n > 1), `index` content blocks or tool calls inside one, `path` the leaf
+    inside JSON arguments (names and list indices), `tool` the called tool's name where it is known.
+    """
+
+    kind: ChannelKind
+    choice: int = 0
+    index: int = 0
+    path: Path = ()
+    tool: str | None = None
+
+    def __str__(self) -> str:
+        leaf = "".join(f"/{_escape(step)}" for step in self.path)
+        return f"{self.kind}[{self.choice}.{self.index}]{leaf}"
+
+
+FilterFactory: TypeAlias = "Callable[[Channel], TextFilter | None]"
+Phase: TypeAlias = Literal["guard", "restore"]
+
+
+@dataclass(slots=True, frozen=True)
+class AttachedFilter:
+    """A filter factory that a plugin hung on a Reply."""
+
+    plugin: str
+    factory: FilterFactory
+    phase: Phase
+    hold_back: int
+    enforced: bool
+    fail_open: bool
+
+
+class Reply:
+    """The answer to a Call, live or whole; `post_response` runs once, when its head is known.
+
+    There is one code path for both: a whole reply is a stream of one piece. So a guard never reads a finished
+    text; it attaches a filter and gets every channel of the reply through it.
+    """
+
+    __slots__ = (
+        "_enforced", "_fail_open", "_filters", "_on_end", "_plugin", "attempts", "cached", "cost_picousd", "dialect", "finish",
+        "model", "provider", "status", "stream", "usage",
+    )  # fmt: skip
+
+    def __init__(self, *, provider: str, model: str, dialect: str, stream: bool, status: int = 200) -> None:
+        self.provider = provider
+        self.model = model
+        self.dialect = dialect
+        self.stream = stream
+        self.status = status
+        self.usage: Usage | None = None
+        self.finish: FinishKind | None = None
+        self.attempts = 1
+        self.cost_picousd: int | None = None
+        self.cached = False
+        self._filters: list[AttachedFilter] = []
+        self._on_end: list[Callable[[Reply], Awaitable[None] | None]] = []
+        self._plugin = ""
+        self._enforced = True
+        self._fail_open = False
+
+    def filter(self, factory: FilterFactory, *, phase: Phase = "guard", hold_back: int = 0) -> None:
+        """Hang a filter on every channel of this reply.
+
+        `factory(channel)` returns a new TextFilter, or None to leave that channel alone. `guard` filters see the
+        text as the provider wrote it (placeholders still in), in reverse policy order; then `restore` filters
+        run. `hold_back` is the largest number of characters the filter keeps waiting.
+        """
+        self._filters.append(
+            AttachedFilter(self._plugin, factory, phase, hold_back, self._enforced, self._fail_open)
+        )
+
+    def at_end(self, fn: Callable[[Reply], Awaitable[None] | None]) -> None:
+        """Call `fn(reply)` exactly once when the reply has ended, on every path: usage and finish are known."""
+        self._on_end.append(fn)
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.provider!r} {self.model!r} {'stream' if self.stream else 'whole'}>"
+
+
+class Attempt:
+    """One try of one provider.
+
+    `body` is what will be sent to this provider, `input_bytes` its serialised length, `output_bound` the
+    output tokens for each choice that this body allows (None: no bound), `unseen` names content that the
+    provider holds and we cannot bound (`previous_response_id`, file ids, server tools).
+    """
+
+    __slots__ = (
+        "_ends", "_proposals", "body", "call", "choices", "code", "dialect", "ended_at", "first_token_at",
+        "input_bytes", "model", "number", "outcome", "output_bound", "output_chars", "provider", "reason",
+        "sent", "started_at", "status", "unseen", "usage",
+    )  # fmt: skip
+
+    def __init__(
+        self, call: Call, *, number: int, provider: str, model: str, dialect: str, body: Tree
+    ) -> None:
+        self.call = call
+        self.number = number
+        self.provider = provider
+        self.model = model
+        self.dialect = dialect
+        self.body = body
+        self.input_bytes = 0
+        self.output_bound: int | None = None
+        self.choices = 1
+        self.unseen: tuple[str, ...] = ()
+        self.sent = False
+        self.started_at = 0.0
+        self.first_token_at: float | None = None
+        self.ended_at: float | None = None
+        self.status: int | None = None
+        self.reason: str | None = None
+        self.code: str | None = None
+        self.outcome: Outcome | None = None
+        self.usage: Usage | None = None
+        self.output_chars = 0
+        """Characters of text received so far, all channels: the base of an estimate when usage is missing."""
+        self._ends: list[Callable[[Attempt], Awaitable[None] | None]] = []
+        self._proposals: list[Clamp] = []
+
+    def clamp_output(self, tokens: int) -> None:
+        """Bound this attempt's answer to `tokens` for each choice; the body that is sent carries it."""
+        self._proposals.append(Clamp(tokens))
+
+    def at_end(self, fn: Callable[[Attempt], Awaitable[None] | None]) -> None:
+        """Call `fn(attempt)` exactly once, whatever happens: success, failure, cancel or verdict."""
+        self._ends.append(fn)
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number} {self.provider!r} {self.model!r} {self.outcome or 'open'}>"
+
+
+AttemptGuard: TypeAlias = "Callable[[Attempt], Skip | Block | Awaitable[Skip | Block | None] | None]"
+
+
+@dataclass(slots=True, frozen=True)
+class AttachedGuard:
+    """An attempt guard and the plugin that hung it on the call."""
+
+    plugin: str
+    run: AttemptGuard
+    enforced: bool
+
+
+class Call:
+    """One LLM request.
+
+    `texts` are all strings that travel to the provider and mean something; `output_bound` the client's own
+    bound in tokens for each choice, or None; `tenant` and `tier` come from identity, before any plugin;
+    `client` is the caller's address as the trusted hops tell it; `headers` are the client's, lower-case, as
+    they arrived; `deadline` is `clock.monotonic()` seconds, or None.
+    """
+
+    __slots__ = (
+        "_attempt_guards",
+        "_enforced",
+        "_on_end",
+        "_plugin",
+        "_proposals",
+        "body",
+        "choices",
+        "client",
+        "deadline",
+        "dialect",
+        "family",
+        "headers",
+        "id",
+        "key_id",
+        "method",
+        "model",
+        "operation",
+        "output_bound",
+        "path",
+        "query",
+        "sealed",
+        "state",
+        "stream",
+        "tags",
+        "tenant",
+        "texts",
+        "tier",
+        "unseen",
+        "wants_usage",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        dialect: str,
+        family: str,
+        operation: Operation,
+        model: str,
+        body: Tree,
+        headers: Mapping[str, str] | None = None,
+        method: str = "POST",
+        path: str = "",
+        query: str = "",
+        stream: bool = False,
+        output_bound: int | None = None,
+        choices: int = 1,
+    ) -> None:
+        self.id = id
+        self.dialect = dialect
+        self.family = family
+        self.operation: Operation = operation
+        self.model = model
+        self.body = body
+        self.headers: Mapping[str, str] = headers or {}
+        self.method = method
+        self.path = path
+        self.query = query
+        self.stream = stream
+        self.output_bound = output_bound
+        self.choices = choices
+        self.texts: list[Text] = []
+        self.sealed: list[Sealed] = []
+        self.unseen: list[str] = []
+        self.wants_usage = True
+        self.tenant = "anonymous"
+        self.tier: str | None = None
+        self.key_id: str | None = None
+        self.client = ""
+        self.tags: dict[str, str] = {}
+        self.deadline: float | None = None
+        self.state: dict[object, Any] = {}
+        """Scratch room for plugins; the key is the plugin object, so that no two can meet."""
+        self._proposals: list[Proposal] = []
+        self._attempt_guards: list[AttachedGuard] = []
+        self._on_end: list[Callable[[Call], Awaitable[None] | None]] = []
+        self._plugin = ""
+        self._enforced = True
+
+    def clamp_output(self, tokens: int) -> None:
+        """Propose a bound for the answer, in output tokens for each choice; the lowest proposal wins."""
+        self._proposals.append(Clamp(tokens))
+
+    def report(
+        self, type: str, action: str, *, score: float | None = None, place: str = "", count: int = 1
+    ) -> None:
+        """Say what was seen: a Finding for metrics, debug headers and the decision record; never the text."""
+        self._proposals.append(Finding(type, action, score, place, count))
+
+    def guard_attempt(self, run: AttemptGuard) -> None:
+        """Run `run(attempt)` before each attempt of this call is sent, on the final body for that provider.
+
+        It may `attempt.clamp_output()`, `attempt.at_end()`, return `Skip(reason)` to pass over this target, or
+        `Block(...)` to end the call. Money, permits and breakers are built on this. In monitor mode what it
+        returns and clamps is counted and not applied.
+        """
+        self._attempt_guards.append(AttachedGuard(self._plugin, run, self._enforced))
+
+    def at_end(self, fn: Callable[[Call], Awaitable[None] | None]) -> None:
+        """Call `fn(call)` exactly once when this call is over, on every path out."""
+        self._on_end.append(fn)
+
+    def prompts(self, *roles: Role) -> Iterator[Text]:
+        """The texts that a model reads, of these roles (all without an argument)."""
+        for text in self.texts:
+            if text.kind == "prompt" and (not roles or text.role in roles):
+                yield text
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} {self.dialect} {self.model!r}>"
+
+
+@dataclass(slots=True, frozen=True)
+class Failure:
+    """What `on_failure` gets: the attempt that failed, and what is still possible.
+
+    `reason` is an `errors.FailureReason`; `retry_after_s` the provider's advice (0..60) or None; `tries` counts
+    attempts on this target so far in this call, this one included; `visible` is True once the client has got
+    any part of the answer; `route` is the route that was being walked.
+    """
+
+    attempt: Attempt
+    reason: str
+    status: int | None
+    code: str | None
+    retry_after_s: float | None
+    tries: int
+    visible: bool
+    route: Route
+    history: tuple[Attempt, ...] = field(default=())
+
+
+def _escape(step: str | int) -> str:
+    """One step of a JSON pointer (RFC 6901, section 3)."""
+    return str(step).replace("~", "~0").replace("/", "~1")
+
+
+def _number_text(value: Any) -> str:
+    """A number as its JSON text; guards read account numbers that were sent as numbers."""
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    return "null" if value is None else repr(value)

@@ -1,0 +1,183 @@
+"""Text across the borders of a stream: hold back, release, flush, stop.
+
+One code path for whole replies and streams: a whole reply is a stream of one piece. Filters run in fixed
+phases, whatever the plugins' order: guards see the text as the provider wrote it, then restorers put values
+back. JSON arguments that arrive in pieces are taken apart into their decoded leaves (`json_pieces.py`), so
+that filters never see an escape sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llmshield.call import AttachedFilter, Channel, Stop, TextFilter
+from llmshield.errors import ShieldError
+from llmshield.json_pieces import JsonPieces
+from llmshield.verdicts import Block
+
+Watch = Callable[[AttachedFilter, "Stop | Exception"], None]
+"""Told about every Stop and every exception of a filter, enforced or not; for metrics and records."""
+
+
+class Stopped(ShieldError):
+    """A filter ended the reply; `release` may still go out on `channel` before the dialect's stop signal."""
+
+    def __init__(self, plugin: str, block: Block, channel: Channel, release: str) -> None:
+        super().__init__(f"{plugin}: {block.message}")
+        self.plugin = plugin
+        self.block = block
+        self.channel = channel
+        self.release = release
+
+
+class Channels:
+    """All channels of one reply of one attempt, with the filters that plugins hung on it.
+
+    A new one per attempt. `feed` and `flush` return what may go on to the client now.
+    Raises: Stopped when an enforced filter ends the reply, or fails and is not `on_error: open`.
+    """
+
+    def __init__(self, filters: Sequence[AttachedFilter], watch: Watch) -> None:
+        ordered = [f for f in filters if f.phase == "guard"] + [f for f in filters if f.phase == "restore"]
+        self._filters = tuple(ordered)
+        self._watch = watch
+        self._open: dict[Channel, _Pipe | JsonPieces | None] = {}
+        self._raw: dict[Channel, list[str]] = {}
+        self._released: dict[Channel, list[str]] = {}
+        self.active = bool(ordered)
+
+    def feed(self, channel: Channel, text: str) -> str:
+        """The next piece of a channel; JSON text for `tool_arguments` with an empty path, else plain text."""
+        if not self.active:
+            return text
+        pipe = self._pipe(channel)
+        if pipe is None:
+            return text
+        self._raw.setdefault(channel, []).append(text)
+        out = pipe.feed(text)
+        self._released.setdefault(channel, []).append(out)
+        return out
+
+    def flush(self, channel: Channel) -> str:
+        """The channel has ended: what was still held. A later `feed` would begin a new one."""
+        pipe = self._open.pop(channel, None)
+        if pipe is None:
+            return ""
+        out = pipe.flush()
+        self._released.setdefault(channel, []).append(out)
+        return out
+
+    def flush_all(self) -> list[tuple[Channel, str]]:
+        """End every channel that is open, in the order of their beginning; only those with text left."""
+        rest = [(channel, self.flush(channel)) for channel in list(self._open)]
+        return [(channel, text) for channel, text in rest if text]
+
+    def repeat(self, channel: Channel, text: str) -> str:
+        """The provider repeats the channel's whole text in a later event: what the client is to see there.
+
+        The same text gets the same answer as its pieces did; a text that differs from its pieces is filtered
+        afresh, as a whole reply would be.
+        """
+        if not self.active:
+            return text
+        if channel not in self._open and "".join(self._raw.get(channel, ())) == text:
+            return "".join(self._released[channel]) if channel in self._released else text
+        return self.whole(channel, text)
+
+    def whole(self, channel: Channel, text: str) -> str:
+        """A text that arrives in one piece and belongs to no stream: fed and flushed through fresh filters."""
+        if not self.active:
+            return text
+        pipe = self._build(channel)
+        return text if pipe is None else pipe.feed(text) + pipe.flush()
+
+    def _pipe(self, channel: Channel) -> _Pipe | JsonPieces | None:
+        try:
+            return self._open[channel]
+        except KeyError:
+            pipe = self._open[channel] = self._build(channel)
+            return pipe
+
+    def _build(self, channel: Channel) -> _Pipe | JsonPieces | None:
+        plain = self._plain(channel)
+        if channel.kind != "tool_arguments" or channel.path or plain is None:
+            return plain
+        return JsonPieces(lambda path: self._plain(_leaf(channel, path)))
+
+    def _plain(self, channel: Channel) -> _Pipe | None:
+        stages: list[tuple[AttachedFilter, TextFilter]] = []
+        for attached in self._filters:
+            try:
+                made = attached.factory(channel)
+            except Exception as error:
+                self._watch(attached, error)
+                if attached.fail_open or not attached.enforced:
+                    continue
+                raise Stopped(attached.plugin, _broken(attached), channel, "") from error
+            if made is not None:
+                stages.append((attached, made))
+        return _Pipe(channel, stages, self._watch) if stages else None
+
+
+class _Pipe:
+    """The filters of one channel, one behind the other."""
+
+    __slots__ = ("_channel", "_stages", "_watch")
+
+    def __init__(
+        self, channel: Channel, stages: list[tuple[AttachedFilter, TextFilter]], watch: Watch
+    ) -> None:
+        self._channel = channel
+        self._stages = stages
+        self._watch = watch
+
+    def feed(self, text: str) -> str:
+        return self._run(0, text, ending=False)
+
+    def flush(self) -> str:
+        return self._run(0, "", ending=True)
+
+    def _run(self, start: int, text: str, *, ending: bool) -> str:
+        position = start
+        while position < len(self._stages):
+            attached, stage = self._stages[position]
+            try:
+                out = stage.feed(text) if text else ""
+                if ending and not isinstance(out, Stop):
+                    rest = stage.flush()
+                    out = Stop(rest.block, out + rest.release) if isinstance(rest, Stop) else out + rest
+            except Exception as error:
+                self._watch(attached, error)
+                del self._stages[position]
+                if attached.fail_open or not attached.enforced:
+                    continue
+                raise Stopped(attached.plugin, _broken(attached), self._channel, "") from error
+            if isinstance(out, Stop):
+                self._watch(attached, out)
+                if attached.enforced:
+                    del self._stages[: position + 1]
+                    release = self._run(0, out.release, ending=True)
+                    raise Stopped(attached.plugin, out.block, self._channel, release)
+                del self._stages[position]
+                continue
+            if attached.enforced:
+                text = out
+            elif out != text:
+                self._watch(attached, _CHANGED)
+            position += 1
+        return text
+
+
+class WouldChange(Exception):
+    """A filter in monitor mode returned another text than it was given."""
+
+
+_CHANGED = WouldChange()
+
+
+def _broken(attached: AttachedFilter) -> Block:
+    return Block(f"Policy plugin {attached.plugin!r} failed while reading the answer.", "policy_unavailable")
+
+
+def _leaf(channel: Channel, path: tuple[str | int, ...]) -> Channel:
+    return Channel(channel.kind, channel.choice, channel.index, path, channel.tool)

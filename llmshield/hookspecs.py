@@ -1,0 +1,109 @@
+"""THE contract: four hooks and the class that a plugin is.
+
+A plugin module holds one public subclass of `Plugin`; the name in the policy (`use: NAME`) is the module's
+name. It implements the hooks it needs, sync or async. pluggy checks names and arguments when the policy is
+read; at run time each hook is a tuple of callables in the policy's order (`post_response`: in reverse).
+
+What a hook may do: read the call, propose edits (`text.replace`, `call.clamp_output`), `call.report` findings,
+hang on guards, filters and end callbacks, and return a verdict. What it must not do: sleep (say
+`Route(after=...)`), mutate `call.body`, keep a reference to a call after its end, or raise to signal a verdict.
+An exception or a timeout means what the policy's `on_error` says: `closed` refuses the call, `open` goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+from llmshield.call import Call, Failure, Reply
+from llmshield.verdicts import Answer, Block, Route, Verdict
+
+PROJECT = "llmshield"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+HOOKS = ("pre_request", "choose_provider", "post_response", "on_failure")
+
+T = TypeVar("T")
+
+
+class Settings(BaseModel):
+    """Base of a plugin's settings: unknown keys are refused with a hint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@runtime_checkable
+class Resources(Protocol):
+    """What the house lends a plugin, asked for by type: `resources.get(Ledger)`.
+
+    Available: `Policy`, `Ledger`, `Prices`, `Circuits`, `Metrics` and the `Store`.
+    Raises: PluginError when the house has no such thing.
+    """
+
+    def get(self, kind: type[T]) -> T: ...
+
+
+class Plugin:
+    """Base class of every plugin.
+
+    `settings` is the validated `Settings` of this entry in the policy. `start` runs once before the first call
+    (load models, open what is needed), `close` once after the last. Hooks are methods with the names and
+    arguments of `HookSpecs`; leave out what you do not need.
+    """
+
+    Settings: ClassVar[type[BaseModel]] = Settings
+    blocking: ClassVar[bool] = False
+    """True: hooks really compute (over a millisecond); they run in a thread on a snapshot of the call."""
+
+    name: str = ""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    async def start(self, resources: Resources) -> None:
+        """Get ready; readiness waits for it. Raises: whatever makes this plugin unusable."""
+
+    async def close(self) -> None:
+        """Let go of what `start` took."""
+
+
+class HookSpecs:
+    """The four moments of a call."""
+
+    @hookspec
+    def pre_request(self, call: Call) -> Verdict | Awaitable[Verdict]:
+        """Before the call is sent anywhere: who may pass, what is hidden, what is bounded.
+
+        Runs once per call, in policy order; the first verdict ends the walk. May propose edits, hang attempt
+        guards and end callbacks on the call. `Block` refuses, `Answer` replies at once, `Route` fixes the
+        targets (and `choose_provider` is skipped).
+        """
+
+    @hookspec
+    def choose_provider(self, call: Call, route: Route) -> Route | Awaitable[Route | None] | None:
+        """When the targets are chosen: `route` is what the policy's `routes:` say for this call.
+
+        Runs once per call, in policy order; the first answer wins; with none, `route` stands.
+        """
+
+    @hookspec
+    def post_response(self, call: Call, reply: Reply) -> Block | Awaitable[Block | None] | None:
+        """When the head of the reply is known, before any of it reaches the client.
+
+        Runs once per call, in reverse policy order. May hang filters and end callbacks on the reply; `Block`
+        refuses it. The text itself comes through the filters, whole or in pieces.
+        """
+
+    @hookspec
+    def on_failure(
+        self, call: Call, failure: Failure
+    ) -> Route | Answer | Awaitable[Route | Answer | None] | None:
+        """When an attempt has failed and nothing of it reached the client.
+
+        Runs after each failed attempt, in policy order; the first answer wins. `Route` says whom to ask next
+        (after how many seconds), `Answer` ends with a text, None from all gives up: the client gets the error.
+        """

@@ -1,0 +1,82 @@
+"""What a hook may say. `None` means: go on.
+
+`Block`   this call ends here with an error in the client's dialect (or the dialect's stop signal mid-stream).
+`Answer`  reply with this text without asking anybody; no provider is called.
+`Route`   ask these targets, in this way.
+`Skip`    (attempt guards only) pass over this target, with a reason for the record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from llmshield.errors import CallError, ErrorKind
+
+
+@dataclass(slots=True, frozen=True)
+class Block:
+    """End this call with an error.
+
+    `message` is for the caller: it names the rule and the place, never the text. `kind` picks status, type and
+    code in each dialect. `param` is a place in the caller's words (`text.param`). `retry_after_s` in seconds.
+    """
+
+    message: str
+    kind: ErrorKind = "blocked"
+    param: str | None = None
+    retry_after_s: float | None = None
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def error(self, plugin: str) -> CallError:
+        """The same, as the error that a dialect writes."""
+        return CallError(
+            self.kind, self.message, param=self.param, plugin=plugin, retry_after_s=self.retry_after_s,
+            code=self.code, headers=self.headers,
+        )  # fmt: skip
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """Reply with `text` in the client's dialect, whole or streamed as the client asked.
+
+    `degraded` marks a last resort in header and record; `cached` an answer that was given before.
+    """
+
+    text: str
+    model: str | None = None
+    degraded: bool = False
+    cached: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    """One provider to ask, and the model there (None: the model the client named)."""
+
+    provider: str
+    model: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Route:
+    """Ask these targets: `first` walks them in order, one at a time.
+
+    `after` makes the engine wait that many seconds before the next attempt; `why` explains the choice in the
+    decision record.
+    """
+
+    targets: tuple[Target, ...]
+    mode: Literal["first", "hedge", "all"] = "first"
+    after: float = 0.0
+    why: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Skip:
+    """Pass over this target; `reason` goes into the decision record."""
+
+    reason: str
+
+
+Verdict: TypeAlias = Block | Answer | Route | None
