@@ -1,0 +1,56 @@
+# One command for each job; each sets up .venv by itself. `make test` is what CI runs.
+#
+#   make demo    the policy at work on real SDK traffic: no keys, no network
+#   make test    linters, types, import contracts, tests
+#   make lint    ruff and the import contracts          make types   mypy and pyright
+#   make fix     what can be repaired mechanically      make bench   figures of speed, on two cores
+#   make dist    wheel and sdist                        make lock    resolve the lock files anew
+
+BIN := .venv/bin
+DEV := .venv/.ready-dev
+DEMO := .venv/.ready-demo
+SETUP := scripts/setup pyproject.toml requirements/bootstrap.lock
+TESTS ?= tests
+PYTEST_FLAGS ?= -q -n 2
+BENCH_FLAGS ?=
+
+.PHONY: demo test lint types fix bench dist lock clean
+.NOTPARALLEL:
+
+demo: $(DEMO)
+	$(BIN)/llmshield demo
+
+test: lint types
+	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+types: $(DEV)
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+fix: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV)
+	$(BIN)/python tests/bench/run.py $(BENCH_FLAGS)
+
+dist: $(DEV)
+	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist
+
+lock: $(DEV)
+	scripts/setup lock
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(DEV): $(SETUP) requirements/dev.lock
+	scripts/setup dev
+
+# A .venv made for the tests holds all that the demo needs: it counts as ready for both.
+$(DEMO): $(SETUP) requirements/demo.lock
+	scripts/setup demo
