@@ -303,9 +303,9 @@ class Attempt:
     """
 
     __slots__ = (
-        "_ends", "_proposals", "body", "call", "choices", "code", "dialect", "ended_at", "first_token_at",
-        "input_bytes", "model", "number", "outcome", "output_bound", "output_chars", "provider", "reason",
-        "sent", "started_at", "status", "unseen", "usage",
+        "_ends", "_proposals", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
+        "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars", "provider",
+        "reason", "reserved_picousd", "sent", "started_at", "status", "unseen", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -330,6 +330,10 @@ class Attempt:
         self.code: str | None = None
         self.outcome: Outcome | None = None
         self.usage: Usage | None = None
+        self.reserved_picousd: int | None = None
+        """What was reserved for this attempt (1 USD = 10**12), set by the plugin that keeps the money."""
+        self.cost_picousd: int | None = None
+        """What it cost, set at its end by the same; None: nobody priced it."""
         self.output_chars = 0
         """Characters of text received so far, all channels: the base of an estimate when usage is missing."""
         self._ends: list[Callable[[Attempt], Awaitable[None] | None]] = []
@@ -440,6 +444,8 @@ class Call:
         self.client = ""
         self.tags: dict[str, str] = {}
         self.deadline: float | None = None
+        self.response_headers: dict[str, str] = {}
+        """Headers that plugins add to whatever the client gets (rate limits); lower-case names."""
         self.state: dict[object, Any] = {}
         """Scratch room for plugins; the key is the plugin object, so that no two can meet."""
         self._proposals: list[Proposal] = []
