@@ -42,7 +42,7 @@ bench: $(DEV)
 dist: $(DEV)
 	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist
 
-lock: $(DEV)
+lock:
 	scripts/setup lock
 
 clean:
