@@ -1,8 +1,236 @@
-"""Scrubbing of keys from every message that leaves: the lowest room, errors use it."""
+"""Scrubbing of keys from every message that leaves: the lowest room, errors use it.
+
+`redact` finds secrets in two ways. Those that llmshield holds are known by value: `remember` them when they are
+loaded, and they are found in any text, also base64, hex, URL-encoded or reversed, and when only their first or
+last 8 characters are quoted (providers do that in their 401s). Unknown ones (a client's own key in a provider's
+error) are found by what stands before them and by their shape. Rule: this never raises and never logs, since it
+runs inside the constructors of errors; when in doubt it hides too much.
+"""
 
 from __future__ import annotations
 
+import base64
+import threading
+import unicodedata
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote
 
-def redact(message: str) -> str:
-    """The message without secrets."""
-    return message
+import re2
+
+HIDDEN = "[redacted]"
+
+SECRET_HEADERS = frozenset(
+    {
+        "api-key",
+        "authorization",
+        "cookie",
+        "ocp-apim-subscription-key",
+        "proxy-authorization",
+        "set-cookie",
+        "x-amz-security-token",
+        "x-api-key",
+        "x-auth-token",
+        "x-goog-api-key",
+        "x-llmshield-key",
+    }
+)
+"""Header names (lower-case) whose values never appear anywhere."""
+
+SHORTEST = 8
+"""A known value below 8 characters is not searched for: `test` would hide every `test` in every message."""
+
+_EDGE = 8
+_GROUP = 50
+"""Known secrets for each compiled expression: 50 with a dozen spellings each stay well inside re2's memory."""
+
+# A value that stands after one of these names is a secret whatever it looks like ...
+_AFTER_HEADER = re2.compile(
+    r"(?i)\b("
+    + "|".join(sorted(SECRET_HEADERS))
+    + r""")["']?\s*[:=]\s*["']?(?:(?:bearer|basic|token|digest)\s+)?([^\s"',}\]]+)"""
+)
+# ... the rest of a cookie line too, where more values follow ...
+_COOKIES = re2.compile(r"(?i)\b((?:set-)?cookie[\"']?\s*[:=]\s*)([^\r\n]+)")
+# ... and after one of these only if it looks like one: "token: expected a string" is a message of ours.
+_AFTER_WORD = re2.compile(
+    r"""(?i)(\b[a-z0-9_-]*(?:key|token|secret|passwd|password|passphrase|credentials?)["']?\s*[:=]\s*["']?|\b(?:bearer|basic)\s+|[?&;](?:key|sig|signature|code)=)([^\s"',;&}\])]{6,})"""
+)
+_URL_LOGIN = re2.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@\"'<>]*:[^/\s@\"'<>]+@")
+_REFERENCE = re2.compile(r"[a-z0-9+]+://[^@]*")
+
+# One look decides that a message is clean, which most are.
+_SUSPECT = re2.compile(
+    r"(?i)authorization|key|cookie|passw|passphrase|secret|token|credential|bearer|basic |[?&;](?:sig|signature|code)="
+    r"|://[^/\s]*@|[a-z0-9_+/=%.-]{16,}"
+)
+
+
+class _Known:
+    """The secrets that llmshield holds, and the expressions that find them."""
+
+    def __init__(self) -> None:
+        self.values: set[str] = set()
+        self.expressions: tuple[re2._Regexp, ...] | None = ()
+        self.lock = threading.Lock()
+
+    def compiled(self) -> tuple[re2._Regexp, ...]:
+        """The expressions, made anew after a change."""
+        expressions = self.expressions
+        if expressions is None:
+            with self.lock:
+                values = sorted(self.values)
+                expressions = tuple(
+                    _expression(values[at : at + _GROUP]) for at in range(0, len(values), _GROUP)
+                )
+                self.expressions = expressions
+        return expressions
+
+
+_known = _Known()
+
+
+def remember(secret: str) -> None:
+    """Hide this value, in all its spellings, in every message from now on; resolvers call it for each key.
+
+    Values below 8 characters and short plain words (`ollama`, `anthropic`) are not remembered.
+    """
+    if len(secret) < SHORTEST or (secret.isalpha() and len(secret) < 12) or secret in _known.values:
+        return
+    with _known.lock:
+        _known.values.add(secret)
+        _known.expressions = None
+
+
+def forget(secret: str) -> None:
+    """Stop looking for this value, when a key was rotated out and is worth nothing any more."""
+    with _known.lock:
+        _known.values.discard(secret)
+        _known.expressions = None
+
+
+def redact(message: str, *, also: Iterable[str] = ()) -> str:
+    """The message with every secret replaced by `[redacted]`.
+
+    `also` names values that are secret in this message only (the client's own key of this call). Never raises.
+    """
+    for secret in also:
+        if len(secret) >= SHORTEST:
+            message = _sub(_expression([secret]), HIDDEN, message)
+    try:
+        for expression in _known.compiled():
+            if expression.search(message) is not None:
+                message = expression.sub(HIDDEN, message)
+        if _SUSPECT.search(message) is None:
+            return message
+    except UnicodeEncodeError:  # lone surrogates: re2 takes UTF-8 only
+        return redact(message.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return _redact_unknown(message)
+
+
+def redact_secret(value: str) -> str:
+    """A secret for a list that people read: `****` and the last 4 characters, these only of 16 or more."""
+    return "****" + (value[-4:] if len(value) >= 16 else "")
+
+
+def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers for a record: the values of SECRET_HEADERS hidden, the others redacted."""
+    return {
+        name: HIDDEN if name.lower() in SECRET_HEADERS else redact(value) for name, value in headers.items()
+    }
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    """The text as one line of at most `limit` characters (and a note of how many were cut).
+
+    Line ends, ANSI escapes, U+0085, U+2028, U+2029, bidi controls, invisible characters and lone surrogates come
+    out as visible escapes (CWE-117): a value can't forge a second record or repaint a terminal.
+    """
+    cut = len(text) - limit
+    if cut > 0:
+        text = text[:limit]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() or _is_space(char) else _escape(char) for char in text)
+    return f"{text}… ({cut} more characters)" if cut > 0 else text
+
+
+def sanitize_error_message(text: str, limit: int = 500) -> str:
+    """Somebody else's error text, fit for our logs, records and answers: redacted, one line, bounded."""
+    return one_line(redact(text), limit)
+
+
+def _redact_unknown(message: str) -> str:
+    """Hide what looks like a secret that nobody told us about."""
+    message = _COOKIES.sub(lambda m: m[1] + HIDDEN, message)
+    message = _AFTER_HEADER.sub(_hide_value, message)
+    message = _AFTER_WORD.sub(lambda m: _hide_value(m) if _looks_secret(m[2]) else m[0], message)
+    return _URL_LOGIN.sub(lambda m: f"{m[1]}{HIDDEN}@", message)
+
+
+def _hide_value(match: re2._Match) -> str:
+    """The match without its second group; a reference to a secret (`env://NAME`) is none."""
+    value = match[2]
+    if value == HIDDEN or _REFERENCE.fullmatch(value) is not None:
+        return str(match[0])
+    start = match.start(2) - match.start()
+    return f"{match[0][:start]}{HIDDEN}{match[0][start + len(value) :]}"
+
+
+def _looks_secret(value: str) -> bool:
+    """No ordinary word: a digit inside, or longer than words are."""
+    return (len(value) >= 6 and any(char.isdigit() for char in value)) or len(value) >= 24
+
+
+def _sub(expression: re2._Regexp, new: str, text: str) -> str:
+    try:
+        return expression.sub(new, text)
+    except UnicodeEncodeError:
+        return expression.sub(new, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def _expression(secrets: Iterable[str]) -> re2._Regexp:
+    """One expression for all spellings of these secrets, the longest first: the leftmost alternative wins."""
+    spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
+    ordered = sorted(spellings, key=len, reverse=True)
+    options = re2.Options()
+    options.max_mem = 64 << 20
+    options.log_errors = False
+    return re2.compile("(?i)" + "|".join(re2.escape(spelling) for spelling in ordered), options)
+
+
+def _spellings(secret: str) -> Iterable[str]:
+    """The secret as it might turn up in a text."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    yield secret.encode("utf-8", "backslashreplace").decode("utf-8")
+    yield secret.encode("utf-8", "backslashreplace").decode("utf-8")[::-1]
+    yield raw.hex()
+    yield raw.hex(" ")
+    yield "".join(f"%{byte:02x}" for byte in raw)
+    quoted = quote(raw, safe="")
+    if quoted != secret:
+        yield quoted
+        yield quote(raw)
+    # Base64 of a text that contains the secret depends on where it starts, modulo 3. What both neighbours
+    # have no part in is the same for every text: cut the ends that depend on them.
+    for before in range(3):
+        coded = base64.b64encode(b"\0" * before + raw).rstrip(b"=").decode()
+        start = (0, 2, 3)[before]
+        tail = (before + len(raw)) % 3
+        core = coded[start : len(coded) - (1 if tail else 0)]
+        yield core
+        if "+" in core or "/" in core:
+            yield core.replace("+", "-").replace("/", "_")
+    if len(secret) >= 2 * _EDGE:
+        for edge in (secret[:_EDGE], secret[-_EDGE:]):
+            # `sk-proj-` and `provider` are no secrets.
+            if edge.isascii() and any(c.isdigit() for c in edge) and any(c.isalpha() for c in edge):
+                yield edge
+
+
+def _is_space(char: str) -> bool:
+    """Spaces of other scripts are not printable for Python, but harmless."""
+    return unicodedata.category(char) == "Zs"
+
+
+def _escape(char: str) -> str:
+    """`\\n`, `\\x1b`, `\\u2028`: as Python spells it."""
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
