@@ -44,15 +44,16 @@ oneOf allOf not if then else default examples format pattern minimum maximum min
 uniqueItems minProperties maxProperties additionalProperties patternProperties propertyNames exclusiveMinimum
 exclusiveMaximum multipleOf prefixItems contains $ref $defs definitions $schema $id nullable deprecated readOnly
 writeOnly date-time date time uuid uri email function functions name parameters strict arguments text user
-assistant system developer tool auto none true false
+assistant system developer tool auto none true false json_schema json_object content ephemeral cache_control
 http://json-schema.org/draft-07/schema# https://json-schema.org/draft/2020-12/schema
 """
 HARMLESS = frozenset(_WORDS.split())
 """Names and values that are the formats' own words: never a Text in a free walk."""
 
 _DEEP = frozenset((dict, list, float))
+_LEAVES = frozenset((str, int, float))
 _INT64 = 2.0**63
-_TOKEN_CHARS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/@"))
+_TOKEN_CHARS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/"))
 _TOKEN_LENGTH = 256
 _ORDERED_NAMES = 64
 """Renaming in place costs the size of the object; a wider one gets its new names at its end instead."""
@@ -111,8 +112,14 @@ def dump_str(tree: Any) -> str:
 
 
 def is_token(value: str) -> bool:
-    """True for ASCII words without blanks, as ids and enum members are: nothing that a guard could find in."""
-    return len(value) <= _TOKEN_LENGTH and value.isascii() and not value.translate(_TOKEN_CHARS)
+    """True for ASCII words as ids and enum members are, with a letter and without blanks or `@`: no sentence, no
+    mail address, no bare number can pass for one."""
+    return (
+        len(value) <= _TOKEN_LENGTH
+        and value.isascii()
+        and not value.translate(_TOKEN_CHARS)
+        and value.lower() != value.upper()
+    )
 
 
 class Name(Text):
@@ -175,6 +182,20 @@ def add_token(call: Call, role: Role, holder: Any, key: Any, path: Path, kind: T
             add_text(call, role, holder, key, path, kind)
     elif type(value) is dict or type(value) is list:
         walk(call, role, value, path, kind)
+
+
+def walk_unknown(
+    call: Call, role: Role, holder: Any, key: str, path: Path, kind: TextKind = "prompt"
+) -> None:
+    """A field that a dialect does not know: its name and everything in it are scanned, and it survives."""
+    name: Name | None = None
+    if key not in HARMLESS and key:
+        name = Name(call, role, holder, key, path, kind=kind)
+        call.texts.append(name)
+    before = len(call.texts)
+    walk_value(call, role, holder, key, path, kind)
+    if name is not None and len(call.texts) > before and type(holder[key]) in _LEAVES:
+        name.follower = call.texts[-1]
 
 
 def walk_value(
