@@ -1,0 +1,181 @@
+"""`providers:`: who is asked, at which address, with which key, for how long and at what price.
+
+A provider named `app` is the application that the middleware wraps: it exists without an entry and can only be
+given a price, models and a circuit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from llmshield.policy.globs import Matcher, compile_globs
+from llmshield.policy.section import Count, Flag, Globs, Section
+from llmshield.policy.units import Address, CallPrice, HostPort, PositiveDuration, TokenPrice
+from llmshield.resolvers import SecretRef
+
+Family: TypeAlias = Literal["openai", "anthropic", "gemini"]
+
+APP = "app"
+BASE_URLS: Mapping[Family, str] = MappingProxyType(
+    {
+        "openai": "https://api.openai.com/v1",
+        "anthropic": "https://api.anthropic.com",
+        "gemini": "https://generativelanguage.googleapis.com",
+    }
+)
+"""Where a family's calls go without `base_url`. By their SDKs' rule only OpenAI's holds the version."""
+
+
+def _reference(value: Any) -> SecretRef:
+    """A reference such as `env://NAME`; the literal itself never reaches a message."""
+    if isinstance(value, str) and (ref := SecretRef.parse(value)) is not None:
+        return ref
+    what = "a literal" if isinstance(value, str | int | float) and not isinstance(value, bool) else "no text"
+    raise PydanticCustomError(
+        "literal_secret",
+        "found {what}, expected a reference to a key",
+        {
+            "what": what,
+            "hint": "put the key into an environment variable and write env://NAME, or file://PATH",
+        },
+    )
+
+
+Secret: TypeAlias = Annotated[
+    SecretRef,
+    BeforeValidator(_reference),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^[a-z][a-z0-9+.-]*://\S+$", "examples": ["env://OPENAI_API_KEY"]}
+    ),
+]
+Url: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=2000)]
+
+
+class Timeout(Section):
+    """How long each phase of an attempt may take."""
+
+    connect: PositiveDuration = Field(default=5.0, description="Name lookup, TCP and TLS.")
+    first_token: PositiveDuration = Field(
+        default=60.0, description="From the request's end to the first output."
+    )
+    idle: PositiveDuration = Field(default=60.0, description="Between two events of a stream.")
+    total: PositiveDuration = Field(default=600.0, description="The whole attempt.")
+
+
+class Circuit(Section):
+    """When a failing provider is left alone."""
+
+    failures: Count = Field(default=5, description="Failures inside `window` that open the circuit.")
+    window: PositiveDuration = Field(default=30.0, description="Time in which failures are counted.")
+    open_for: PositiveDuration = Field(
+        default=60.0, description="First break; it doubles with each failed probe."
+    )
+    max_open: PositiveDuration = Field(default=600.0, description="Longest break.")
+
+
+class Models(Section):
+    """Which models may be asked for at this provider; `deny` wins."""
+
+    allow: Globs = Field(default=("*",), description="Models that may be asked for.")
+    deny: Globs | None = Field(
+        default=None, description="Models that may not, whatever `allow` says; case does not matter."
+    )
+
+    @cached_property
+    def _allowed(self) -> Matcher:
+        return compile_globs(self.allow)
+
+    @cached_property
+    def _denied(self) -> Matcher:
+        return compile_globs(self.deny or (), ignore_case=True)
+
+    def allows(self, model: str) -> bool:
+        """Whether `model`, as it is sent to the provider, may be asked for."""
+        return self._allowed(model) and not self._denied(model)
+
+
+class Prices(Section):
+    """pico-USD per token; in YAML USD per million tokens. They replace the bundled list for this provider."""
+
+    input: TokenPrice = Field(description="Tokens that are sent.")
+    output: TokenPrice = Field(description="Tokens that are produced.")
+    cache_read: TokenPrice | None = Field(
+        default=None, description="Tokens read from the provider's cache; else as `input`."
+    )
+    cache_write: TokenPrice | None = Field(
+        default=None, description="Tokens written to its cache; else as `input`."
+    )
+    call: CallPrice | None = Field(default=None, description="Each call, besides its tokens.")
+
+
+class ProviderShape(Section):
+    """One provider as the policy writes it."""
+
+    dialect: Family | None = Field(
+        default=None, description="What it speaks: `openai`, `anthropic` or `gemini`."
+    )
+    base_url: Url | None = Field(
+        default=None, description="Its address; an OpenAI one ends in `/v1`, the others hold no version."
+    )
+    api_key: Secret | None = Field(
+        default=None,
+        description="Where its key is: `env://NAME` or `file://path`. Absent: the client's own key is passed on.",
+    )
+    connect: Address | None = Field(
+        default=None, description="HOST:PORT to dial instead; name and TLS stay `base_url`'s."
+    )
+    insecure: Flag = Field(
+        default=False, description="Allow plain http to another machine; keys and texts are then readable."
+    )
+    timeout: Timeout = Field(default=Timeout(), description="How long an attempt may take.")
+    circuit: Circuit | None = Field(default=None, description="When it is left alone; never without this.")
+    models: Models = Field(default=Models(), description="Which models may be asked for.")
+    prices: Prices | None = Field(
+        default=None, description="USD per million tokens, instead of the bundled list."
+    )
+
+
+@dataclass(slots=True, frozen=True)
+class Provider:
+    """One provider, ready to be asked. Times in seconds; `base_url` has no slash at its end.
+
+    `dialect` is the family it speaks; None only for the wrapped app, which speaks what the client speaks.
+    """
+
+    name: str
+    dialect: Family | None
+    base_url: str
+    api_key: SecretRef | None
+    connect: HostPort | None
+    timeout: Timeout
+    circuit: Circuit | None
+    models: Models
+    prices: Prices | None
+
+    @property
+    def is_app(self) -> bool:
+        """Whether this is the application that the middleware wraps."""
+        return self.name == APP
+
+
+def build(name: str, shape: ProviderShape) -> Provider:
+    """The provider that a policy's entry describes, with its family's address filled in."""
+    base_url = shape.base_url or (BASE_URLS[shape.dialect] if shape.dialect else "")
+    return Provider(
+        name=name,
+        dialect=shape.dialect,
+        base_url=base_url.rstrip("/"),
+        api_key=shape.api_key,
+        connect=shape.connect,
+        timeout=shape.timeout,
+        circuit=shape.circuit,
+        models=shape.models,
+        prices=shape.prices,
+    )

@@ -1,0 +1,122 @@
+"""Collects findings about one policy: knows its lines, where each value stands, and what must not be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from llmshield.policy.findings import Finding, Path, write_path
+from llmshield.policy.masking import REFERENCE, is_secret_key, mask_line
+from llmshield.policy.nodes import Flaw, Node
+
+MAX_FINDINGS = 200
+_SHOWN = 160
+"""Characters of a source line in a finding."""
+
+
+class Report:
+    """The findings of one policy, in the order of their lines."""
+
+    def __init__(self, file: str, text: str, root: Node | None = None) -> None:
+        self.file = file
+        self.root = root
+        self._lines = text.split("\n")
+        self._findings: dict[tuple[str, str, str, int, int], Finding] = {}
+        self._secrets: dict[int, list[tuple[int, int]]] = {}
+        if root is not None:
+            self._collect_secrets(root)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, by line and column; at most 200."""
+        found = sorted(self._findings.values(), key=lambda item: (item.line, item.column, item.code))
+        return tuple(found[:MAX_FINDINGS])
+
+    @property
+    def failed(self) -> bool:
+        """Whether any finding is an error."""
+        return any(item.severity == "error" for item in self._findings.values())
+
+    def add(
+        self, code: str, path: Path, message: str, hint: str = "", at: Literal["key", "value"] = "value"
+    ) -> None:
+        """Note a finding about the value at `path`, or about its key.
+
+        A path that does not exist (a missing key) points at the nearest thing that does.
+        """
+        line, column = self.place(path, at)
+        self._put(code, message, line, column, write_path(path), hint)
+
+    def add_flaw(self, flaw: Flaw) -> None:
+        """Note what is wrong with the text itself."""
+        self._put(flaw.code, flaw.message, flaw.line, flaw.column, "", flaw.hint)
+
+    def place(self, path: Path, at: Literal["key", "value"] = "value") -> tuple[int, int]:
+        """Line and column of the value at `path`; of its key where the value is missing or spans lines."""
+        if self.root is None:
+            return 1, 1
+        node, mark, taken = self.root.find(path)
+        there = len(taken) == len(path) and not isinstance(node.value, dict | list)
+        spot = node if there and at == "value" and node.value is not None else mark
+        return spot.line, spot.column
+
+    def line_of(self, path: Path) -> int:
+        """The line at which the value at `path` starts."""
+        return self.place(path)[0]
+
+    def _put(self, code: str, message: str, line: int, column: int, path: str, hint: str) -> None:
+        line = min(max(line, 1), len(self._lines))  # an unfinished text is reported one line behind its end
+        source = _printable(self._masked(line)[:_SHOWN])
+        finding = Finding(code, _printable(message), self.file, line, column, path, source, _printable(hint))
+        self._findings.setdefault((code, path, message, line, column), finding)
+
+    def _masked(self, line: int) -> str:
+        previous = self._lines[line - 2] if line > 1 and self.root is None else ""
+        return mask_line(self._lines[line - 1], tuple(self._secrets.get(line, ())), previous)
+
+    def _collect_secrets(self, root: Node) -> None:
+        """Remember where values stand whose key's name says that they are secrets."""
+        for node in _scalars(root, is_secret_key):
+            if node.value is None or isinstance(node.value, bool):
+                continue
+            if isinstance(node.value, str) and REFERENCE.match(node.value):
+                continue
+            end_line, end_column = node.end
+            for line in range(node.line, min(end_line, len(self._lines)) + 1):
+                start = node.column - 1 if line == node.line else 0
+                end = end_column - 1 if line == end_line else len(self._lines[line - 1])
+                if end > start:
+                    self._secrets.setdefault(line, []).append((start, end))
+
+
+def did_you_list(known: Sequence[str]) -> str:
+    """ "known: a, b, c" for a short list of choices, else an empty string."""
+    return f"known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
+
+
+def _scalars(root: Node, secret: Callable[[str], bool]) -> Iterator[Node]:
+    """Every scalar below a key whose name is a secret's, at any depth; each node once, aliases included."""
+    seen: set[tuple[int, bool]] = set()
+    todo = [(root, False)]
+    while todo:
+        node, inside = todo.pop()
+        if (id(node), inside) in seen:
+            continue
+        seen.add((id(node), inside))
+        value: Any = node.value
+        if isinstance(value, dict):
+            todo.extend((child, inside or secret(key)) for key, child in value.items())
+        elif isinstance(value, list):
+            todo.extend((child, inside) for child in value)
+        elif inside:
+            yield node
+
+
+def _printable(text: str) -> str:
+    """The text with control, bidi and other invisible characters spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\t\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -1,0 +1,191 @@
+"""`routes:`: which providers are asked for which calls, in which order, and what a failure means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from llmshield.policy.globs import Matcher, compile_glob, compile_globs
+from llmshield.policy.masking import found
+from llmshield.policy.section import Count, Glob, Globs, Line, Name, Section
+from llmshield.policy.units import DurationRange, Percent, Range
+from llmshield.verdicts import Target
+
+REASONS = ("connect", "reset", "first_token", "idle", "total", "malformed", "truncated", "error_in_stream")
+"""Failures besides statuses that `retry.when` may name: those of `errors.FailureReason` that may pass."""
+
+
+class Match(Section):
+    """Which calls a route (or an override) is for: all of its keys must hold."""
+
+    any: Literal[True] | None = Field(default=None, description="Every call; no other key beside it.")
+    model: Globs | None = Field(
+        default=None, description="The model that the client named: exact, or with `*` and `?`."
+    )
+    tenant: Globs | None = Field(default=None, description="Who is calling.")
+    tier: Globs | None = Field(default=None, description="The tenant's tier.")
+    tags: dict[Name, Glob] | None = Field(default=None, description="Tags of the call, by name.")
+
+    @cached_property
+    def _model(self) -> Matcher | None:
+        return compile_globs(self.model) if self.model else None
+
+    @cached_property
+    def _others(self) -> tuple[Matcher | None, Matcher | None, tuple[tuple[str, Matcher], ...]]:
+        return (
+            compile_globs(self.tenant) if self.tenant else None,
+            compile_globs(self.tier) if self.tier else None,
+            tuple((name, compile_glob(glob)) for name, glob in (self.tags or {}).items()),
+        )
+
+    def matches(
+        self, model: str, tenant: str = "", tier: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> bool:
+        """Whether a call with these traits is meant."""
+        if self._model is not None and not self._model(model):
+            return False
+        for_tenant, for_tier, for_tags = self._others
+        if for_tenant is not None and not for_tenant(tenant):
+            return False
+        if for_tier is not None and (tier is None or not for_tier(tier)):
+            return False
+        for name, glob in for_tags:
+            value = tags.get(name) if tags else None
+            if value is None or not glob(value):
+                return False
+        return True
+
+
+def _target(value: Any) -> Any:
+    """`openai` is short for `{provider: openai}`."""
+    return {"provider": value} if isinstance(value, str) else value
+
+
+class TargetShape(Section):
+    """One provider to ask, and the model there."""
+
+    provider: Name = Field(description="A name under `providers`.")
+    model: Line | None = Field(
+        default=None, description="The model to ask for there; else the one that the client named."
+    )
+
+    @cached_property
+    def target(self) -> Target:
+        """The same as the word that hooks use."""
+        return Target(self.provider, self.model)
+
+
+def _when(value: Any) -> str:
+    """A status (429), a class of them (5xx) or a kind of failure (connect), as text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not (
+        value in REASONS
+        or value in ("4xx", "5xx")
+        or (value.isascii() and value.isdigit() and 400 <= int(value[:9]) <= 599)
+    ):
+        expected = f"a status from 400 to 599, 4xx, 5xx or one of {', '.join(REASONS)}"
+        raise PydanticCustomError(
+            "choice",
+            "found {found}, expected {expected}",
+            {"found": found(value), "expected": expected, "choices": REASONS},
+        )
+    return value
+
+
+When: TypeAlias = Annotated[
+    str,
+    BeforeValidator(
+        _when,
+        json_schema_input_type=Literal[REASONS]
+        | Literal["4xx", "5xx"]
+        | Annotated[int, Field(ge=400, le=599)],
+    ),
+]
+
+
+class Retry(Section):
+    """How often one target is tried."""
+
+    attempts: Annotated[Count, Field(le=10)] = Field(
+        default=1, description="Tries per target, the first included."
+    )
+    when: tuple[When, ...] = Field(
+        default=("429", "5xx", "connect"), description="Failures after which the same target is tried again."
+    )
+    backoff: DurationRange = Field(
+        default=Range(0.2, 2.0), description="Shortest and longest wait before the next try."
+    )
+
+    @cached_property
+    def _statuses(self) -> frozenset[int]:
+        out: set[int] = set()
+        for word in self.when:
+            if word.isdigit():
+                out.add(int(word))
+            elif word.endswith("xx"):
+                out.update(range(int(word[0]) * 100, int(word[0]) * 100 + 100))
+        return frozenset(out)
+
+    def covers(self, reason: str, status: int | None = None) -> bool:
+        """Whether a failure (`errors.FailureReason`, HTTP status) is one to try the same target again for."""
+        return reason in self.when or (status is not None and status in self._statuses)
+
+
+class Hedge(Section):
+    """When a second target is asked while the first is still silent."""
+
+    after: Annotated[str, StringConstraints(strict=True, pattern=r"^(p[1-9][0-9]|[0-9]+(ms|s))$")] = Field(
+        description="A percentile of past latencies (`p95`) or a duration."
+    )
+    max_extra_cost: Percent = Field(default=1.0, description="Extra spend that is allowed for it.")
+
+
+class Degraded(Section):
+    """The answer when every target has failed."""
+
+    message: Line = Field(description="What the client is told, as a normal reply.")
+
+
+class Deny(Section):
+    """The refusal of a route that asks nobody."""
+
+    message: Line = Field(
+        default="Model {model} is not on the allow list.",
+        description="What the client is told; `{model}` is the name it asked for.",
+    )
+
+    def text(self, model: str) -> str:
+        """The message for a call that asked for `model`."""
+        return self.message.replace("{model}", model)
+
+
+class Route(Section):
+    """Which calls, and whom they are sent to; the first route that matches a call is the one."""
+
+    match: Match = Field(description="Which calls this is for.")
+    targets: tuple[
+        Annotated[TargetShape, BeforeValidator(_target, json_schema_input_type=Name | TargetShape)], ...
+    ] = Field(default=(), alias="to", description="The fallback chain, in order.")
+    deny: Deny | None = Field(default=None, description="Refuse instead of asking anybody.")
+    retry: Retry = Field(default=Retry(), description="How often one target is tried.")
+    mid_stream: Literal["error", "continue", "restart_marker"] = Field(
+        default="error", description="What happens when a stream breaks after its first output."
+    )
+    on_loss: Literal["record", "refuse"] = Field(
+        default="record", description="What happens to what a translation can't carry."
+    )
+    hedge: Hedge | None = Field(default=None, description="Ask a second target while the first is silent.")
+    degraded: Degraded | None = Field(default=None, description="The answer when every target has failed.")
+    strategy: Literal["ordered", "fastest", "cheapest", "weighted", "by_complexity"] = Field(
+        default="ordered", description="In which order targets are asked."
+    )
+
+    @cached_property
+    def to(self) -> tuple[Target, ...]:
+        """The fallback chain as the targets that hooks know."""
+        return tuple(shape.target for shape in self.targets)

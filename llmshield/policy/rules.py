@@ -1,0 +1,309 @@
+"""What must hold between the sections of a policy: names that exist, routes that are reached, addresses that work.
+
+Each rule is one function over the draft; it looks at what is valid and trusts nothing about the rest.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from llmshield import clock, registry
+from llmshield.policy.entries import used_names
+from llmshield.policy.findings import did_you_mean
+from llmshield.policy.globs import compile_globs, is_glob
+from llmshield.policy.overrides import Override
+from llmshield.policy.providers import APP, BASE_URLS, ProviderShape
+from llmshield.policy.report import Report, did_you_list
+from llmshield.policy.routes import Match, Route
+from llmshield.policy.server import Server
+from llmshield.policy.tenants import Identify, Tenant, Tier
+from llmshield.policy.unbuilt import is_planned
+from llmshield.policy.validate import Draft
+
+STORE_SCHEMES = {"rediss": "redis"}
+"""Schemes that another store serves."""
+
+
+class Need(NamedTuple):
+    """A key that has no effect unless a plugin obeys it."""
+
+    key: str
+    plugin: str
+
+
+def check(draft: Draft, report: Report) -> None:
+    """Apply every rule."""
+    for rule in RULES:
+        rule(draft, report)
+
+
+def _server(draft: Draft, report: Report) -> None:
+    server: Server = draft.sections["server"]
+    if server.admin is not None and server.admin.port and server.admin == server.listen:
+        report.add(
+            "LS319",
+            ("server", "admin"),
+            f"found {server.admin} for both `admin` and `listen`",
+            "choose another port",
+        )
+    scheme, _, rest = server.store.partition("://")
+    name, known = STORE_SCHEMES.get(scheme, scheme), registry.names("store")
+    if name not in known:
+        hint = did_you_mean(scheme, known) or did_you_list(known)
+        report.add("LS315", ("server", "store"), f"found the store {scheme!r}, which does not exist", hint)
+    elif name == "sqlite" and not rest.removeprefix("/"):
+        report.add(
+            "LS315",
+            ("server", "store"),
+            "found no path, expected sqlite:///path",
+            "write sqlite:///llmshield.db",
+        )
+
+
+def _providers(draft: Draft, report: Report) -> None:
+    shape: ProviderShape
+    for name, shape in draft.items("providers").items():
+        path = ("providers", name)
+        if name == APP:
+            for key in ("dialect", "base_url", "api_key", "connect"):
+                if getattr(shape, key) is not None:
+                    message = f"found `{key}` for {APP!r}, which is the application that the middleware wraps"
+                    report.add("LS317", (*path, key), message, "give the provider another name", at="key")
+            continue
+        if shape.dialect is None:
+            choices = ", ".join(BASE_URLS)
+            report.add(
+                "LS202",
+                (*path, "dialect"),
+                f"the key 'dialect' is missing, expected one of {choices}",
+                at="key",
+            )
+        if shape.base_url is not None:
+            _base_url(shape, path, report)
+        if shape.api_key is not None and not is_planned(str(shape.api_key)):
+            scheme, known = shape.api_key.scheme, registry.names("resolver")
+            if scheme not in known:
+                hint = did_you_mean(scheme, known) or "write env://NAME or file://PATH"
+                report.add(
+                    "LS310",
+                    (*path, "api_key"),
+                    f"found the kind {scheme[:40]!r}, expected one of {', '.join(known)}",
+                    hint,
+                )
+        circuit = shape.circuit
+        if circuit is not None and circuit.max_open < circuit.open_for:
+            report.add(
+                "LS205",
+                (*path, "circuit", "max_open"),
+                "found a longest break that is shorter than the first, `open_for`",
+            )
+
+
+def _base_url(shape: ProviderShape, path: tuple[str, ...], report: Report) -> None:
+    """Whether the address can be used, and looks as the dialect's SDKs would write it."""
+    path = (*path, "base_url")
+    assert shape.base_url is not None
+    url = _split(shape.base_url)
+    if url is None:
+        report.add("LS307", path, "found no web address, expected https://HOST or https://HOST/v1")
+        return
+    if url.username is not None or url.password is not None:
+        report.add("LS309", path, "found a user or password in the address", "put keys into `api_key`")
+    if url.query or url.fragment:
+        report.add("LS307", path, "found a query or fragment, expected an address without")
+    if url.scheme == "http" and not shape.insecure and not _is_local(shape, url):
+        report.add(
+            "LS308", path, f"found plain http to {url.hostname!r}: keys and texts would be readable on the way",
+            "write https, or `insecure: true` beside it where the network is trusted",
+        )  # fmt: skip
+    tail = url.path.rstrip("/")
+    versioned = any(part[:1] == "v" and part[1:2].isdigit() for part in tail.split("/"))
+    if shape.dialect == "openai" and not versioned:
+        better = url._replace(path=f"{tail}/v1").geturl()
+        report.add(
+            "LS306",
+            path,
+            "found an address without version, expected one that ends in /v1",
+            f"write {better}",
+        )
+    elif shape.dialect in ("anthropic", "gemini") and versioned and tail.rsplit("/", 1)[-1][:1] == "v":
+        better = url._replace(path=tail.rpartition("/")[0]).geturl()
+        report.add(
+            "LS306", path, f"found a version at the end, expected none for {shape.dialect}", f"write {better}"
+        )
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of a web address, or None if it is none."""
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        return None
+    clean = not any(char.isspace() or char in "\\\"'<>{}|^`$" for char in text)
+    return url if usable and clean else None
+
+
+def _is_local(shape: ProviderShape, url: SplitResult) -> bool:
+    """Whether the address that is dialled is on this machine."""
+    host = shape.connect.host if shape.connect is not None else url.hostname or ""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _routes(draft: Draft, report: Report) -> None:
+    names = [*draft.written("providers"), APP]
+    shapes: dict[str, ProviderShape] = draft.items("providers")
+    before: list[tuple[int, Match]] = []
+    route: Route
+    for index, route in sorted(draft.items("routes").items()):
+        path = ("routes", index)
+        if bool(route.targets) == (route.deny is not None):
+            what = "both `to` and `deny`" if route.deny else "neither `to` nor `deny`"
+            report.add("LS207", path, f"found {what}, expected one of them")
+        _match(route.match, (*path, "match"), report)
+        by = next((line for line, match in before if _covers(match, route.match)), None)
+        if by is not None:
+            message = f"no call reaches this route: the one in line {by} matches first"
+            report.add("LS303", (*path, "match"), message, "move it up, or delete it", at="key")
+        before.append((report.line_of((*path, "match")), route.match))
+        for position, target in enumerate(route.targets):
+            place = (*path, "to", position)
+            if target.provider not in names:
+                hint = did_you_mean(target.provider, names) or did_you_list(sorted(names))
+                message = f"found the provider {target.provider!r}, which does not exist"
+                report.add("LS301", (*place, "provider"), message, hint)
+            elif (shape := shapes.get(target.provider)) is not None:
+                sent = (target.model,) if target.model else (route.match.model or ())
+                for model in sent:
+                    if not is_glob(model) and not shape.models.allows(model):
+                        report.add(
+                            "LS302",
+                            place,
+                            f"the provider {target.provider!r} does not allow the model {model!r}",
+                        )
+    if not draft.tree.get("routes") and len(draft.written("providers")) > 1:
+        report.add(
+            "LS316", ("providers",), "found several providers and no `routes`: no call is sent to any of them",
+            "add `routes: [{match: {any: true}, to: [...]}]`", at="key",
+        )  # fmt: skip
+
+
+def _match(match: Match, path: tuple[str | int, ...], report: Report) -> None:
+    others = [key for key in ("model", "tenant", "tier", "tags") if getattr(match, key) is not None]
+    if match.any and others:
+        report.add("LS207", path, f"found `any` beside `{others[0]}`, expected one of them")
+    elif not match.any and not others:
+        report.add("LS207", path, "found nothing to match", "write `any: true` for every call")
+
+
+def _covers(first: Match, second: Match) -> bool:
+    """Whether every call that `second` matches is matched by `first` already; False where it can't be told."""
+    if first.any:
+        return True
+    for key in ("model", "tenant", "tier"):
+        wide, narrow = getattr(first, key), getattr(second, key)
+        if wide is None:
+            continue
+        # A pattern without `?` that matches another pattern's text matches all that the other does: its `*`
+        # takes the other's wildcards in.
+        covering = compile_globs(
+            [glob for glob in wide if "?" not in glob] + [glob for glob in wide if glob in (narrow or ())]
+        )
+        if narrow is None or not all(glob in wide or covering(glob) for glob in narrow):
+            return False
+    return first.tags is None or (second.tags is not None and first.tags.items() <= second.tags.items())
+
+
+def _tenants(draft: Draft, report: Report) -> None:
+    tiers = draft.written("tiers")
+    owners: dict[str, str] = {}
+    tenant: Tenant
+    for name, tenant in draft.items("tenants").items():
+        path = ("tenants", name)
+        if tenant.tier is not None and tenant.tier not in tiers:
+            hint = did_you_mean(tenant.tier, tiers) or did_you_list(tiers)
+            report.add(
+                "LS304", (*path, "tier"), f"found the tier {tenant.tier!r}, which does not exist", hint
+            )
+        for index, key in enumerate(tenant.keys):
+            if owners.setdefault(key, name) != name:
+                message = f"this key is the one of the tenant {owners[key]!r} already"
+                report.add("LS312", (*path, "keys", index), message, "make a key for each tenant")
+    entry: Identify
+    for index, entry in draft.items("identify").items():
+        if entry.kind == "header" and not draft.tree.get("trusted_proxies"):
+            message = f"{entry} is believed from `trusted_proxies` only, and there are none"
+            report.add("LS320", ("identify", index), message, "name the proxies that set it")
+
+
+def _overrides(draft: Draft, report: Report) -> None:
+    names, now = used_names(draft.tree), clock.now()
+    override: Override
+    for index, override in draft.items("overrides").items():
+        path = ("overrides", index)
+        _match(override.match, (*path, "match"), report)
+        if not override.active(now):
+            report.add(
+                "LS313",
+                (*path, "until"),
+                "its end has passed: it has no effect",
+                "delete it, or give it another end",
+            )
+        for name in override.plugins:
+            if name not in names:
+                hint = did_you_mean(name, names) or did_you_list(names)
+                message = f"found the plugin {name!r}, which this policy does not use"
+                report.add("LS314", (*path, "plugins", name), message, hint, at="key")
+
+
+def _unenforced(draft: Draft, report: Report) -> None:
+    """Keys that some plugin must obey, in a policy without that plugin: limits that nobody keeps."""
+    used = {item.use for item in draft.items("plugins").values()}
+    own = any(use not in registry.names("plugin") for use in used)  # the user's own may do it
+    tier: Tier
+    for name, tier in draft.items("tiers").items():
+        for key, plugin in (("budget", "cost_cap"), ("rate", "rate_limit"), ("concurrent", "rate_limit")):
+            if getattr(tier, key) and plugin not in used and not own:
+                message = f"`{key}` has no effect: no plugin of this policy obeys it"
+                report.add(
+                    "LS320", ("tiers", name, key), message, f"add `- use: {plugin}` to `plugins`", at="key"
+                )
+    route: Route
+    for index, route in draft.items("routes").items():
+        key = "to" if len(route.targets) > 1 else "retry" if route.retry.attempts > 1 else ""
+        if key and "failover" not in used and not own:
+            message = f"`{key}` has no effect beyond its first try: no plugin of this policy obeys it"
+            report.add(
+                "LS320", ("routes", index, key), message, "add `- use: failover` to `plugins`", at="key"
+            )
+
+
+def _variables(draft: Draft, report: Report) -> None:
+    """`${NAME}` outside of plugins' settings and messages: some readers of YAML put variables in, this does not."""
+    todo: list[tuple[tuple[str | int, ...], Any]] = [
+        ((key,), draft.tree[key]) for key in draft.tree if key != "plugins"
+    ]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, dict):
+            todo.extend(
+                ((*path, key), item) for key, item in value.items() if key not in ("message", "reason")
+            )
+        elif isinstance(value, list):
+            todo.extend(((*path, index), item) for index, item in enumerate(value))
+        elif isinstance(value, str) and "${" in value:
+            report.add("LS111", path, "found ${...}: variables are not put into policies, this is taken literally",
+                       "keys are written env://NAME; addresses can be given as flags")  # fmt: skip
+
+
+RULES: tuple[Callable[[Draft, Report], None], ...] = (
+    _server, _providers, _routes, _tenants, _overrides, _unenforced, _variables,
+)  # fmt: skip

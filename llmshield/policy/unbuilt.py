@@ -1,0 +1,140 @@
+"""What the shape of a policy has and this version does not do yet: one table, and nothing is silently ignored.
+
+A row is deleted on the day its feature works. Rows look at the plain data, so that they see what they refuse
+even where the rest of the policy is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from llmshield import registry
+from llmshield.policy.findings import Path
+from llmshield.policy.report import Report
+from llmshield.resolvers import SecretRef
+
+Tree: TypeAlias = dict[str, Any]
+Refused: TypeAlias = Callable[[Any], bool]
+
+PLANNED_SCHEMES = frozenset({"enc", "vault", "awssm", "gcpsm", "azurekv"})
+"""Kinds of key references that are designed and not built; one that has a resolver is never refused."""
+
+
+class Row(NamedTuple):
+    """One thing that is not built.
+
+    `key` is its path, `*` for any name or index; `refused` says which values of it are not built; `instead` is
+    what to do until then.
+    """
+
+    code: str
+    key: str
+    refused: Refused
+    instead: str
+
+
+def _written(value: Any) -> bool:
+    return value is not None and value is not False and value != [] and value != {}
+
+
+def _one_of(*words: str) -> Refused:
+    return lambda value: value in words
+
+
+def _starts(prefix: str) -> Refused:
+    return lambda value: isinstance(value, str) and value.startswith(prefix)
+
+
+def is_planned(value: Any) -> bool:
+    """Whether a key reference is of a kind that is designed and has no resolver."""
+    ref = SecretRef.parse(value) if isinstance(value, str) else None
+    return ref is not None and ref.scheme in PLANNED_SCHEMES and ref.scheme not in registry.names("resolver")
+
+
+def _in_tokens(value: Any) -> bool:
+    return isinstance(value, str) and " tokens/" in value
+
+
+ROWS: tuple[Row, ...] = (
+    Row("LS901", "providers.*.api_key", is_planned, "use env://NAME or file://PATH"),
+    Row(
+        "LS902",
+        "routes.*.mid_stream",
+        _one_of("continue", "restart_marker"),
+        "leave it out: a broken stream ends with an error",
+    ),
+    Row("LS903", "routes.*.on_loss", _one_of("refuse"), "leave it out"),
+    Row("LS904", "routes.*.hedge", _written, "leave it out; `retry` and several targets in `to` work"),
+    Row(
+        "LS905",
+        "routes.*.strategy",
+        _one_of("fastest", "cheapest", "weighted", "by_complexity"),
+        "write ordered, or leave it out",
+    ),
+    Row("LS907", "identify.*", _starts("jwt:"), "use virtual_key, or header:NAME behind a trusted proxy"),
+    Row(
+        "LS908",
+        "tiers.*.queue",
+        _written,
+        "leave it out; calls above `concurrent` are refused with Retry-After",
+    ),
+    Row("LS909", "tiers.*.warn_at", _written, "leave it out; watch the spend on the admin port"),
+    Row("LS910", "tiers.*.rate", _in_tokens, "limit requests, or money with `budget`"),
+    Row("LS910", "tiers.*.rate.*", _in_tokens, "limit requests, or money with `budget`"),
+    Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
+    Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
+    Row("LS913", "egress", _written, "leave it out; point clients at the sidecar with their base URL"),
+)
+MIXED_CHAIN = "LS906"
+"""A chain over dialects needs translation; it is found by looking at two sections at once."""
+
+
+def refuse(tree: Tree, report: Report) -> None:
+    """Report everything in the policy that is not built yet."""
+    for row in ROWS:
+        for path, value in _select(tree, tuple(row.key.split("."))):
+            if row.refused(value):
+                what = row.key.replace(".*", "") + (f": {value}" if isinstance(value, str) else "")
+                if row.code == "LS901":  # of a reference only its kind is told
+                    what = f"api_key: {value.partition('://')[0]}://"
+                report.add(row.code, path, f"not built yet: {what}; {row.instead}")
+    _refuse_mixed_chains(tree, report)
+
+
+def _refuse_mixed_chains(tree: Tree, report: Report) -> None:
+    """A target whose dialect differs from its chain's first target is refused."""
+    dialects = {path[1]: value for path, value in _select(tree, ("providers", "*", "dialect"))}
+    for path, targets in _select(tree, ("routes", "*", "to")):
+        if not isinstance(targets, list):
+            continue
+        spoken = [
+            dialects.get(name) if isinstance(name := _provider(target), str) else None for target in targets
+        ]
+        first = next((dialect for dialect in spoken if dialect), None)
+        for index, dialect in enumerate(spoken):
+            if isinstance(dialect, str) and dialect != first:
+                report.add(
+                    MIXED_CHAIN,
+                    (*path, index),
+                    f"not built yet: a chain over different dialects ({first}, then {dialect}); "
+                    "let all targets of a route speak the same",
+                )
+
+
+def _provider(target: Any) -> Any:
+    return target.get("provider") if isinstance(target, dict) else target
+
+
+def _select(value: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value at `pattern` with its path; `*` goes through a mapping's names or a list's items."""
+    if not pattern:
+        yield path, value
+    elif pattern[0] == "*":
+        items: Any = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+        for step, item in items:
+            yield from _select(item, pattern[1:], (*path, step))
+    elif isinstance(value, dict) and pattern[0] in value:
+        yield from _select(value[pattern[0]], pattern[1:], (*path, pattern[0]))

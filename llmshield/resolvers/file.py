@@ -1,0 +1,66 @@
+"""`file://path` is a file that holds one key; `file://path#NAME` is the line `NAME=key` of a .env file.
+
+`file://keys/openai` is relative to the policy's folder, `file:///run/secrets/openai` absolute.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from llmshield.errors import SecretError
+from llmshield.resolvers._value import clean
+
+MAX_BYTES = 65_536
+
+
+def resolve(rest: str, base: Path) -> str:
+    """The key in the file.
+
+    Raises: SecretError when the file can't be read, is no short text, lacks the name, or holds no key.
+    """
+    ref = f"file://{rest}"
+    path, name = _parts(rest, base)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SecretError(f"{ref} can't be read: {error.strerror}; expected a file with one key") from None
+    if len(data) > MAX_BYTES:
+        raise SecretError(f"{ref} is larger than {MAX_BYTES} bytes; expected a file with one key")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SecretError(f"{ref} is no UTF-8 text; expected a file with one key") from None
+    return clean(_variable(text, name, ref) if name else text, ref)
+
+
+def warn(rest: str, base: Path) -> str:
+    """Whether users other than the owner's group may read or change the file; "" if not or without a file."""
+    path, _ = _parts(rest, base)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
+        return f"every user of this machine may read file://{rest} (mode {stat.S_IMODE(mode):04o}); chmod 600"
+    return ""
+
+
+def _parts(rest: str, base: Path) -> tuple[Path, str]:
+    path, _, name = rest.partition("#")
+    return base / path, name
+
+
+def _variable(text: str, name: str, ref: str) -> str:
+    """The value of `NAME=value`, `export NAME=value` or `NAME="value"`; the last such line counts."""
+    value: str | None = None
+    for line in text.splitlines():
+        key, mark, rest = line.strip().removeprefix("export ").partition("=")
+        if mark and key.strip() == name:
+            value = rest.strip()
+    if value is None:
+        raise SecretError(f"{ref}: the file has no line {name}=...; add it")
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return value.partition(" #")[0]
