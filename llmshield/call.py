@@ -8,6 +8,7 @@ Rule 3: nothing here does I/O or knows a dialect's fields; a dialect fills these
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -118,17 +119,41 @@ class Text:
         self.replace(0, len(self.value), new)
 
     def _write(self, new: str) -> None:
-        """Put the new value into the tree; the engine alone calls this."""
+        """Put the new value into the tree; the chain alone calls this.
+
+        Raises: ValueError when a renamed object key would swallow its neighbour.
+        """
         if self.is_name:
-            items = list(self._holder.items())
-            self._holder.clear()
-            for name, value in items:
-                self._holder[new if name == self._key else name] = value
-            self._key = new
+            self._rename(new)
         else:
             self._holder[self._key] = new
         if self._sealed is not None:
             self._sealed.dirty = True
+
+    def _rename(self, new: str) -> None:
+        old, holder = self._key, self._holder
+        if new == old:
+            return
+        if new in holder:
+            raise ValueError(f"two names of {self.place!r} would become one")
+        items = list(holder.items())
+        holder.clear()
+        for name, value in items:
+            holder[new if name == old else name] = value
+        for text in self._call.texts:  # their values moved with the name
+            if text._holder is holder and text._key == old and not text.is_name:
+                text._key = new
+        for sealed in self._call.sealed:
+            if sealed.holder is holder and sealed.key == old:
+                sealed.key = new
+        self._key = new
+
+    def _of(self, call: Call) -> Text:
+        """The same text, proposing to another call object (a snapshot for a thread)."""
+        return Text(
+            call, self.role, self._holder, self._key, self._path,
+            kind=self.kind, is_name=self.is_name, sealed=self._sealed,
+        )  # fmt: skip
 
     def __repr__(self) -> str:  # never the value
         return f"<Text {self.role} {self.place!r}>"
@@ -361,6 +386,7 @@ class AttachedGuard:
     plugin: str
     run: AttemptGuard
     enforced: bool
+    fail_open: bool
 
 
 class Call:
@@ -375,6 +401,7 @@ class Call:
     __slots__ = (
         "_attempt_guards",
         "_enforced",
+        "_fail_open",
         "_on_end",
         "_plugin",
         "_proposals",
@@ -393,6 +420,7 @@ class Call:
         "output_bound",
         "path",
         "query",
+        "response_headers",
         "sealed",
         "state",
         "stream",
@@ -471,7 +499,7 @@ class Call:
         `Block(...)` to end the call. Money, permits and breakers are built on this. In monitor mode what it
         returns and clamps is counted and not applied.
         """
-        self._attempt_guards.append(AttachedGuard(self._plugin, run, self._enforced))
+        self._attempt_guards.append(AttachedGuard(self._plugin, run, self._enforced, self._fail_open))
 
     def at_end(self, fn: Callable[[Call], Awaitable[None] | None]) -> None:
         """Call `fn(call)` exactly once when this call is over, on every path out."""
@@ -482,6 +510,19 @@ class Call:
         for text in self.texts:
             if text.kind == "prompt" and (not roles or text.role in roles):
                 yield text
+
+    def snapshot(self) -> Call:
+        """A copy for a hook that runs in a thread: what it proposes after its time counts for nothing."""
+        twin = copy.copy(self)
+        twin.texts = [text._of(twin) for text in self.texts]
+        twin._attempt_guards = list(self._attempt_guards)
+        twin._on_end = list(self._on_end)
+        return twin
+
+    def adopt(self, twin: Call, guards: int, ends: int) -> None:
+        """Take over what a snapshot's hook hung on it, from these positions on."""
+        self._attempt_guards += twin._attempt_guards[guards:]
+        self._on_end += twin._on_end[ends:]
 
     def __repr__(self) -> str:
         return f"<Call {self.id} {self.dialect} {self.model!r}>"

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -31,12 +31,12 @@ READ_LIMIT = 256 * 1024
 
 @dataclass(slots=True, frozen=True)
 class Timeouts:
-    """Seconds for each phase of an attempt; None: no limit of its own (`total` always holds)."""
+    """Seconds for each phase of an attempt."""
 
-    connect: float = 5.0
-    first_token: float = 60.0
-    idle: float = 60.0
-    total: float = 600.0
+    connect: float
+    first_token: float
+    idle: float
+    total: float
 
 
 class Upstream(Protocol):
@@ -50,7 +50,7 @@ class Upstream(Protocol):
         ...
 
     def idle_after(self, seconds: float) -> None:
-        """From now on, silence longer than this is an error (reason `idle`)."""
+        """The first token is here: from now on, silence longer than this is an error (reason `idle`)."""
         ...
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class HttpTransport:
             raise UpstreamError("connect", f"No connection to the provider: {_why(error)}.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamError("reset", f"The connection died before an answer: {_why(error)}.") from error
-        return _HttpUpstream(response, started + timeouts.total)
+        return _HttpUpstream(response, started + timeouts.first_token, started + timeouts.total)
 
     async def close(self) -> None:
         """Close the pool."""
@@ -171,6 +171,7 @@ class _HttpUpstream:
         "_content",
         "_decoder",
         "_ends",
+        "_first_by",
         "_idle",
         "_last",
         "_response",
@@ -179,12 +180,13 @@ class _HttpUpstream:
         "status",
     )
 
-    def __init__(self, response: aiohttp.ClientResponse, ends: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, first_by: float, ends: float) -> None:
         self._response = response
         self._content = response.content
         self.status = response.status
         self.headers: Mapping[str, str] = {k.lower(): v for k, v in response.headers.items()}
         self._ends = ends
+        self._first_by = min(first_by, ends)
         self._idle: float | None = None
         self._last = clock.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -207,13 +209,17 @@ class _HttpUpstream:
 
     def _arm(self) -> None:
         now = clock.monotonic()
-        until = self._ends if self._idle is None else min(self._ends, self._last + self._idle)
+        until = self._first_by if self._idle is None else min(self._ends, self._last + self._idle)
         self._timer = asyncio.get_running_loop().call_later(max(0.0, until - now), self._tick)
 
     def _tick(self) -> None:
         now = clock.monotonic()
         if now >= self._ends:
             self._content.set_exception(UpstreamError("total", "The attempt's whole time is over."))
+        elif self._idle is None and now >= self._first_by:
+            self._content.set_exception(
+                UpstreamError("first_token", "The answer began too late.", status=504)
+            )
         elif self._idle is not None and now >= self._last + self._idle:
             self._content.set_exception(UpstreamError("idle", f"The answer stalled for {self._idle:g} s."))
         else:
@@ -264,16 +270,3 @@ def _why(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return type(error.os_error).__name__
     return type(error).__name__
-
-
-def timeouts_of(settings: Any) -> Timeouts:
-    """The policy's `timeout` block of a provider (seconds; missing parts take the defaults)."""
-    default = Timeouts()
-    if settings is None:
-        return default
-    return Timeouts(
-        connect=settings.connect if settings.connect is not None else default.connect,
-        first_token=settings.first_token if settings.first_token is not None else default.first_token,
-        idle=settings.idle if settings.idle is not None else default.idle,
-        total=settings.total if settings.total is not None else default.total,
-    )

@@ -1,0 +1,114 @@
+"""One request and its answer on their way through the engine, and the client at the other end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from llmshield import clock
+from llmshield.call import Attempt, Call, Reply
+from llmshield.chain import Chain, Trail
+from llmshield.errors import CallError
+from llmshield.identity import Caller
+
+if TYPE_CHECKING:
+    from llmshield.dialects import Dialect
+    from llmshield.transport import Transport
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_id() -> str:
+    """A ULID: 48 bits of milliseconds and 80 random bits, in 26 characters that sort by time."""
+    value = (int(clock.now() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
+    return "".join([_CROCKFORD[(value >> shift) & 31] for shift in range(125, -5, -5)])
+
+
+class Client(Protocol):
+    """The other end of an exchange, whichever mount it came through. A client that is gone cancels the task."""
+
+    started: bool
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the head of the answer."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send a part of the body; waits while the client does not read (backpressure)."""
+        ...
+
+    async def end(self) -> None:
+        """The body is complete."""
+        ...
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A request as its mount took it: nothing parsed but the head. `local` are transports of this request alone
+    (the wrapped app)."""
+
+    method: str
+    raw_path: bytes
+    raw_query: bytes
+    headers: list[tuple[bytes, bytes]]
+    peer: str
+    read_body: Callable[[int], Awaitable[bytes]]
+    mount: str = "gateway"
+    local: Mapping[str, Transport] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Everything about one exchange that the engine, the audit record and the metrics need."""
+
+    incoming: Incoming
+    client: Client
+    id: str
+    started_at: float
+    method: str = ""
+    path: str = ""
+    query: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    caller: Caller | None = None
+    dialect: Dialect | None = None
+    operation: str = ""
+    call: Call | None = None
+    chain: Chain | None = None
+    trail: Trail = field(default_factory=Trail)
+    attempts: list[Attempt] = field(default_factory=list)
+    reply: Reply | None = None
+    status: int = 0
+    error: CallError | None = None
+    stopped: bool = False
+    """A guard ended the reply after parts of it had reached the client."""
+    broken: bool = False
+    """The reply broke after parts of it had reached the client."""
+    degraded: bool = False
+    cancelled: bool = False
+    upstream_s: float = 0.0
+    """Seconds spent waiting for providers: what is left of the latency is ours."""
+    first_byte_at: float | None = None
+    overrides: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def action(self) -> str:
+        """What became of the call, for header and record: allow, redact, block, would-block, would-redact."""
+        if self.stopped or (self.error is not None and self.error.plugin):
+            return "block"
+        would = ""
+        redacted = False
+        for took in self.trail.took:
+            if took.action == "redact":
+                redacted = True
+            elif took.action in {"would-block", "would-redact"}:
+                would = would if would == "would-block" else took.action
+        return "redact" if redacted else would or "allow"
+
+    @property
+    def cost_picousd(self) -> int | None:
+        """What all attempts cost so far; None when nobody priced them."""
+        costs = [attempt.cost_picousd for attempt in self.attempts if attempt.cost_picousd is not None]
+        return sum(costs) if costs else None

@@ -1,0 +1,69 @@
+"""Which headers travel on: to the provider, and back to the client.
+
+Unknown headers pass (`anthropic-beta` of next year must work); credentials, cookies, addresses, hop-by-hop
+fields and our own `x-llmshield-*` never do, in either direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_HOP_BY_HOP = frozenset(
+    # RFC 9110, 7.6.1, and what older hops still send
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"}
+)  # fmt: skip
+
+_NOT_UPSTREAM = _HOP_BY_HOP | {
+    "authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization", "proxy-authenticate",
+    "host", "content-length", "content-encoding", "content-type", "accept-encoding", "expect", "via", "forwarded",
+    "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "origin", "referer", "range", "if-none-match",
+    "if-modified-since", "x-http-method-override", "x-original-url", "x-rewrite-url", "idempotency-key",
+}  # fmt: skip
+
+_ACCOUNT = frozenset({"openai-organization", "openai-project", "x-goog-user-project"})
+"""They name the client's own account: they travel with the client's own key only."""
+
+_NOT_BACK = _HOP_BY_HOP | _ACCOUNT | {
+    "content-length", "content-encoding", "content-type", "set-cookie", "server", "date", "alt-svc", "via", "nel",
+    "report-to", "strict-transport-security", "proxy-authenticate", "access-control-allow-origin",
+    "access-control-expose-headers", "access-control-allow-credentials", "location", "refresh", "vary", "cache-control",
+    "accept-ranges", "etag", "last-modified", "content-disposition",
+}  # fmt: skip
+
+
+def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
+    """The client's headers for a provider, lower-case names; `own_key` True when the client's key goes along."""
+    nominated = _nominated(headers)
+    out = {
+        name: value
+        for name, value in headers.items()
+        if name not in _NOT_UPSTREAM
+        and name not in nominated
+        and not name.startswith(("x-llmshield-", "x-forwarded-", "cf-", "sec-"))
+        and "_" not in name  # `X_Forwarded_For` becomes `X-Forwarded-For` behind some servers
+        and value.isascii()
+    }
+    if not own_key:
+        for name in _ACCOUNT:
+            out.pop(name, None)
+    out["content-type"] = "application/json"
+    out["accept-encoding"] = "identity"
+    return out
+
+
+def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The provider's headers for the client."""
+    nominated = _nominated(headers)
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in _NOT_BACK and name not in nominated and not name.startswith(("x-llmshield-", "cf-"))
+    }
+
+
+def _nominated(headers: Mapping[str, str]) -> frozenset[str]:
+    """Header names that `Connection` declares as hop-by-hop (RFC 9110, 7.6.1)."""
+    value = headers.get("connection")
+    if value is None or value in {"keep-alive", "close"}:
+        return frozenset()
+    return frozenset(name.strip().lower() for name in value.split(","))

@@ -1,0 +1,212 @@
+"""From the provider to the client: one answer, whole or streamed, through the filters.
+
+Nothing reaches the client before the first event with output (or the whole answer) has passed the filters: up
+to there an attempt can be replaced. After it a reply ends in one of three ways: complete, stopped by a guard
+with the dialect's stop signal, or broken with an error that makes SDKs raise. A truncated answer is never
+presented as a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from llmshield import clock
+from llmshield.call import Attempt
+from llmshield.channels import Channels, Stopped
+from llmshield.dialects import Dialect, Event, Piece, StreamCodec
+from llmshield.dialects._tree import dump, load_reply
+from llmshield.errors import CallError, UpstreamError
+from llmshield.exchange import Exchange
+from llmshield.transport import Upstream
+
+Ending = Literal["complete", "stopped", "broken"]
+
+Begin = Callable[[], Awaitable[None]]
+"""Sends the head of the answer to the client."""
+
+WHOLE_LIMIT = 64 * 1024 * 1024
+"""Bytes of a whole answer: it is parsed in memory. OpenAI's largest (embeddings of 2,048 inputs with 3,072
+dimensions) are about 60 MB as JSON floats."""
+
+_AFTER_FINISH_S = 2.0
+"""A complete stream whose terminator does not come is finalised after this many seconds."""
+
+
+async def read_all(upstream: Upstream, limit: int) -> bytes:
+    """The whole body of an answer. Raises: UpstreamError `malformed` when it is larger than `limit` bytes."""
+    first = await upstream.chunk()
+    if not first:
+        return b""
+    parts = [first]
+    size = len(first)
+    while data := await upstream.chunk():
+        size += len(data)
+        if size > limit:
+            upstream.close()
+            raise UpstreamError("malformed", f"The provider's answer is larger than {limit} bytes.")
+        parts.append(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def whole(
+    x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dialect, open_channels: Any
+) -> bytes:
+    """Read a whole answer, check it, filter it; returns the bytes for the client.
+
+    Raises: UpstreamError when the answer is unusable, Stopped when a guard ends it.
+    """
+    assert x.call is not None
+    data = await read_all(upstream, WHOLE_LIMIT)
+    try:
+        tree = load_reply(data)
+    except ValueError:
+        raise UpstreamError(
+            "malformed", "The provider's answer is not JSON.", status=upstream.status
+        ) from None
+    said = dialect.read_reply(x.call, tree)
+    attempt.usage = said.usage
+    if said.error is not None:
+        raise said.error
+    attempt.first_token_at = clock.monotonic()
+    channels: Channels = await open_channels(said.model or attempt.model)
+    assert x.reply is not None
+    x.reply.usage = said.usage
+    x.reply.finish = said.finish
+    for piece in said.pieces:
+        _filter_piece(piece, channels, attempt)
+    return dump(said.tree)
+
+
+async def stream(
+    x: Exchange,
+    attempt: Attempt,
+    upstream: Upstream,
+    codec: StreamCodec,
+    channels: Channels,
+    begin: Begin,
+    idle_s: float,
+) -> Ending:
+    """Relay a stream event by event; returns how it ended.
+
+    Raises: UpstreamError while nothing has reached the client, CallError when a guard stops it before that.
+    """
+    client = x.client
+    held = bytearray()
+    visible = False
+    try:
+        while True:
+            data = await upstream.chunk()
+            out = bytearray()
+            for event in codec.feed(data) if data else codec.close():
+                if event.error is not None:
+                    if out and visible:
+                        await client.send(bytes(out))
+                    raise event.error
+                out += _filter_event(event, codec, channels, attempt)
+                if not event.hidden:
+                    out += codec.write(event)
+                if event.output and attempt.first_token_at is None:
+                    attempt.first_token_at = clock.monotonic()
+                    upstream.idle_after(idle_s)
+            done = codec.ended or not data
+            if done:
+                if not codec.ended and not codec.finished:
+                    raise UpstreamError("truncated", "The stream ended in the middle of the answer.")
+                out += _rest(codec, channels)
+                if not codec.ended:
+                    out += codec.finalise()
+            elif codec.finished:
+                upstream.idle_after(min(idle_s, _AFTER_FINISH_S))
+            if not visible:
+                held += out
+                if attempt.first_token_at is None and not done:
+                    continue
+                visible = True
+                out = held
+                await begin()
+            if out:
+                await client.send(bytes(out))
+            if done:
+                _note(x, attempt, codec)
+                return "complete"
+    except Stopped as stopped:
+        _note(x, attempt, codec)
+        error = stopped.block.error(stopped.plugin)
+        x.error = error
+        if not visible:
+            raise error from stopped
+        release = codec.late(None, stopped.channel, stopped.release) if stopped.release else b""
+        await client.send(release + codec.stop(error))
+        return "stopped"
+    except UpstreamError as failure:
+        _note(x, attempt, codec)
+        if failure.reason == "idle" and codec.finished:
+            if not visible:
+                await begin()
+            await client.send(bytes(held if not visible else b"") + _rest(codec, channels) + codec.finalise())
+            return "complete"
+        if not visible:
+            raise
+        attempt.reason = failure.reason
+        kind: Literal["upstream_timeout", "upstream_error"] = (
+            "upstream_timeout" if failure.reason in {"idle", "total"} else "upstream_error"
+        )
+        x.error = CallError(
+            kind, f"The provider's stream broke ({failure.reason}); the answer is not complete."
+        )
+        await client.send(codec.abort(x.error, x.id))
+        return "broken"
+
+
+def _filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt: Attempt) -> bytes:
+    """Put an event's texts through the filters; returns what is to be written before it."""
+    before = b""
+    if not channels.active:
+        for piece in event.pieces:
+            if not piece.repeats:
+                value = piece.holder[piece.key]
+                attempt.output_chars += len(value) if type(value) is str else 8
+        return before
+    repeats = False
+    for piece in event.pieces:
+        if piece.repeats:
+            repeats = True
+        else:
+            _filter_piece(piece, channels, attempt)
+    for channel in event.ends:
+        rest = channels.flush(channel)
+        if rest:
+            before += codec.late(event, channel, rest)
+    if repeats:
+        for piece in event.pieces:
+            if piece.repeats:
+                _filter_piece(piece, channels, attempt)
+    return before
+
+
+def _filter_piece(piece: Piece, channels: Channels, attempt: Attempt) -> None:
+    value = piece.holder[piece.key]
+    text = value if type(value) is str else dump(value).decode()
+    if piece.repeats:
+        out = channels.repeat(piece.channel, text)
+    else:
+        attempt.output_chars += len(text)
+        out = channels.whole(piece.channel, text) if piece.whole else channels.feed(piece.channel, text)
+    if out != text:
+        piece.holder[piece.key] = out
+        for holder, key in piece.shadows:
+            holder[key] = None
+
+
+def _rest(codec: StreamCodec, channels: Channels) -> bytes:
+    """What filters still hold in channels that no event ended."""
+    return b"".join(codec.late(None, channel, text) for channel, text in channels.flush_all())
+
+
+def _note(x: Exchange, attempt: Attempt, codec: StreamCodec) -> None:
+    attempt.usage = codec.usage
+    if x.reply is not None:
+        x.reply.usage = codec.usage
+        x.reply.finish = codec.finish
+        x.reply.model = codec.model or attempt.model
