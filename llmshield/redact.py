@@ -65,6 +65,12 @@ _SUSPECT = re2.compile(
 )
 
 
+# Names, ids and constants come again and again: those found clean are not searched twice.
+_CLEAN_LENGTH = 64
+_CLEAN_COUNT = 4096
+_clean: set[str] = set()
+
+
 class _Known:
     """The secrets that llmshield holds, and the expressions that find them."""
 
@@ -99,6 +105,7 @@ def remember(secret: str) -> None:
     with _known.lock:
         _known.values.add(secret)
         _known.expressions = None
+    _clean.clear()
 
 
 def forget(secret: str) -> None:
@@ -113,18 +120,22 @@ def redact(message: str, *, also: Iterable[str] = ()) -> str:
 
     `also` names values that are secret in this message only (the client's own key of this call). Never raises.
     """
+    if message in _clean and not also:
+        return message
+    known = _known.compiled()
     for secret in also:
         if len(secret) >= SHORTEST:
             message = _sub(_expression([secret]), HIDDEN, message)
     try:
-        for expression in _known.compiled():
+        for expression in known:
             if expression.search(message) is not None:
                 message = expression.sub(HIDDEN, message)
         if _SUSPECT.search(message) is None:
-            return message
+            return _note_clean(message, known)
     except UnicodeEncodeError:  # lone surrogates: re2 takes UTF-8 only
         return redact(message.encode("utf-8", "backslashreplace").decode("utf-8"))
-    return _redact_unknown(message)
+    hidden = _redact_unknown(message)
+    return hidden if hidden != message else _note_clean(message, known)
 
 
 def redact_secret(value: str) -> str:
@@ -156,6 +167,17 @@ def one_line(text: str, limit: int = 2000) -> str:
 def sanitize_error_message(text: str, limit: int = 500) -> str:
     """Somebody else's error text, fit for our logs, records and answers: redacted, one line, bounded."""
     return one_line(redact(text), limit)
+
+
+def _note_clean(message: str, searched: object) -> str:
+    """Remember that this is clean, unless a secret was added since it was searched."""
+    if len(message) <= _CLEAN_LENGTH:
+        if len(_clean) >= _CLEAN_COUNT:
+            _clean.clear()
+        _clean.add(message)
+        if _known.expressions is not searched:
+            _clean.discard(message)
+    return message
 
 
 def _redact_unknown(message: str) -> str:
