@@ -1,0 +1,57 @@
+"""What Anthropic's and Google's dialects share: queries without keys, error headers, token counts that may lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_plus
+
+from llmshield.errors import WireError
+
+MAX_TOKENS = 10**9
+"""A larger count is nonsense: two orders of magnitude above any context window."""
+
+ERROR_BODY = 65_536
+"""Bytes of a provider's error that are kept; a load balancer's page needs no more."""
+
+_CREDENTIALS = frozenset(("key", "access_token", "oauth_token", "api_key", "apikey"))
+
+_KEPT = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id")
+
+
+def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers of a provider's error that a client may need; the others may name organisations or set cookies."""
+    return {name: headers[name] for name in _KEPT if name in headers}
+
+
+def without_credentials(query: str) -> str:
+    """The raw query without parameters that carry a key; Google also takes each name with a `$` before it."""
+    if not query:
+        return ""
+    return "&".join(
+        part
+        for part in query.split("&")
+        if part and unquote_plus(part.partition("=")[0]).strip().lstrip("$").lower() not in _CREDENTIALS
+    )
+
+
+def refuse_twins(name: str, known: Mapping[str, object]) -> None:
+    """Raises: WireError for `Max_Tokens` beside `max_tokens`: a server that reads names without case (Go's JSON
+    reader does, the Kelvin sign and the long s included) would take it for the field that was checked."""
+    if name not in known and name.casefold() in known:
+        raise WireError(f"The body holds a field that differs from {name.casefold()!r} only in case.")
+
+
+def count(tree: Mapping[str, Any], name: str) -> tuple[int | None, bool]:
+    """(tokens, lied): the count of this name in a usage object; None if it is absent or nonsense.
+
+    Nonsense is whatever is no whole number from 0 to `MAX_TOKENS`; null counts as absent.
+    """
+    value = tree.get(name)
+    if value is None:
+        return None, False
+    if type(value) is float and value.is_integer():  # 12.0, as some JavaScript upstreams write it
+        value = int(value)
+    if type(value) is int and 0 <= value <= MAX_TOKENS:
+        return value, False
+    return None, True
