@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -15,8 +15,11 @@ from llmshield.policy.section import Count, Glob, Globs, Line, Name, Section
 from llmshield.policy.units import DurationRange, Percent, Range
 from llmshield.verdicts import Target
 
-REASONS = ("connect", "reset", "first_token", "idle", "total", "malformed", "truncated", "error_in_stream")
+Reason: TypeAlias = Literal[
+    "connect", "reset", "first_token", "idle", "total", "malformed", "truncated", "error_in_stream"
+]
 """Failures besides statuses that `retry.when` may name: those of `errors.FailureReason` that may pass."""
+REASONS: tuple[str, ...] = get_args(Reason)
 
 
 class Match(Section):
@@ -101,9 +104,7 @@ When: TypeAlias = Annotated[
     str,
     BeforeValidator(
         _when,
-        json_schema_input_type=Literal[REASONS]
-        | Literal["4xx", "5xx"]
-        | Annotated[int, Field(ge=400, le=599)],
+        json_schema_input_type=Reason | Literal["4xx", "5xx"] | Annotated[int, Field(ge=400, le=599)],
     ),
 ]
 

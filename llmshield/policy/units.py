@@ -260,43 +260,42 @@ def _refuse(value: Any, expected: str, suggestion: str = "") -> NoReturn:
     )
 
 
-def _schema(pattern: str, description: str, examples: list[str], **also: Any) -> WithJsonSchema:
-    if also:
-        text = {"type": "string", "pattern": pattern}
-        return WithJsonSchema({"anyOf": [text, also], "description": description, "examples": examples})
+def _schema(unit: str, pattern: str, examples: list[str], **also: Any) -> WithJsonSchema:
+    """JSON Schema of a quantity; `x-unit` lets `schema` spell defaults, `also` is a second form (a number)."""
+    text = {"type": "string", "pattern": pattern}
     return WithJsonSchema(
-        {"type": "string", "pattern": pattern, "description": description, "examples": examples}
+        {**({"anyOf": [text, also]} if also else text), "x-unit": unit, "examples": examples}
     )
 
 
-_DURATION_SCHEMA = _schema(DURATION, "duration", ["700ms", "30s", "5m", "24h"])
+_DURATION_SCHEMA = _schema("duration", DURATION, ["700ms", "30s", "5m", "24h"])
 Duration: TypeAlias = Annotated[float, BeforeValidator(duration), _DURATION_SCHEMA]
 """Seconds, zero included."""
 PositiveDuration: TypeAlias = Annotated[float, BeforeValidator(positive_duration), _DURATION_SCHEMA]
 """Seconds, above zero."""
 _RANGE = rf"^{_NUMBER}(ms|s|m|h|d)\.\.{_NUMBER}(ms|s|m|h|d)$"
 DurationRange: TypeAlias = Annotated[
-    Range, BeforeValidator(duration_range), _schema(_RANGE, "range of durations", ["200ms..2s"])
+    Range, BeforeValidator(duration_range), _schema("range of durations", _RANGE, ["200ms..2s"])
 ]
-Size: TypeAlias = Annotated[int, BeforeValidator(size), _schema(SIZE, "size", ["512KiB", "10MiB"])]
+Size: TypeAlias = Annotated[int, BeforeValidator(size), _schema("size", SIZE, ["512KiB", "10MiB"])]
 """Bytes."""
 Money: TypeAlias = Annotated[
-    Budget, BeforeValidator(budget), _schema(BUDGET, "money per period", ["5 USD/day", "50 USD/month"])
+    Budget, BeforeValidator(budget), _schema("money per period", BUDGET, ["5 USD/day", "50 USD/month"])
 ]
 """pico-USD per period."""
 TokenPrice: TypeAlias = Annotated[
     int,
     BeforeValidator(price),
-    _schema(PRICE, "USD per million tokens", ["10 USD/Mtok"], type="number", minimum=0),
+    _schema("USD per million tokens", PRICE, ["10 USD/Mtok"], type="number", minimum=0),
 ]
 """pico-USD per token."""
-CallPrice: TypeAlias = Annotated[int, BeforeValidator(fee), _schema(FEE, "USD per call", ["0.01 USD/call"])]
+CallPrice: TypeAlias = Annotated[int, BeforeValidator(fee), _schema("USD per call", FEE, ["0.01 USD/call"])]
 """pico-USD per call."""
 RateLimit: TypeAlias = Annotated[
-    Rate, BeforeValidator(rate), _schema(RATE, "rate", ["20/hour", "40000 tokens/minute"])
+    Rate, BeforeValidator(rate), _schema("rate", RATE, ["20/hour", "40000 tokens/minute"])
 ]
-Percent: TypeAlias = Annotated[float, BeforeValidator(percent), _schema(PERCENT, "percentage", ["50%"])]
+Percent: TypeAlias = Annotated[float, BeforeValidator(percent), _schema("percentage", PERCENT, ["50%"])]
 """A share between 0 and 1."""
 Address: TypeAlias = Annotated[
-    HostPort, BeforeValidator(host_port), _schema(HOST_PORT, "HOST:PORT", ["127.0.0.1:8787", "[::1]:8787"])
+    HostPort, BeforeValidator(host_port), _schema("HOST:PORT", HOST_PORT, ["127.0.0.1:8787", "[::1]:8787"])
 ]

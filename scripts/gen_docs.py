@@ -1,0 +1,173 @@
+"""Writes the reference pages of docs/ from the code: one function per page. `--check` only says which are stale.
+
+python scripts/gen_docs.py            write them
+python scripts/gen_docs.py --check    exit 1 if one is not fresh
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MADE = "<!-- made by scripts/gen_docs.py from the code: change the code, then run it -->\n"
+
+
+def policy() -> str:
+    """docs/policy.md: every key of a policy with type, default and meaning, and every code of a finding."""
+    from llmshield.policy import CODES
+    from llmshield.policy.root import PluginUse, PolicyFile
+    from llmshield.policy.schema import settings_schema
+
+    schema = settings_schema(PolicyFile)
+    definitions: dict[str, Any] = schema["$defs"]
+    definitions["PluginUse"] = settings_schema(PluginUse)
+    parts = [
+        "# The policy\n",
+        "One YAML file (YAML 1.2) says what happens to every call. `policy.example.yaml` shows each key at work;\n"
+        "`llmshield check FILE` reports all findings at once, `llmshield schema` prints a JSON Schema for editors.\n",
+        "## How values are written\n",
+        _table(("kind", "examples", "remarks"), _quantities()),
+        "A key stands once in a mapping; an unknown key is an error. Tags, merge keys (`<<`), several documents and\n"
+        "`${VARIABLES}` are not part of a policy. Anchors and aliases work for whole values. Keys to providers are\n"
+        "references (`env://NAME`, `file://path`, `file://path#NAME` for a line of a .env file), never literals.\n",
+        "## Keys\n",
+    ]
+    for key, value in schema["properties"].items():
+        parts.append(f"### `{key}`\n")
+        parts.append(f"{_meaning(value, definitions)}\n")
+        rows = list(_rows(value, definitions, key))
+        if rows:
+            parts.append(_table(("key", "value", "default", "meaning"), rows))
+    parts.append("## Codes of findings\n")
+    parts.append(
+        "`error`: the policy is not used. `warning`: it is used, and `llmshield check` still exits with 1 unless\n"
+        "`--allow-warnings` is given. Codes are stable.\n"
+    )
+    parts.append(_table(("code", "severity", "meaning"), ((code, *what) for code, what in CODES.items())))
+    return MADE + "\n" + "\n".join(part for part in parts if part.strip())
+
+
+PAGES: dict[str, Callable[[], str]] = {"policy.md": policy}
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for name, page in PAGES.items():
+        path, text = DOCS / name, page()
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if "--check" not in arguments:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for name in stale:
+        sys.stdout.write(
+            f"docs/{name} {'is stale: run scripts/gen_docs.py' if '--check' in arguments else 'written'}\n"
+        )
+    return 1 if stale and "--check" in arguments else 0
+
+
+def _quantities() -> Iterator[tuple[str, str, str]]:
+    yield (
+        "duration",
+        "`700ms` `30s` `5m` `24h` `1d`",
+        "one number and one unit; whole milliseconds, 366 days at the most",
+    )
+    yield "range", "`200ms..2s`", "the shorter one first"
+    yield "size", "`512KiB` `10MiB` `1GiB` `10MB`", "KiB = 1,024 bytes, KB = 1,000"
+    yield (
+        "money per period",
+        "`5 USD/day` `0.50 USD/hour`",
+        "hour, day, week, month of the calendar in UTC; kept exactly, to 10^-12 USD",
+    )
+    yield (
+        "price",
+        "`0.15` `10 USD/Mtok` `0.01 USD/call`",
+        "a bare number is USD per million tokens; six decimals at the most",
+    )
+    yield "rate", "`20/hour` `40000 tokens/minute`", "second, minute, hour, day"
+    yield "percentage", "`50%`", ""
+    yield "address", "`127.0.0.1:8787` `[::1]:8787`", "port 0 takes any free one"
+    yield (
+        "glob",
+        "`gpt-*` `o?-mini`",
+        "`*` is any run of characters, `?` is one; case counts, except under `deny`",
+    )
+    yield "day", "`2027-01-31`", "to its end in UTC; or a moment with its zone, `2027-01-31T18:00:00+01:00`"
+
+
+def _rows(
+    schema: dict[str, Any], definitions: dict[str, Any], path: str
+) -> Iterator[tuple[str, str, str, str]]:
+    """One row per key at or below a schema, parents before their children."""
+    inner, path = _inner(schema, definitions, path)
+    required = inner.get("required", ())
+    for name, value in inner.get("properties", {}).items():
+        default = "required" if name in required else _default(value)
+        yield f"`{path}.{name}`", _words(value, definitions), default, _meaning(value, definitions)
+        yield from _rows(value, definitions, f"{path}.{name}")
+
+
+def _inner(schema: dict[str, Any], definitions: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The mapping inside a schema, through references, choices, lists (`[]`) and free names (`NAME`)."""
+    if "$ref" in schema:
+        return definitions[schema["$ref"].rsplit("/", 1)[-1]], path
+    for choice in schema.get("anyOf", ()):
+        found, where = _inner(choice, definitions, path)
+        if "properties" in found:
+            return found, where
+    if schema.get("type") == "array":
+        return _inner(schema["items"], definitions, f"{path}[]")
+    for free in (schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()):
+        if isinstance(free, dict):
+            return _inner(free, definitions, f"{path}.NAME")
+    return schema, path
+
+
+def _meaning(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """What a key says about itself, or the section that it refers to."""
+    inner, _ = _inner(schema, definitions, "") if "$ref" in schema else ({}, "")
+    return str(schema.get("description") or inner.get("description", ""))
+
+
+def _words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """The type of a value in a few words."""
+    if "x-unit" in schema:
+        return str(schema["x-unit"])
+    if "const" in schema:
+        return f"`{str(schema['const']).lower()}`"
+    if "enum" in schema:
+        return ", ".join(f"`{word}`" for word in schema["enum"])
+    if "anyOf" in schema:
+        words = [_words(choice, definitions) for choice in schema["anyOf"] if choice.get("type") != "null"]
+        return " or ".join(dict.fromkeys(words))
+    if "$ref" in schema or "properties" in schema or schema.get("type") == "object":
+        return "mapping"
+    if schema.get("type") == "array":
+        inner = _words(schema["items"], definitions)
+        return "list of mappings" if inner == "mapping" else f"list: {inner}"
+    return {"integer": "whole number", "boolean": "`true`, `false`", "number": "number"}.get(
+        schema.get("type", ""), "text"
+    )
+
+
+def _default(schema: dict[str, Any]) -> str:
+    value = schema.get("default")
+    if value is None or value in ([], ""):
+        return ""
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
