@@ -1,0 +1,297 @@
+"""Stores: shared state, kept in memory, in one SQLite file or in Redis. One contract, one suite.
+
+A store is one file: a module with one public subclass of `Store`; the scheme of `server.store` is the module's
+name. Each method is ONE atomic step in the backend: it happens whole or not at all, among all processes that
+share it. Nothing here knows a tenant, a price or a policy; `ledger` gives these figures their meaning.
+
+The money book. An account is a name and a calendar window (`tenant=acme`, `day:2026-11-20`) with what was
+spent and what is held. A hold is the promise of one attempt: it touches several accounts (its lines) at once.
+Every hold ends in exactly one of these ways, told apart by its id, so that each step may be repeated:
+
+    reserve ──> settle      the true cost is spent, the rest is free again; one journal entry
+            ├─> release     nothing was sent: all of it is free again
+            └─> expire      nobody came back within the lease (a crash): all of it is spent; one journal entry
+
+A settle that comes after the expiry corrects it to the truth with a second journal entry. So at any instant
+the entries of an account add up to what it spent, and spent + held is never less than what providers may bill.
+
+The gates (rate limits and concurrency). A window counts in `STEPS` steps; a step leaves the count when it lies
+wholly outside the window. So no stretch of `seconds` ever holds more than `limit`, and nothing is kept per
+request. A seat is a place taken until it is left or its time is over (a crash).
+
+Rules: amounts are integers of pico-USD from 0 to `MAX_AMOUNT` (sums are cut there, never wrap); times are
+integer milliseconds of `clock.now()`, given by the caller; whatever goes wrong is `StoreUnavailable`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+from llmshield.errors import StoreError
+
+MAX_AMOUNT = 2**62 - 1
+"""Largest amount and largest balance: 4.6 million USD. Two of them still fit 64 bits, so no sum overflows."""
+
+STEPS = 60
+"""Steps of a rate window: a hit counts for its window and at most one step (1/60) longer."""
+
+EntryKind: TypeAlias = Literal["settle", "expire", "correct"]
+
+
+class Line(NamedTuple):
+    """One account that a hold touches. `limit` bounds spent + held there (None: only counted).
+
+    `ends_ms` is when the window is over (0: never); a backend may forget the account long after that.
+    """
+
+    account: str
+    window: str
+    limit: int | None = None
+    ends_ms: int = 0
+
+
+class Labels(NamedTuple):
+    """What the journal says about one attempt."""
+
+    tenant: str
+    provider: str
+    model: str
+
+
+class Grant(NamedTuple):
+    """`amount` is held now. `repeated`: this id was known already, nothing was held twice."""
+
+    amount: int
+    repeated: bool = False
+
+
+class Shortage(NamedTuple):
+    """Nothing was held: the line with this index has `spent` and `held` and no room for the least amount."""
+
+    line: int
+    spent: int
+    held: int
+
+
+class Settled(NamedTuple):
+    """`charged` is what this step added to spent (negative: a correction down), `held` what had been held."""
+
+    charged: int
+    held: int
+
+
+class Balance(NamedTuple):
+    """One account as it stands. `requests` counts charges, `tokens` input and output together."""
+
+    account: str
+    window: str
+    spent: int
+    held: int
+    requests: int
+    tokens: int
+
+
+class Entry(NamedTuple):
+    """One line of the journal. Times in ms; `accounts` are `account|window` pairs the amount went to."""
+
+    id: str
+    kind: EntryKind
+    at_ms: int
+    amount: int
+    labels: Labels
+    tokens_in: int
+    tokens_out: int
+    accounts: tuple[tuple[str, str], ...]
+
+
+class Window(NamedTuple):
+    """At most `limit` hits of `key` in any `seconds`."""
+
+    key: str
+    limit: int
+    seconds: int
+
+    @property
+    def step_ms(self) -> int:
+        """Length of one step, rounded up: sixty of them are never shorter than the window."""
+        return -(-self.seconds * 1000 // STEPS)
+
+
+class Seat(NamedTuple):
+    """One of `limit` places at `key`, taken by `id` until `until_ms`."""
+
+    key: str
+    limit: int
+    id: str
+    until_ms: int
+
+
+class Admission(NamedTuple):
+    """What the gates said.
+
+    `refused` is the index of the window that is full, counted over windows and then seats, or -1: all let
+    it through. `used` counts each window's hits after this step; `resets_ms` is the time in ms until each
+    window's oldest step leaves; `wait_ms` until the refused one has room.
+    """
+
+    refused: int
+    used: tuple[int, ...]
+    resets_ms: tuple[int, ...]
+    wait_ms: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class StoreUrl:
+    """`sqlite:///spend.db?sync=full` taken apart; three slashes and a relative path, four and an absolute one.
+
+    `text` is the whole URL: it may hold a password, so it is in no message and no repr.
+    """
+
+    scheme: str
+    path: str
+    options: dict[str, str]
+    text: str = field(repr=False)
+
+
+class Store(ABC):
+    """Shared state behind one URL. `options` are the names that may stand after `?` in it."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    shared: ClassVar[bool] = True
+    """False: other processes see nothing of it."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        self.url = url
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect; create what is missing. Safe to repeat. Raises: StoreUnavailable, StoreError."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything. Safe to repeat."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises: StoreUnavailable if a step could not be taken now."""
+
+    # -- the money book
+
+    @abstractmethod
+    async def reserve(
+        self,
+        id: str,
+        lines: Sequence[Line],
+        want: int,
+        least: int,
+        until_ms: int,
+        now_ms: int,
+        labels: Labels,
+    ) -> Grant | Shortage:
+        """Hold the largest amount from `least` to `want` that fits every line, or nothing.
+
+        Expires a few due holds first. An id that is held answers its amount again; one that has ended
+        answers `Grant(0, repeated=True)` and holds nothing.
+        """
+
+    @abstractmethod
+    async def settle(
+        self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+        tokens_in: int = 0, tokens_out: int = 0,
+    ) -> Settled:  # fmt: skip
+        """Spend `actual`, free the hold, write the entry. A lost hold is charged all the same."""
+
+    @abstractmethod
+    async def release(self, id: str, lines: Sequence[Line]) -> int:
+        """Free the hold and charge nothing; the amount that was held, 0 if none was."""
+
+    @abstractmethod
+    async def renew(self, ids: Sequence[str], until_ms: int) -> int:
+        """Put off the end of these leases; how many still exist."""
+
+    @abstractmethod
+    async def expire(self, now_ms: int) -> int:
+        """Charge every hold whose lease is over in full; how many."""
+
+    @abstractmethod
+    async def balances(self, prefix: str = "") -> list[Balance]:
+        """Every account whose name starts with `prefix`, sorted by name and window."""
+
+    @abstractmethod
+    def journal(self, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[Entry]:
+        """The entries of that time, oldest first; read in pages, beside the writers."""
+
+    @abstractmethod
+    async def holds(self) -> int:
+        """How many holds are open."""
+
+    # -- the gates
+
+    @abstractmethod
+    async def admit(
+        self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
+    ) -> Admission:
+        """Count `cost` hits in every window and take every seat; or, if one has no room, do neither.
+
+        A seat that this id holds already is not taken twice.
+        """
+
+    @abstractmethod
+    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+        """Add `cost` to every window whatever its limit; a negative one takes back from the newest steps."""
+
+    @abstractmethod
+    async def leave(self, seats: Sequence[Seat]) -> None:
+        """Give the seats back."""
+
+    @abstractmethod
+    async def sit(self, seats: Sequence[Seat]) -> None:
+        """Keep these seats until their `until_ms`; one that was lost meanwhile is taken again."""
+
+
+def parse_url(text: str) -> StoreUrl:
+    """The parts of a store's URL. Raises: StoreError if it has no scheme."""
+    parts = urlsplit(text)
+    if not parts.scheme or "://" not in text:
+        raise StoreError("A store is named like memory://, sqlite:///llmshield.db or redis://host:6379/0")
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    path = parts.path[1:] if parts.path.startswith("/") else parts.path
+    return StoreUrl(parts.scheme, path, options, text)
+
+
+def open_store(text: str) -> Store:
+    """The store behind a URL, not yet opened (`await store.open()`).
+
+    Raises: StoreError for a scheme that no module in this room has, or an option it does not know.
+    """
+    url = parse_url(text)
+    name = "redis" if url.scheme == "rediss" else url.scheme
+    cls = _find(name)
+    unknown = sorted(url.options.keys() - cls.options)
+    if unknown:
+        known = ", ".join(sorted(cls.options)) or "none"
+        raise StoreError(f"Store {url.scheme!r} has no option {unknown[0]!r} (known: {known})")
+    return cls(url)
+
+
+def _find(name: str) -> type[Store]:
+    try:
+        if not name.isidentifier() or name.startswith("_"):
+            raise ModuleNotFoundError(name=f"{__name__}.{name}")
+        module = importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        names = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
+        raise StoreError(f"No store is called {name!r}; there are {', '.join(names)}") from None
+    for _, member in inspect.getmembers(module, inspect.isclass):
+        if issubclass(member, Store) and member.__module__ == module.__name__ and member.__name__[0] != "_":
+            return member
+    raise StoreError(f"Module {module.__name__!r} holds no public Store")

@@ -1,0 +1,283 @@
+"""What the SQLite store does inside one transaction: tables and one function per step.
+
+Every function gets a connection with an open write transaction. It decides before it writes, so that a refusal
+leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import cast
+
+import orjson
+
+from llmshield.errors import StoreError
+from llmshield.stores import (
+    Admission,
+    Balance,
+    Entry,
+    EntryKind,
+    Grant,
+    Labels,
+    Line,
+    Seat,
+    Settled,
+    Shortage,
+    Window,
+)
+from llmshield.stores._sums import Steps, add, prune, resets_ms, room, total, wait_ms
+
+VERSION = 1
+
+# 4611686018427387903 is MAX_AMOUNT.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS account (
+  name TEXT NOT NULL, "window" TEXT NOT NULL, ends_ms INTEGER NOT NULL,
+  spent INTEGER NOT NULL DEFAULT 0 CHECK (spent BETWEEN 0 AND 4611686018427387903),
+  held INTEGER NOT NULL DEFAULT 0 CHECK (held BETWEEN 0 AND 4611686018427387903),
+  requests INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (name, "window")
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hold (
+  id TEXT PRIMARY KEY, amount INTEGER NOT NULL, until_ms INTEGER NOT NULL, lines BLOB NOT NULL,
+  tenant TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS journal (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, at_ms INTEGER NOT NULL, amount INTEGER NOT NULL,
+  tenant TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL,
+  tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, accounts BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS journal_id ON journal (id);
+CREATE TABLE IF NOT EXISTS gate (
+  name TEXT NOT NULL, seconds INTEGER NOT NULL, steps BLOB NOT NULL, PRIMARY KEY (name, seconds)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seat (
+  name TEXT NOT NULL, id TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (name, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS flush (one INTEGER PRIMARY KEY CHECK (one = 1), times INTEGER NOT NULL);
+INSERT OR IGNORE INTO flush VALUES (1, 0);
+"""
+
+_CHARGE = """
+INSERT INTO account (name, "window", ends_ms, spent, requests, tokens) VALUES (?1, ?2, ?3, max(0, min(?4, 4611686018427387903)), ?6, ?7)
+ON CONFLICT DO UPDATE SET spent = max(0, min(spent + ?4, 4611686018427387903)), held = max(0, held - ?5),
+  requests = requests + ?6, tokens = min(tokens + ?7, 4611686018427387903)
+"""
+_HOLD = """
+INSERT INTO account (name, "window", ends_ms, held) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT DO UPDATE SET held = min(held + ?4, 4611686018427387903)
+"""
+_FREE = 'UPDATE account SET held = max(0, held - ?3) WHERE name = ?1 AND "window" = ?2'
+_ENTRY = "INSERT INTO journal VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make what is missing. Raises: StoreError for a file that a newer version wrote."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise StoreError(
+                f"The SQLite store was written by a newer llmshield (form {version}, known: {VERSION})"
+            )
+        for statement in _TABLES.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def ping(connection: sqlite3.Connection) -> None:
+    """A step that does nothing."""
+    connection.execute("SELECT 1")
+
+
+def reserve(
+    connection: sqlite3.Connection, id: str, lines: Sequence[Line], want: int, least: int, until_ms: int, now_ms: int,
+    labels: Labels,
+) -> Grant | Shortage:  # fmt: skip
+    """See `Store.reserve`."""
+    run = connection.execute
+    known = run("SELECT amount FROM hold WHERE id = ?", (id,)).fetchone()
+    if known is not None:
+        return Grant(known[0], repeated=True)
+    if run("SELECT 1 FROM journal WHERE id = ?", (id,)).fetchone() is not None:
+        return Grant(0, repeated=True)
+    amount = want
+    for index, line in enumerate(lines):
+        if line.limit is not None:
+            row = run('SELECT spent, held FROM account WHERE name = ? AND "window" = ?', line[:2]).fetchone()
+            spent, held = row or (0, 0)
+            left = room(line.limit, spent, held)
+            if left < least:
+                return Shortage(index, spent, held)
+            amount = min(amount, left)
+    for line in lines:
+        run(_HOLD, (line.account, line.window, line.ends_ms, amount))
+    keys = orjson.dumps([(line.account, line.window, line.ends_ms) for line in lines])
+    run("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?)", (id, amount, until_ms, keys, *labels))
+    return Grant(amount)
+
+
+def settle(
+    connection: sqlite3.Connection, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+    tokens_in: int, tokens_out: int,
+) -> Settled:  # fmt: skip
+    """See `Store.settle`."""
+    kind: EntryKind = "settle"
+    charge, held = actual, 0
+    hold = connection.execute("DELETE FROM hold WHERE id = ? RETURNING amount", (id,)).fetchall()
+    if hold:
+        held = hold[0][0]
+    else:
+        ended = connection.execute("SELECT kind, amount FROM journal WHERE id = ?", (id,)).fetchall()
+        if any(row[0] != "expire" for row in ended):
+            return Settled(0, 0)
+        if ended:
+            kind, charge = "correct", actual - ended[0][1]
+    keys = [(line.account, line.window, line.ends_ms) for line in lines]
+    _charge(connection, id, kind, keys, charge, held, now_ms, labels, tokens_in, tokens_out)
+    return Settled(charge, held)
+
+
+def release(connection: sqlite3.Connection, id: str, lines: Sequence[Line]) -> int:
+    """See `Store.release`."""
+    hold = connection.execute("DELETE FROM hold WHERE id = ? RETURNING amount", (id,)).fetchall()
+    if not hold:
+        return 0
+    amount: int = hold[0][0]
+    connection.executemany(_FREE, [(line.account, line.window, amount) for line in lines])
+    return amount
+
+
+def renew(connection: sqlite3.Connection, ids: Sequence[str], until_ms: int) -> int:
+    """See `Store.renew`."""
+    return connection.executemany(
+        "UPDATE hold SET until_ms = ? WHERE id = ?", [(until_ms, id) for id in ids]
+    ).rowcount
+
+
+def expire(connection: sqlite3.Connection, now_ms: int) -> int:
+    """See `Store.expire`."""
+    due = connection.execute(
+        "SELECT id, amount, lines, tenant, provider, model FROM hold WHERE until_ms <= ? ORDER BY until_ms",
+        (now_ms,),
+    ).fetchall()
+    for id, amount, lines, *labels in due:
+        connection.execute("DELETE FROM hold WHERE id = ?", (id,))
+        _charge(connection, id, "expire", orjson.loads(lines), amount, amount, now_ms, Labels(*labels), 0, 0)
+    return len(due)
+
+
+def balances(connection: sqlite3.Connection, prefix: str) -> list[Balance]:
+    """See `Store.balances`; `substr`, because a name may hold LIKE's wildcards."""
+    rows = connection.execute(
+        'SELECT name, "window", spent, held, requests, tokens FROM account'
+        ' WHERE name >= ?1 AND substr(name, 1, length(?1)) = ?1 ORDER BY name, "window"',
+        (prefix,),
+    )
+    return [Balance(*row) for row in rows]
+
+
+def page(
+    connection: sqlite3.Connection, after: int, since_ms: int, until_ms: int | None, limit: int
+) -> list[tuple[int, Entry]]:
+    """The next entries of the journal after number `after`, each with its number."""
+    rows = connection.execute(
+        "SELECT seq, id, kind, at_ms, amount, tenant, provider, model, tokens_in, tokens_out, accounts FROM journal"
+        " WHERE seq > ?1 AND at_ms >= ?2 AND (?3 IS NULL OR at_ms < ?3) ORDER BY seq LIMIT ?4",
+        (after, since_ms, until_ms, limit),
+    )
+    return [
+        (row[0], Entry(row[1], row[2], row[3], row[4], Labels(*row[5:8]), row[8], row[9],
+                       tuple([(name, window) for name, window in orjson.loads(row[10])])))
+        for row in rows
+    ]  # fmt: skip
+
+
+def holds(connection: sqlite3.Connection) -> int:
+    """See `Store.holds`."""
+    return cast(int, connection.execute("SELECT count(*) FROM hold").fetchone()[0])
+
+
+def admit(
+    connection: sqlite3.Connection, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int
+) -> Admission:
+    """See `Store.admit`."""
+    gates = [_gate(connection, window, now_ms) for window in windows]
+    full, longest = -1, 0
+    for index, (window, counted) in enumerate(zip(windows, gates, strict=True)):
+        if total(counted) + cost > window.limit:
+            wait = wait_ms(window, counted, now_ms, cost)
+            if wait > longest:
+                full, longest = index, wait
+    if full < 0:
+        for index, seat in enumerate(seats):
+            connection.execute("DELETE FROM seat WHERE name = ? AND until_ms <= ?", (seat.key, now_ms))
+            taken = {row[0] for row in connection.execute("SELECT id FROM seat WHERE name = ?", (seat.key,))}
+            if len(taken) >= seat.limit and seat.id not in taken:
+                full = len(windows) + index
+                break
+    if full < 0:
+        for window, counted in zip(windows, gates, strict=True):
+            add(counted, now_ms // window.step_ms, cost)
+            _put_gate(connection, window, counted)
+        sit(connection, seats)
+    return Admission(
+        full,
+        tuple([total(counted) for counted in gates]),
+        tuple([resets_ms(window, counted, now_ms) for window, counted in zip(windows, gates, strict=True)]),
+        longest,
+    )
+
+
+def count(connection: sqlite3.Connection, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+    """See `Store.count`."""
+    for window in windows:
+        counted = _gate(connection, window, now_ms)
+        add(counted, now_ms // window.step_ms, cost)
+        _put_gate(connection, window, counted)
+
+
+def leave(connection: sqlite3.Connection, seats: Sequence[Seat]) -> None:
+    """See `Store.leave`."""
+    connection.executemany(
+        "DELETE FROM seat WHERE name = ? AND id = ?", [(seat.key, seat.id) for seat in seats]
+    )
+
+
+def sit(connection: sqlite3.Connection, seats: Sequence[Seat]) -> None:
+    """See `Store.sit`."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO seat VALUES (?, ?, ?)", [(seat.key, seat.id, seat.until_ms) for seat in seats]
+    )
+
+
+def _charge(
+    connection: sqlite3.Connection, id: str, kind: EntryKind, keys: Sequence[tuple[str, str, int]], charge: int,
+    held: int, now_ms: int, labels: Labels, tokens_in: int, tokens_out: int,
+) -> None:  # fmt: skip
+    requests, tokens = int(kind != "correct"), tokens_in + tokens_out
+    for name, window, ends_ms in keys:
+        connection.execute(_CHARGE, (name, window, ends_ms, charge, held, requests, tokens))
+    accounts = orjson.dumps([(name, window) for name, window, _ in keys])
+    connection.execute(_ENTRY, (id, kind, now_ms, charge, *labels, tokens_in, tokens_out, accounts))
+
+
+def _gate(connection: sqlite3.Connection, window: Window, now_ms: int) -> Steps:
+    row = connection.execute(
+        "SELECT steps FROM gate WHERE name = ? AND seconds = ?", (window.key, window.seconds)
+    ).fetchone()
+    counted: Steps = orjson.loads(row[0]) if row else []
+    prune(counted, now_ms // window.step_ms)
+    return counted
+
+
+def _put_gate(connection: sqlite3.Connection, window: Window, counted: Steps) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO gate VALUES (?, ?, ?)", (window.key, window.seconds, orjson.dumps(counted))
+    )

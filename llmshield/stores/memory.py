@@ -1,0 +1,278 @@
+"""`memory://`: one process, lost at its end.
+
+Everything happens on the event loop between two awaits, so each step is whole by itself. What is finished is
+forgotten after a while: the journal keeps `KEPT_ENTRIES`, an account whose window is over goes after
+`KEPT_MS` more, a gate once nothing is counted there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from llmshield.stores import (
+    STEPS,
+    Admission,
+    Balance,
+    Entry,
+    EntryKind,
+    Grant,
+    Labels,
+    Line,
+    Seat,
+    Settled,
+    Shortage,
+    Store,
+    StoreUrl,
+    Window,
+)
+from llmshield.stores._sums import Steps, add, added, prune, resets_ms, room, total, wait_ms
+
+KEPT_ENTRIES = 50_000
+"""Journal entries in memory, about 20 MB."""
+
+KEPT_MS = 2 * 86_400_000
+"""An account outlives its window by two days: a clock that steps back finds what was spent."""
+
+_SWEEP_MS = 30_000
+"""How often forgotten accounts and gates are looked for: with 100,000 of them a look takes 20 ms."""
+
+
+@dataclass(slots=True)
+class _Account:
+    ends_ms: int
+    spent: int = 0
+    held: int = 0
+    requests: int = 0
+    tokens: int = 0
+
+
+class _Hold:
+    __slots__ = ("amount", "labels", "lines", "until_ms")
+
+    def __init__(self, amount: int, lines: Sequence[Line], until_ms: int, labels: Labels) -> None:
+        self.amount = amount
+        self.lines = lines
+        self.until_ms = until_ms
+        self.labels = labels
+
+
+class MemoryStore(Store):
+    """State in this process."""
+
+    shared: ClassVar[bool] = False
+
+    def __init__(self, url: StoreUrl) -> None:
+        super().__init__(url)
+        self._accounts: dict[tuple[str, str], _Account] = {}
+        self._holds: dict[str, _Hold] = {}
+        self._entries: deque[Entry] = deque()
+        self._ended: dict[str, tuple[EntryKind, int]] = {}
+        self._due_ms = 2**63
+        """No hold ends before this."""
+        self._gates: dict[tuple[str, int], Steps] = {}
+        self._seats: dict[str, dict[str, int]] = {}
+        self._sweep_ms = 0
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close: what is in memory goes with the process."""
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def reserve(
+        self,
+        id: str,
+        lines: Sequence[Line],
+        want: int,
+        least: int,
+        until_ms: int,
+        now_ms: int,
+        labels: Labels,
+    ) -> Grant | Shortage:
+        if now_ms >= self._due_ms:
+            self._expire(now_ms)
+        hold = self._holds.get(id)
+        if hold is not None:
+            return Grant(hold.amount, repeated=True)
+        if id in self._ended:
+            return Grant(0, repeated=True)
+        amount = want
+        touched = [self._account(line) for line in lines]
+        for index, line in enumerate(lines):
+            if line.limit is not None:
+                account = touched[index]
+                left = room(line.limit, account.spent, account.held)
+                if left < least:
+                    return Shortage(index, account.spent, account.held)
+                if left < amount:
+                    amount = left
+        for account in touched:
+            account.held = added(account.held, amount)
+        self._holds[id] = _Hold(amount, lines, until_ms, labels)
+        if until_ms < self._due_ms:
+            self._due_ms = until_ms
+        return Grant(amount)
+
+    async def settle(
+        self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+        tokens_in: int = 0, tokens_out: int = 0,
+    ) -> Settled:  # fmt: skip
+        hold = self._holds.pop(id, None)
+        ended = None if hold is not None else self._ended.get(id)
+        kind: EntryKind = "settle"
+        charge = actual
+        if ended is not None:
+            if ended[0] != "expire":
+                return Settled(0, 0)
+            kind, charge = "correct", actual - ended[1]
+        held = hold.amount if hold is not None else 0
+        self._charge(id, kind, lines, charge, held, now_ms, labels, tokens_in, tokens_out)
+        return Settled(charge, held)
+
+    async def release(self, id: str, lines: Sequence[Line]) -> int:
+        hold = self._holds.pop(id, None)
+        if hold is None:
+            return 0
+        for line in lines:
+            account = self._account(line)
+            account.held = added(account.held, -hold.amount)
+        return hold.amount
+
+    async def renew(self, ids: Sequence[str], until_ms: int) -> int:
+        found = 0
+        for id in ids:
+            hold = self._holds.get(id)
+            if hold is not None:
+                hold.until_ms = until_ms
+                found += 1
+        return found
+
+    async def expire(self, now_ms: int) -> int:
+        self._forget(now_ms)
+        return self._expire(now_ms) if now_ms >= self._due_ms else 0
+
+    async def balances(self, prefix: str = "") -> list[Balance]:
+        return sorted(
+            Balance(name, window, account.spent, account.held, account.requests, account.tokens)
+            for (name, window), account in self._accounts.items()
+            if name.startswith(prefix)
+        )
+
+    async def journal(self, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[Entry]:
+        for entry in tuple(self._entries):
+            if entry.at_ms >= since_ms and (until_ms is None or entry.at_ms < until_ms):
+                yield entry
+
+    async def holds(self) -> int:
+        return len(self._holds)
+
+    async def admit(
+        self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
+    ) -> Admission:
+        gates = [self._gate(window, now_ms) for window in windows]
+        full, longest = -1, 0
+        for index, (window, steps) in enumerate(zip(windows, gates, strict=True)):
+            if total(steps) + cost > window.limit:
+                wait = wait_ms(window, steps, now_ms, cost)
+                if wait > longest:
+                    full, longest = index, wait
+        if full < 0:
+            for index, seat in enumerate(seats):
+                taken = self._taken(seat.key, now_ms)
+                if len(taken) >= seat.limit and seat.id not in taken:
+                    full = len(windows) + index
+                    break
+        if full < 0:
+            for window, steps in zip(windows, gates, strict=True):
+                add(steps, now_ms // window.step_ms, cost)
+            for seat in seats:
+                self._seats[seat.key][seat.id] = seat.until_ms
+        return Admission(
+            full,
+            tuple([total(steps) for steps in gates]),
+            tuple([resets_ms(window, steps, now_ms) for window, steps in zip(windows, gates, strict=True)]),
+            longest,
+        )
+
+    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+        for window in windows:
+            add(self._gate(window, now_ms), now_ms // window.step_ms, cost)
+
+    async def leave(self, seats: Sequence[Seat]) -> None:
+        for seat in seats:
+            taken = self._seats.get(seat.key)
+            if taken is not None and taken.pop(seat.id, None) is not None and not taken:
+                del self._seats[seat.key]
+
+    async def sit(self, seats: Sequence[Seat]) -> None:
+        for seat in seats:
+            self._seats.setdefault(seat.key, {})[seat.id] = seat.until_ms
+
+    def _account(self, line: Line) -> _Account:
+        key = (line.account, line.window)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account(line.ends_ms)
+        return account
+
+    def _charge(
+        self, id: str, kind: EntryKind, lines: Sequence[Line], charge: int, held: int, now_ms: int,
+        labels: Labels, tokens_in: int, tokens_out: int,
+    ) -> None:  # fmt: skip
+        tokens = tokens_in + tokens_out
+        for line in lines:
+            account = self._account(line)
+            account.spent = added(account.spent, charge)
+            account.held = added(account.held, -held)
+            account.requests += kind != "correct"
+            account.tokens = added(account.tokens, tokens)
+        if len(self._entries) >= KEPT_ENTRIES:
+            self._ended.pop(self._entries.popleft().id, None)
+        accounts = tuple([(line.account, line.window) for line in lines])
+        self._entries.append(Entry(id, kind, now_ms, charge, labels, tokens_in, tokens_out, accounts))
+        self._ended[id] = (kind, charge)
+
+    def _expire(self, now_ms: int) -> int:
+        due = [(id, hold) for id, hold in self._holds.items() if hold.until_ms <= now_ms]
+        for id, hold in due:
+            del self._holds[id]
+            self._charge(id, "expire", hold.lines, hold.amount, hold.amount, now_ms, hold.labels, 0, 0)
+        self._due_ms = min((hold.until_ms for hold in self._holds.values()), default=2**63)
+        return len(due)
+
+    def _gate(self, window: Window, now_ms: int) -> Steps:
+        key = (window.key, window.seconds)
+        steps = self._gates.get(key)
+        if steps is None:
+            steps = self._gates[key] = []
+        elif steps:
+            prune(steps, now_ms // window.step_ms)
+        return steps
+
+    def _taken(self, key: str, now_ms: int) -> dict[str, int]:
+        taken = self._seats.setdefault(key, {})
+        for id in [id for id, until_ms in taken.items() if until_ms <= now_ms]:
+            del taken[id]
+        return taken
+
+    def _forget(self, now_ms: int) -> None:
+        """Drop what no later step can ask for."""
+        if now_ms < self._sweep_ms:
+            return
+        self._sweep_ms = now_ms + _SWEEP_MS
+        for key, account in list(self._accounts.items()):
+            if account.ends_ms and account.ends_ms + KEPT_MS < now_ms and not account.held:
+                del self._accounts[key]
+        for gate, steps in list(self._gates.items()):
+            step_ms = -(-gate[1] * 1000 // STEPS)
+            if not steps or steps[-2] < now_ms // step_ms - STEPS:
+                del self._gates[gate]
+        for name in list(self._seats):
+            if not self._taken(name, now_ms):
+                del self._seats[name]

@@ -1,0 +1,357 @@
+"""`redis://host:6379/0` (`rediss://` with TLS): any number of processes on any number of machines.
+
+Every step is one Lua script. One task per process sends what is waiting as one pipeline, reads the answers and
+takes the next: under load the cost of the round trip is shared, and no caller waits for a connection.
+
+A Redis that does not answer costs 50 ms, once: after that, steps fail at once while one of them tries again
+every 200 ms. A step whose answer was lost may have happened; every step of the book can be repeated with its
+id, so `ledger` does. Needs the extra `[redis]`; sees Redis 5 or later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, ClassVar, cast
+
+from llmshield.errors import StoreError, StoreUnavailable
+from llmshield.stores import (
+    Admission,
+    Balance,
+    Entry,
+    EntryKind,
+    Grant,
+    Labels,
+    Line,
+    Seat,
+    Settled,
+    Shortage,
+    Store,
+    StoreUrl,
+    Window,
+)
+from llmshield.stores._redis_scripts import SCRIPTS
+
+_PATIENCE_S = 0.05
+"""What a dead Redis may cost a call."""
+
+_REST_S = 0.2
+"""After two failures in a row: how long steps fail at once before one of them tries again."""
+
+_BATCH = 64
+"""Steps in one pipeline: at 30 us each in Redis they hold it for 2 ms."""
+
+_JOURNAL_KEPT_MS = 32 * 86_400_000
+_READ_S = 5.0
+"""Time for reading reports, which no call waits for."""
+
+_SHA = {
+    name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()
+}
+_Step = tuple[str, tuple[str | int, ...], "asyncio.Future[Any]"]
+
+
+class RedisStore(Store):
+    """State in one Redis. `?prefix=NAME` keeps several installations apart in one database."""
+
+    options: ClassVar[frozenset[str]] = frozenset({"prefix"})
+
+    def __init__(self, url: StoreUrl) -> None:
+        super().__init__(url)
+        prefix = url.options.get("prefix", "llmshield")
+        if not prefix.replace("-", "").replace("_", "").isalnum():
+            raise StoreError(f"Store option prefix={prefix!r}: letters, digits, hyphen and underscore only")
+        self._book = f"{prefix}:{{book}}:"
+        self._gate = f"{prefix}:{{gate}}:"
+        self._url = url.text.partition("?")[0]
+        self._client: Any = None
+        self._reader: Any = None
+        self._waiting: deque[_Step] = deque()
+        self._pump: asyncio.Task[None] | None = None
+        self._disconnected: type[Exception] = ConnectionError
+        self._failures = 0
+        self._rest_until = 0.0
+        self._trim_ms = 0
+
+    async def open(self) -> None:
+        if self._client is None:
+            try:
+                from redis.asyncio import Redis
+                from redis.asyncio.retry import Retry
+                from redis.backoff import NoBackoff
+                from redis.exceptions import ConnectionError as Disconnected
+            except ImportError as error:
+                raise StoreError(
+                    "A redis:// store needs the extra: pip install 'llmshield-sidecar[redis]'"
+                ) from error
+            self._disconnected = Disconnected
+            retry = Retry(NoBackoff(), 0)
+            self._client = Redis.from_url(
+                self._url,
+                socket_timeout=None,
+                socket_connect_timeout=_PATIENCE_S,
+                retry=retry,
+                max_connections=4,
+            )
+            self._reader = Redis.from_url(
+                self._url,
+                socket_timeout=_READ_S,
+                socket_connect_timeout=_READ_S,
+                retry=retry,
+                decode_responses=True,
+            )
+        await self._load()
+
+    async def close(self) -> None:
+        pump = self._pump
+        if pump is not None:
+            await asyncio.wait({pump})
+        for client in (self._client, self._reader):
+            if client is not None:
+                await client.aclose()
+        self._client = self._reader = None
+
+    async def ping(self) -> None:
+        await self._do("renew", 0)
+
+    async def reserve(
+        self,
+        id: str,
+        lines: Sequence[Line],
+        want: int,
+        least: int,
+        until_ms: int,
+        now_ms: int,
+        labels: Labels,
+    ) -> Grant | Shortage:
+        args: list[str | int] = [id, now_ms, until_ms, want, least, *labels]
+        for line in lines:
+            args += (f"{line.account}|{line.window}", "" if line.limit is None else line.limit, line.ends_ms)
+        answer = await self._do("reserve", *args)
+        if answer[0] == 1:
+            return Grant(int(answer[1]), repeated=answer[2] == b"1")
+        return Shortage(int(answer[1]), int(answer[2]), int(answer[3]))
+
+    async def settle(
+        self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+        tokens_in: int = 0, tokens_out: int = 0,
+    ) -> Settled:  # fmt: skip
+        args: list[str | int] = [id, now_ms, actual, tokens_in, tokens_out, *labels]
+        for line in lines:
+            args += (f"{line.account}|{line.window}", line.ends_ms)
+        charged, held = await self._do("settle", *args)
+        return Settled(int(charged), int(held))
+
+    async def release(self, id: str, lines: Sequence[Line]) -> int:
+        return int(await self._do("release", id, *[f"{line.account}|{line.window}" for line in lines]))
+
+    async def renew(self, ids: Sequence[str], until_ms: int) -> int:
+        return int(await self._do("renew", until_ms, *ids))
+
+    async def expire(self, now_ms: int) -> int:
+        done = int(await self._do("expire", now_ms))
+        if now_ms >= self._trim_ms:
+            self._trim_ms = now_ms + 3_600_000
+            await self._read(
+                "xtrim", self._book + "journal", minid=max(0, int(time.time() * 1000) - _JOURNAL_KEPT_MS)
+            )
+        return done
+
+    async def balances(self, prefix: str = "") -> list[Balance]:
+        names = [name async for name in self._names() if name.startswith(prefix)]
+        out: list[Balance] = []
+        for at in range(0, len(names), 500):
+            page = names[at : at + 500]
+            pipe = self._reader.pipeline(transaction=False)
+            for name in page:
+                pipe.hmget(f"{self._book}acc:{name}", "s", "h", "r", "t")
+            try:
+                rows = await pipe.execute()
+            except Exception as error:
+                raise _lost(error) from error
+            for name, row in zip(page, rows, strict=True):
+                account, _, window = name.rpartition("|")
+                if row[0] is None:  # its time is over
+                    await self._read("srem", self._book + "accounts", name)
+                else:
+                    out.append(Balance(account, window, *[int(figure) for figure in row]))
+        return sorted(out)
+
+    async def journal(self, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[Entry]:
+        after = "-"
+        while True:
+            page = await self._read("xrange", self._book + "journal", after, "+", count=1000)
+            for _, row in page:
+                at_ms = int(row["at"])
+                if at_ms >= since_ms and (until_ms is None or at_ms < until_ms):
+                    yield _entry(row, at_ms)
+            if len(page) < 1000:
+                return
+            after = f"({page[-1][0]}"
+
+    async def holds(self) -> int:
+        return int(await self._read("zcard", self._book + "due"))
+
+    async def admit(
+        self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
+    ) -> Admission:
+        args: list[str | int] = [now_ms, cost, len(windows), *_flat(windows)]
+        for seat in seats:
+            args += (seat.key, seat.limit, seat.id, max(1, seat.until_ms - now_ms))
+        full, wait, *figures = await self._do("admit", *args)
+        return Admission(full, tuple(figures[::2]), tuple(figures[1::2]), wait)
+
+    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+        await self._do("count", now_ms, cost, *_flat(windows))
+
+    async def leave(self, seats: Sequence[Seat]) -> None:
+        args = [part for seat in seats for part in (seat.key, seat.id)]
+        await self._do("leave", *args)
+
+    async def sit(self, seats: Sequence[Seat]) -> None:
+        if seats:
+            # One clock for all: what a seat is measured by is the latest end minus its own time to live.
+            now_ms = min(seat.until_ms for seat in seats) - 1
+            args = [part for seat in seats for part in (seat.key, seat.id, seat.until_ms - now_ms)]
+            await self._do("sit", now_ms, *args)
+
+    # -- one round trip for all that are waiting
+
+    async def _do(self, script: str, *args: str | int) -> Any:
+        if self._client is None:
+            raise StoreUnavailable("The Redis store is not open")
+        if self._rest_until and time.monotonic() < self._rest_until:
+            raise StoreUnavailable("Redis does not answer")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((script, args, future))
+        if self._pump is None:
+            self._pump = asyncio.create_task(self._send_all())
+        return await future
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                # A caller that gave up before its turn gets nothing held in its name.
+                batch = [step for step in batch if not step[2].done()]
+                if batch:
+                    await self._send(batch)
+        finally:
+            self._pump = None
+
+    async def _send(self, batch: list[_Step]) -> None:
+        try:
+            answers = await self._ask(batch)
+            missing = [at for at, answer in enumerate(answers) if type(answer).__name__ == "NoScriptError"]
+            if missing:  # Redis was started anew or flushed
+                await self._load()
+                again = await self._ask([batch[at] for at in missing])
+                for at, answer in zip(missing, again, strict=True):
+                    answers[at] = answer
+            self._failures, self._rest_until = 0, 0.0
+        except Exception as error:  # noqa: BLE001  handed to every caller of the batch
+            self._failures += 1
+            if self._failures > 1:
+                self._rest_until = time.monotonic() + _REST_S
+            answers = [error] * len(batch)
+            while self._waiting:  # they have waited as long for nothing
+                _answer(self._waiting.popleft()[2], error)
+        for step, answer in zip(batch, answers, strict=True):
+            _answer(step[2], answer)
+
+    async def _ask(self, batch: list[_Step]) -> list[Any]:
+        """One pipeline; a connection that turns out to be dead at once is replaced once, within the same time."""
+        deadline = time.monotonic() + _PATIENCE_S
+        try:
+            return await self._pipeline(batch, _PATIENCE_S)
+        except self._disconnected:
+            left = deadline - time.monotonic()
+            if left < _PATIENCE_S / 2:
+                raise
+            return await self._pipeline(batch, left)
+
+    async def _pipeline(self, batch: list[_Step], patience_s: float) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for script, args, _ in batch:
+            pipe.evalsha(_SHA[script], 1, self._gate if script in _GATE_STEPS else self._book, *args)
+        task: asyncio.Future[list[Any]] = asyncio.ensure_future(pipe.execute(raise_on_error=False))
+        try:
+            await asyncio.wait({task}, timeout=patience_s)
+            for _ in range(3):
+                if not task.done():  # our own loop may have been busy: the answer may wait in the socket
+                    await asyncio.sleep(0)
+            if task.done():
+                return task.result()
+        finally:
+            if not task.done():
+                task.cancel()  # redis-py gives the connection up: its answer can't meet another request
+                await asyncio.wait({task})
+        raise TimeoutError(f"no answer within {_PATIENCE_S * 1000:.0f} ms")
+
+    async def _load(self) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        for text in SCRIPTS.values():
+            pipe.script_load(text)
+        try:
+            async with asyncio.timeout(_READ_S):
+                await pipe.execute()
+        except Exception as error:
+            raise _lost(error) from error
+
+    async def _read(self, command: str, *args: Any, **kwargs: Any) -> Any:
+        if self._reader is None:
+            raise StoreUnavailable("The Redis store is not open")
+        try:
+            return await getattr(self._reader, command)(*args, **kwargs)
+        except Exception as error:
+            raise _lost(error) from error
+
+    async def _names(self) -> AsyncIterator[str]:
+        cursor, seen = 0, set[str]()
+        while True:
+            cursor, page = await self._read("sscan", self._book + "accounts", cursor, count=1000)
+            for name in page:
+                if name not in seen:
+                    seen.add(name)
+                    yield name
+            if not cursor:
+                return
+
+
+_GATE_STEPS = frozenset({"admit", "count", "leave", "sit"})
+
+
+def _flat(windows: Sequence[Window]) -> list[str | int]:
+    return [
+        part
+        for window in windows
+        for part in (f"{window.key}:{window.seconds}", window.limit, window.step_ms, window.seconds * 1000)
+    ]
+
+
+def _answer(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(_lost(answer))
+    else:
+        future.set_result(answer)
+
+
+def _lost(error: Exception) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return error
+    return StoreUnavailable(f"Redis: {type(error).__name__}: {str(error)[:200]}")
+
+
+def _entry(row: dict[str, str], at_ms: int) -> Entry:
+    accounts = tuple(
+        [(name.rpartition("|")[0], name.rpartition("|")[2]) for name in row["accounts"].split("\n")]
+    )
+    return Entry(
+        row["id"], cast(EntryKind, row["kind"]), at_ms, int(row["amount"]), Labels(row["tenant"], row["provider"], row["model"]),
+        int(row["in"]), int(row["out"]), accounts,
+    )  # fmt: skip

@@ -1,0 +1,330 @@
+"""`sqlite:///file.db`: one file, any number of processes on one machine.
+
+One connection per process writes. A step that finds it idle, and the file free, is done at once where it was
+asked for: its 50 us are less than a hop to a thread and back costs. Every other step goes to one writing
+thread, which takes all that are waiting and does them in one transaction. Either way an answer comes after the
+COMMIT: what a caller has been told is in the file. The journal's readers have connections of their own, which
+WAL lets run beside the writers.
+
+What a crash costs. Killing this process, or all of them, loses nothing: a commit is in the operating system's
+hands before it is answered (https://www.sqlite.org/pragma.html#pragma_synchronous). A power cut is another
+matter: `?sync=normal` (the default) puts the log on disk once a second, so that up to that second of spending
+may be forgotten, never the file's consistency; `?sync=full` puts it there before each answer and forgets
+nothing, at the price of a disk flush per transaction (1-10 ms, shared by the steps that wait together).
+Normal is the default because a budget is exceeded by a second of traffic at the most, after a power cut only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+
+from llmshield.errors import StoreError, StoreUnavailable
+from llmshield.stores import (
+    Admission,
+    Balance,
+    Entry,
+    Grant,
+    Labels,
+    Line,
+    Seat,
+    Settled,
+    Shortage,
+    Store,
+    StoreUrl,
+    Window,
+)
+from llmshield.stores import _sqlite_steps as steps
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_Job = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Done = tuple[_Job, Any, BaseException | None]
+_Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
+
+_BUSY_S = 2.0
+"""Longest wait for other processes' transactions, which take below a millisecond each."""
+
+_BATCH = 256
+"""Most steps in one transaction: at 20 us each it holds the file for 5 ms."""
+
+_SWEEP_MS = 1_000
+"""How often a reservation looks for due holds on its way."""
+
+_FLUSH_S = 1.0
+"""How much a power cut may take, and how often disks are bothered."""
+
+_PAGE = 2_000
+"""Journal entries read at once."""
+
+
+class SqliteStore(Store):
+    """State in one SQLite file."""
+
+    options: ClassVar[frozenset[str]] = frozenset({"sync"})
+
+    def __init__(self, url: StoreUrl) -> None:
+        super().__init__(url)
+        if not url.path:
+            raise StoreError("An SQLite store names its file: sqlite:///llmshield.db")
+        self._file = url.path
+        self._sync = url.options.get("sync", "normal").upper()
+        if self._sync not in ("NORMAL", "FULL"):
+            raise StoreError(f"Store option sync={self._sync.lower()!r} is unknown (known: normal, full)")
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._free = threading.Lock()
+        """Held by whoever uses the writing connection."""
+        self._dirty = False
+        self._sweep_ms = 0
+
+    async def open(self) -> None:
+        if self._thread is not None:
+            return
+        writer = await asyncio.to_thread(self._connect)
+        flusher = await asyncio.to_thread(self._connect)
+        self._writer = writer
+        self._thread = threading.Thread(
+            target=self._work, args=(writer, flusher), name="llmshield-sqlite", daemon=True
+        )
+        self._thread.start()
+
+    async def close(self) -> None:
+        thread, self._thread, self._writer = self._thread, None, None
+        if thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(thread.join)
+
+    async def ping(self) -> None:
+        await self._do(steps.ping)
+
+    async def reserve(
+        self,
+        id: str,
+        lines: Sequence[Line],
+        want: int,
+        least: int,
+        until_ms: int,
+        now_ms: int,
+        labels: Labels,
+    ) -> Grant | Shortage:
+        if now_ms >= self._sweep_ms:
+            self._sweep_ms = now_ms + _SWEEP_MS
+            await self._do(steps.expire, now_ms)
+        return await self._do(steps.reserve, id, lines, want, least, until_ms, now_ms, labels)
+
+    async def settle(
+        self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+        tokens_in: int = 0, tokens_out: int = 0,
+    ) -> Settled:  # fmt: skip
+        return await self._do(steps.settle, id, lines, actual, now_ms, labels, tokens_in, tokens_out)
+
+    async def release(self, id: str, lines: Sequence[Line]) -> int:
+        return await self._do(steps.release, id, lines)
+
+    async def renew(self, ids: Sequence[str], until_ms: int) -> int:
+        return await self._do(steps.renew, ids, until_ms)
+
+    async def expire(self, now_ms: int) -> int:
+        return await self._do(steps.expire, now_ms)
+
+    async def balances(self, prefix: str = "") -> list[Balance]:
+        return await self._do(steps.balances, prefix)
+
+    async def journal(self, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[Entry]:
+        after = 0
+        while True:
+            page = await asyncio.to_thread(self._page, after, since_ms, until_ms)
+            for seq, entry in page:
+                after = seq
+                yield entry
+            if len(page) < _PAGE:
+                return
+
+    async def holds(self) -> int:
+        return await self._do(steps.holds)
+
+    async def admit(
+        self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
+    ) -> Admission:
+        return await self._do(steps.admit, windows, seats, now_ms, cost)
+
+    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+        await self._do(steps.count, windows, now_ms, cost)
+
+    async def leave(self, seats: Sequence[Seat]) -> None:
+        await self._do(steps.leave, seats)
+
+    async def sit(self, seats: Sequence[Seat]) -> None:
+        await self._do(steps.sit, seats)
+
+    async def _do(
+        self,
+        step: Callable[Concatenate[sqlite3.Connection, P], R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Take a step, at once or in the writing thread; the answer comes after its commit."""
+        writer = self._writer
+        if writer is None:
+            raise StoreUnavailable("The SQLite store is not open")
+        if self._sync == "NORMAL" and self._jobs.empty() and self._free.acquire(blocking=False):
+            try:
+                if self._begin_now(writer):
+                    value = step(writer, *args, **kwargs)
+                    writer.execute("COMMIT")
+                    self._dirty = True
+                    return value
+            except Exception as error:
+                raise self._lost(writer, error) from error
+            finally:
+                self._free.release()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._jobs.put((lambda connection: step(connection, *args, **kwargs), future, loop))
+        return await future
+
+    def _begin_now(self, connection: sqlite3.Connection) -> bool:
+        """Open a write transaction unless another process has one."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return True
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+
+    def _lost(self, connection: sqlite3.Connection, error: Exception) -> StoreUnavailable:
+        """Undo the open transaction; what to raise for it."""
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        return StoreUnavailable(f"SQLite store {self._file!r}: {error}")
+
+    # -- what runs in the writing thread
+
+    def _connect(self) -> sqlite3.Connection:
+        deadline = time.monotonic() + _BUSY_S + 3
+        while True:
+            try:
+                if not Path(self._file).parent.is_dir():
+                    raise StoreError(f"The folder of the SQLite store {self._file!r} does not exist")
+                connection = sqlite3.connect(
+                    self._file,
+                    timeout=_BUSY_S,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    cached_statements=64,
+                )
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(f"PRAGMA synchronous={self._sync}")
+                connection.execute(
+                    "PRAGMA wal_autocheckpoint=0"
+                )  # the writing thread does it between batches
+                steps.create(connection)
+                return connection
+            except sqlite3.OperationalError as error:
+                # Several processes that start together turn the same new file to WAL: all but one are told to wait.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+                time.sleep(0.02)
+            except sqlite3.DatabaseError as error:
+                raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+
+    def _work(self, writer: sqlite3.Connection, flusher: sqlite3.Connection) -> None:
+        """The thread: batches of steps, each batch one transaction; once a second the log goes to disk."""
+        flush_at, ending = 0.0, False
+        while not ending:
+            batch: list[_Job] = []
+            try:
+                job = self._jobs.get(timeout=_FLUSH_S)
+                while job is not None:
+                    batch.append(job)
+                    if len(batch) == _BATCH:
+                        break
+                    job = self._jobs.get_nowait()
+                ending = job is None
+            except queue.Empty:
+                pass
+            if batch:
+                with self._free:
+                    done = self._commit(writer, batch)
+                self._answer(done)
+            if self._dirty and time.monotonic() >= flush_at:
+                self._flush(flusher)
+                flush_at = time.monotonic() + _FLUSH_S
+        with self._free:
+            self._flush(flusher)
+            flusher.close()
+            writer.close()
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Job]) -> list[_Done]:
+        """All steps of a batch in one transaction; if it fails, none of them happened and each is told so."""
+        done: list[_Done] = []
+        deadline = time.monotonic() + _BUSY_S
+        try:
+            while not self._begin_now(connection):
+                if time.monotonic() > deadline:
+                    raise sqlite3.OperationalError(f"other processes held the file for {_BUSY_S:.0f} s")
+                time.sleep(0.0003)  # SQLite's own waiting sleeps up to 100 ms at a time
+            for job in batch:
+                # A caller that gave up before its turn gets nothing held in its name.
+                done.append((job, None if job[1].cancelled() else job[0](connection), None))
+            connection.execute("COMMIT")
+            self._dirty = True
+        except Exception as error:  # noqa: BLE001  handed to every caller of the batch
+            lost = self._lost(connection, error)
+            lost.__cause__ = error
+            return [(job, None, lost) for job in batch]
+        return done
+
+    def _answer(self, done: list[_Done]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        for job, value, error in done:
+            loops.setdefault(job[2], []).append((job[1], value, error))
+        for loop, answers in loops.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, answers)
+            except RuntimeError:  # that loop is closed: nobody waits there any more
+                continue
+
+    def _flush(self, flusher: sqlite3.Connection) -> None:
+        """Put the log on disk and into the file. If another process is at it, or disturbs: next time.
+
+        The write at the end makes this thread, not a caller on its event loop, wait for the flush with which
+        SQLite begins the log anew.
+        """
+        self._dirty = False
+        try:
+            flusher.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            flusher.execute("UPDATE flush SET times = times + 1")
+        except sqlite3.OperationalError:
+            self._dirty = True
+
+    def _page(self, after: int, since_ms: int, until_ms: int | None) -> list[tuple[int, Entry]]:
+        try:
+            connection = sqlite3.connect(
+                Path(self._file).absolute().as_uri() + "?mode=ro", uri=True, timeout=_BUSY_S
+            )
+            try:
+                return steps.page(connection, after, since_ms, until_ms, _PAGE)
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+
+
+def _deliver(answers: list[_Answer]) -> None:
+    for future, value, error in answers:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
