@@ -51,12 +51,9 @@ HARMLESS = frozenset(_WORDS.split())
 """Names and values that are the formats' own words: never a Text in a free walk."""
 
 _DEEP = frozenset((dict, list, float))
-_LEAVES = frozenset((str, int, float))
 _INT64 = 2.0**63
 _TOKEN_CHARS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/"))
 _TOKEN_LENGTH = 256
-_ORDERED_NAMES = 64
-"""Renaming in place costs the size of the object; a wider one gets its new names at its end instead."""
 _BIG_NUMBER = 10_000
 """Outside tool arguments a smaller integer is a setting (`maxLength: 64`), no account or telephone number."""
 
@@ -122,42 +119,6 @@ def is_token(value: str) -> bool:
     )
 
 
-class Name(Text):
-    """A name (object key) as a Text. When it changes, the Text of its value follows it, and a name that is
-    taken already gets a `_` behind it: two names masked alike must not swallow each other."""
-
-    __slots__ = ("follower",)
-
-    def __init__(
-        self,
-        call: Call,
-        role: Role,
-        holder: Any,
-        key: Any,
-        path: Path,
-        *,
-        kind: TextKind = "prompt",
-        sealed: Sealed | None = None,
-    ) -> None:
-        super().__init__(call, role, holder, key, path, kind=kind, is_name=True, sealed=sealed)
-        self.follower: Text | None = None
-
-    def _write(self, new: str) -> None:
-        if new == self._key:
-            return
-        while new in self._holder:
-            new += "_"
-        if len(self._holder) <= _ORDERED_NAMES:
-            super()._write(new)
-        else:
-            self._holder[new] = self._holder.pop(self._key)
-            self._key = new
-            if self._sealed is not None:
-                self._sealed.dirty = True
-        if self.follower is not None:
-            self.follower._key = new
-
-
 def add_text(
     call: Call,
     role: Role,
@@ -188,14 +149,9 @@ def walk_unknown(
     call: Call, role: Role, holder: Any, key: str, path: Path, kind: TextKind = "prompt"
 ) -> None:
     """A field that a dialect does not know: its name and everything in it are scanned, and it survives."""
-    name: Name | None = None
-    if key not in HARMLESS and key:
-        name = Name(call, role, holder, key, path, kind=kind)
-        call.texts.append(name)
-    before = len(call.texts)
+    if key and key not in HARMLESS:
+        call.texts.append(Text(call, role, holder, key, path, kind=kind, is_name=True))
     walk_value(call, role, holder, key, path, kind)
-    if name is not None and len(call.texts) > before and type(holder[key]) in _LEAVES:
-        name.follower = call.texts[-1]
 
 
 def walk_value(
@@ -238,11 +194,9 @@ def walk(
     texts = call.texts
     if type(node) is dict:
         for key, value in node.items():
-            name: Name | None = None
             below = (*path, key)
-            if key not in HARMLESS and key:
-                name = Name(call, role, node, key, below, kind=kind, sealed=sealed)
-                texts.append(name)
+            if key and key not in HARMLESS:
+                texts.append(Text(call, role, node, key, below, kind=kind, is_name=True, sealed=sealed))
             leaf = type(value)
             if leaf is dict or leaf is list:
                 if value:
@@ -256,10 +210,7 @@ def walk(
                     continue
             else:
                 continue
-            text = Text(call, role, node, key, below, kind=kind, sealed=sealed)
-            texts.append(text)
-            if name is not None:
-                name.follower = text
+            texts.append(Text(call, role, node, key, below, kind=kind, sealed=sealed))
         return
     for index, value in enumerate(node):
         leaf = type(value)

@@ -1,0 +1,139 @@
+"""The stream side that the OpenAI dialects share: bytes to trees, broken events, pieces of unknown fields."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from typing import Any
+
+import orjson
+
+from llmshield.call import Call, Channel, Path, Tree
+from llmshield.dialects import Event, Piece, StreamCodec
+from llmshield.dialects._openai import error_object, malformed, upstream_error
+from llmshield.dialects._sse import COMMENT, SseParser, write_event
+from llmshield.dialects._tree import load_reply
+from llmshield.errors import CallError, UpstreamError
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b":\n\n"
+"""Stands for every comment: its words were for nobody, and no filter has read them."""
+
+
+class OpenAICodec(StreamCodec):
+    """Base of the codecs: subclasses say what one tree means (`_read`)."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._wants_usage = call.wants_usage
+        self._parser = SseParser()
+        self._broken = False
+
+    @abstractmethod
+    def _read(self, event: Event, tree: Tree) -> None:
+        """Fill in what this tree says."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        if self._broken:
+            return []
+        events: list[Event] = []
+        parser = self._parser
+        for name, payload in parser.feed(data):
+            event = self._event(name, payload)
+            events.append(event)
+            if event.error is not None:
+                self._broken = True
+                return events
+        if parser.error is not None:
+            self._broken = True
+            events.append(
+                Event(error=UpstreamError("malformed", f"The provider broke its stream: {parser.error}."))
+            )
+        return events
+
+    def close(self) -> list[Event]:
+        return []
+
+    def write(self, event: Event) -> bytes:
+        return write_event(event.tree, event.name) if event.tree is not None else event.raw
+
+    def abort(self, error: CallError, request_id: str) -> bytes:
+        return write_event({"error": error_object(error)})
+
+    def _event(self, name: str, payload: bytes) -> Event:
+        try:
+            tree = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            if payload == b"[DONE]":
+                self.ended = True
+                return Event(raw=DONE)
+            if name == COMMENT or not payload:
+                return Event(raw=KEEP_ALIVE)
+            try:
+                tree = load_reply(payload)
+            except ValueError:
+                return Event(error=malformed("holds an event that is not JSON"))
+        if type(tree) is not dict:
+            return Event(error=malformed("holds an event that is no JSON object"))
+        event = Event(name, tree)
+        if tree.get("error"):
+            event.error = upstream_error(tree)
+            return event
+        if self.ended:  # nothing after [DONE] is for a client; a usage that comes too late is still metered
+            event.hidden = True
+            self._usage(tree)
+            return event
+        self._read(event, tree)
+        return event
+
+    @abstractmethod
+    def _usage(self, tree: Tree) -> None:
+        """Meter the usage in this tree, if there is any."""
+
+
+def other_pieces(
+    pieces: list[Piece], holder: Any, key: Any, choice: int, path: Path, *, whole: bool = True, index: int = 0
+) -> None:
+    """Every string below `holder[key]`, a field that the dialect does not know: none goes out unfiltered.
+
+    `path` names the place, so that each has a channel of its own. `whole` False: they stream (inside a delta).
+    """
+    value = holder[key]
+    kind = type(value)
+    if kind is str:
+        if value:
+            pieces.append(Piece(Channel("other", choice, index, path), holder, key, whole))
+    elif kind is dict:
+        for name in value:
+            other_pieces(pieces, value, name, choice, (*path, name), whole=whole, index=index)
+    elif kind is list:
+        for position in range(len(value)):
+            other_pieces(pieces, value, position, choice, (*path, position), whole=whole, index=index)
+
+
+def put_at(node: Any, path: Path, text: str) -> None:
+    """Add `text` to the string at `path` below `node`, making what is missing on the way."""
+    for step, following in itertools.pairwise(path):
+        node = _child(node, step, [] if type(following) is int else {})
+    last = path[-1]
+    if type(node) is list:
+        if type(last) is int and last < len(node) and type(node[last]) is str:
+            node[last] += text
+        else:
+            node.append(text)
+        return
+    before = node.get(last)
+    node[last] = before + text if type(before) is str else text
+
+
+def _child(node: Any, step: str | int, new: Any) -> Any:
+    if type(node) is list:
+        position = step if type(step) is int else len(node)
+        if position < len(node) and type(node[position]) is type(new):
+            return node[position]
+        node.append(new)
+        return new
+    child = node.get(step)
+    if type(child) is not type(new):
+        child = node[step] = new
+    return child
