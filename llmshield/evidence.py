@@ -124,14 +124,7 @@ class Segment:
 
         Raises: OSError when they could not be written; then nothing of them is in the file.
         """
-        lines: list[bytes] = []
-        seq, previous = self.seq, self.hash
-        for at, body in bodies:
-            seq += 1
-            line = b'{"seq":%d,"prev":"%b","time":"%b",%b' % (seq, previous.encode(), at.encode(), body[1:-1])
-            previous = hashlib.sha256(line).hexdigest()
-            lines.append(b'%b,"hash":"%b"}\n' % (line, previous.encode()))
-        data = b"".join(lines)
+        data, seq, digest = _chained(self.seq, self.hash, bodies)
         written = 0
         try:
             while written < len(data):
@@ -141,7 +134,7 @@ class Segment:
                 os.ftruncate(self._fd, self.size)
             raise
         self.size += len(data)
-        self.seq, self.hash = seq, previous
+        self.seq, self.hash = seq, digest
 
     def anchor(self) -> None:
         """Note the chain's end beside the segment, if it moved. Raises: OSError."""
@@ -170,6 +163,58 @@ class Segment:
     def close(self) -> None:
         """Let go of the file and its lock."""
         os.close(self._fd)
+
+
+class Stream:
+    """Standard output or error in the place of a segment: chained lines, nothing to repair or to anchor."""
+
+    repaired = 0
+
+    def __init__(self, fd: int) -> None:
+        self.id = os.urandom(8).hex()
+        self.seq, self.hash = 0, GENESIS
+        self._fd = fd
+        self._torn = False
+
+    def append(self, bodies: Iterable[tuple[str, bytes]]) -> None:
+        """Write records as `Segment.append` does. Raises: OSError; a torn line is then ended before the next."""
+        data, seq, digest = _chained(self.seq, self.hash, bodies)
+        if self._torn:
+            data = b"\n" + data
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError:
+            self._torn = self._torn or written > 0
+            raise
+        self._torn = False
+        self.seq, self.hash = seq, digest
+
+    def anchor(self) -> None:
+        """A stream has no place for it."""
+
+    def moved(self) -> bool:
+        """A stream stays where it is."""
+        return False
+
+    def others(self) -> dict[str, list[Any]]:
+        """A stream knows no other."""
+        return {}
+
+    def close(self) -> None:
+        """It belongs to the process."""
+
+
+def _chained(seq: int, previous: str, bodies: Iterable[tuple[str, bytes]]) -> tuple[bytes, int, str]:
+    """Lines that go on from record `seq` with hash `previous`; with the last number and hash."""
+    lines: list[bytes] = []
+    for at, body in bodies:
+        seq += 1
+        line = b'{"seq":%d,"prev":"%b","time":"%b",%b' % (seq, previous.encode(), at.encode(), body[1:-1])
+        previous = hashlib.sha256(line).hexdigest()
+        lines.append(b'%b,"hash":"%b"}\n' % (line, previous.encode()))
+    return b"".join(lines), seq, previous
 
 
 @dataclass(slots=True)
