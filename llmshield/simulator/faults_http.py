@@ -95,6 +95,11 @@ def _reset(case: Case) -> Plan:
     return Plan(before=(Reset(),))
 
 
+@before("refuse", "as reset: the nearest to a refused connection that a request can ask for")
+def _refuse(case: Case) -> Plan:
+    return Plan(before=(Reset(),))
+
+
 @before("silence", "read the request, then nothing, for ever")
 def _silence(case: Case) -> Plan:
     return Plan(before=(Hang(),))
@@ -263,6 +268,11 @@ def _truncated(case: Case, plan: Plan) -> Plan:
     return plan
 
 
+@on_plan("malformed", "an event whose JSON is cut, then the rest as usual; a whole reply is cut too")
+def _malformed_whole(case: Case, plan: Plan) -> Plan:
+    return _truncated(case, plan)
+
+
 @on_plan("gzip_garbage", "content-encoding gzip over bytes that are none")
 def _garbage(case: Case, plan: Plan) -> Plan:
     plan.headers.append(("content-encoding", "gzip"))
@@ -351,6 +361,7 @@ def _ending(name: str, doc: str, ending: Step) -> None:
 
 _ending("cut", "TCP RST after `after` events, or after half of a whole reply", Reset())
 _ending("fin", "FIN after `after` events without any terminator, or after half of a whole reply", Fin())
+_ending("cut_mid_event", "TCP RST in the middle of an event, or after half of a whole reply", Reset())
 _ending("half_close", "as fin, but the other direction stays open", Fin(half=True))
 _ending("stall", "nothing more after `after` events, or after half of a whole reply", Hang())
 

@@ -102,7 +102,12 @@ strike("fin", "FIN after `after` events, or after half of a whole reply", _end(F
 strike("half_close", "as fin, but the other direction stays open", _end(Fin(half=True)), goes_on=False)
 strike("stall", "nothing more after `after` events", _end(Hang()), goes_on=False)
 strike("cut_mid_event", "TCP RST in the middle of an event", _mid_event, goes_on=False)
-strike("malformed", "an event whose JSON is cut, then the rest as usual", _malformed, goes_on=True)
+strike(
+    "malformed",
+    "an event whose JSON is cut, then the rest as usual; a whole reply is cut too",
+    _malformed,
+    goes_on=True,
+)
 strike("error_in_200", "an error object inside a 200, whole or after `after` events", _error, goes_on=False)
 strike("unknown_event", "an event of an unknown kind", _unknown, goes_on=True)
 
@@ -197,6 +202,15 @@ def _refusal(case: Case, answer: Answer) -> None:
 def _slow_first(case: Case, events: Events) -> Iterator[Event | Step]:
     yield Pause(LONG if case.want.pause is None else case.want.pause)
     yield from events
+
+
+@on_plan("slow_first", "the head at once, the first event after `pause` seconds (30)")
+def _slow_whole(case: Case, plan: Plan) -> Plan:
+    if not case.streamed:
+        # A whole reply has no first event: its body is late.
+        plan.length = len(flat(plan))
+        plan.body = (Pause(LONG if case.want.pause is None else case.want.pause), flat(plan))
+    return plan
 
 
 @on_events(

@@ -77,12 +77,11 @@ class Plan:
     http10: bool = False
 
     def steps(self) -> Iterator[Step]:
-        """The body as steps."""
-        if isinstance(self.body, bytes):
-            if self.body:
-                yield self.body
-        else:
-            yield from self.body
+        """The body as steps. The body of this moment: whoever wraps the steps puts the result in its place."""
+        body = self.body
+        if isinstance(body, bytes):
+            return iter((body,) if body else ())
+        return iter(body)
 
     def set_header(self, name: str, value: str) -> None:
         """Replace every header called `name`."""
