@@ -14,7 +14,7 @@ from llmshield.errors import CallError
 from llmshield.identity import Caller
 
 if TYPE_CHECKING:
-    from llmshield.dialects import Dialect
+    from llmshield.dialects import Dialect, StreamCodec
     from llmshield.transport import Transport
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -79,6 +79,8 @@ class Exchange:
     trail: Trail = field(default_factory=Trail)
     attempts: list[Attempt] = field(default_factory=list)
     reply: Reply | None = None
+    codec: StreamCodec | None = None
+    """The stream under way, once its head has gone out: it can still be ended in its dialect."""
     status: int = 0
     error: CallError | None = None
     stopped: bool = False

@@ -1,0 +1,454 @@
+"""Asking providers: the loop over attempts, one attempt, and the bytes that pass unread.
+
+ask_with_failover > ask_once > prepare, guards, transport, relay. Every attempt that begins here ends here, exactly
+once, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from llmshield import clock
+from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
+from llmshield.chain import Took, run_step
+from llmshield.channels import Channels, Stopped, WouldChange
+from llmshield.dialects import Dialect, WireRequest
+from llmshield.dialects._tree import dump
+from llmshield.endings import Endings
+from llmshield.errors import CallError, StoreUnavailable, UpstreamError
+from llmshield.exchange import Exchange
+from llmshield.headers import client_headers, upstream_headers
+from llmshield.logs import log
+from llmshield.policy import Policy, Provider
+from llmshield.policy.providers import APP, Timeout
+from llmshield.relay import read_all, stream, whole
+from llmshield.replies import Replies, given_up
+from llmshield.transport import Timeouts, Transport
+from llmshield.verdicts import Answer, Block, Route, Skip, Target
+
+_MAX_ATTEMPTS = 32
+"""Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
+_ERROR_BODY = 1024 * 1024
+_DEFAULT_TIMEOUT = Timeout()
+
+
+class Asking:
+    """Asks providers under one policy. `keys` are the resolved provider keys, `faults` what is simulated."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        transports: Mapping[str, Transport],
+        keys: Mapping[str, str | None],
+        endings: Endings,
+        replies: Replies,
+        faults: Mapping[str, str],
+    ) -> None:
+        self._policy = policy
+        self._transports = transports
+        self._keys = keys
+        self._endings = endings
+        self._replies = replies
+        self._faults = faults
+
+    async def ask_with_failover(self, x: Exchange, call: Call, route: Route) -> None:
+        """Walk targets until one has answered; on_failure says whom to ask next."""
+        tries: dict[Target, int] = {}
+        failures: list[UpstreamError] = []
+        target = route.targets[0]
+        if route.after:
+            await clock.sleep(min(route.after, 60.0))
+        while True:
+            try:
+                await self.ask_once(x, call, target, own_key=not failures and target == route.targets[0])
+                return
+            except UpstreamError as error:
+                failures.append(error)
+                failed = error
+            attempt = x.attempts[-1]
+            tries[target] = tries.get(target, 0) + 1
+            failure = Failure(
+                attempt, failed.reason, failed.status, failed.code, failed.retry_after_s, tries[target],
+                x.client.started, route, tuple(x.attempts),
+            )  # fmt: skip
+            verdict = None
+            assert x.chain is not None
+            for step in x.chain.on_failure:
+                verdict = await run_step(step, x.trail, call, failure)
+                if verdict is not None:
+                    break
+            if isinstance(verdict, Answer):
+                x.degraded = verdict.degraded
+                await self._replies.answer(x, verdict)
+                return
+            if not isinstance(verdict, Route) or len(x.attempts) >= _MAX_ATTEMPTS:
+                raise given_up(failures, x)
+            if verdict.after > 0:
+                await clock.sleep(min(verdict.after, 60.0))
+            target = verdict.targets[0]
+
+    async def ask_once(self, x: Exchange, call: Call, target: Target, *, own_key: bool) -> None:
+        """One attempt, from its guards to its end. Raises: UpstreamError when it failed unseen by the client."""
+        model = target.model or call.model
+        assert x.dialect is not None
+        dialect = x.dialect
+        attempt = Attempt(
+            call,
+            number=len(x.attempts) + 1,
+            provider=target.provider,
+            model=model,
+            dialect=dialect.name,
+            body={},
+        )
+        attempt.started_at = clock.monotonic()
+        x.attempts.append(attempt)
+        outcome: Outcome = "failed"
+        try:
+            request, transport, timeouts = await self._prepare(x, call, attempt, own_key=own_key)
+            asked_at = clock.monotonic()
+            try:
+                await self._exchange_with(x, call, attempt, request, transport, timeouts)
+            finally:
+                x.upstream_s += clock.monotonic() - asked_at
+            outcome = "blocked" if x.stopped else "failed" if x.broken else "ok"
+        except UpstreamError as error:
+            attempt.reason, attempt.status, attempt.code = error.reason, error.status, error.code
+            if error.reason == "connect":
+                attempt.sent = False
+            if error.reason in {"skipped", "circuit_open"}:
+                outcome = "skipped"
+            raise
+        except CallError:
+            outcome = "blocked"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            await self._endings.end_attempt(attempt, outcome)
+        await x.client.end()
+
+    async def _prepare(
+        self, x: Exchange, call: Call, attempt: Attempt, *, own_key: bool
+    ) -> tuple[WireRequest, Transport, Timeouts]:
+        """Body, guards, key and headers for this target. Raises: UpstreamError, CallError of a guard."""
+        assert x.dialect is not None
+        assert x.caller is not None
+        dialect, name = x.dialect, attempt.provider
+        provider = self._policy.providers.get(name)
+        if name == APP:
+            transport = x.incoming.local.get(APP)
+            if transport is None:
+                raise UpstreamError("skipped", "There is no wrapped app behind this mount.")
+        else:
+            assert provider is not None  # routes name providers of the policy: checked at load
+            transport = self._transports[name]
+            if provider.dialect != dialect.family:
+                raise UpstreamError("skipped", f"Provider {name!r} speaks another dialect.", code="dialect")
+        if provider is not None and call.model and not provider.models.allows(attempt.model):
+            raise UpstreamError(
+                "skipped", f"Provider {name!r} may not be asked for this model.", code="model"
+            )
+        body = attempt.body = dialect.write_call(call, attempt.model) if call.method == "POST" else {}
+        if x.trail.clamp is not None:
+            dialect.clamp(body, x.trail.clamp)
+        attempt.output_bound = dialect.bound(body)
+        attempt.choices = call.choices
+        attempt.unseen = tuple(call.unseen)
+        payload = dump(body) if call.method == "POST" else b""
+        attempt.input_bytes = len(payload)
+        if call._attempt_guards and await self._run_guards(x, call, attempt, dialect):
+            payload = dump(body)
+        path, query = (call.path, call.query) if name == APP else dialect.target(call, attempt.model)
+        key = self._keys.get(name)
+        passes = key is None and own_key and x.caller.key is not None
+        headers = upstream_headers(call.headers, own_key=passes or name == APP)
+        if call.method != "POST":
+            headers.pop("content-type", None)
+        if key is None and (passes or name == APP):
+            key = x.caller.key
+        if key is not None:
+            headers.update(dialect.credentials(key))
+        headers["x-client-request-id"] = call.headers.get("x-client-request-id", x.id)
+        timeouts = _timeouts(provider, streamed=call.stream)
+        return WireRequest(call.method, path, query, headers, payload), transport, timeouts
+
+    async def _run_guards(self, x: Exchange, call: Call, attempt: Attempt, dialect: Dialect) -> bool:
+        """The attempt guards, in the order of their plugins; True when one changed the body."""
+        changed = False
+        for guard in call._attempt_guards:
+            ends = len(attempt._ends)
+            try:
+                said = guard.run(attempt)
+                if isinstance(said, Awaitable):
+                    said = await said
+            except Exception as error:
+                del attempt._ends[ends:]
+                attempt._proposals.clear()
+                log.error(
+                    "attempt_guard_failed", plugin=guard.plugin, error=type(error).__name__, request_id=x.id
+                )
+                x.trail.took.append(
+                    Took(guard.plugin, "attempt", "error", guard.enforced, 0.0, (), type(error).__name__)
+                )
+                if guard.fail_open or not guard.enforced:
+                    continue
+                lost = isinstance(error, StoreUnavailable)
+                raise CallError(
+                    "store_unavailable" if lost else "policy_unavailable",
+                    f"Policy plugin {guard.plugin!r} failed; the call is refused.",
+                    plugin=guard.plugin,
+                ) from error
+            clamps = attempt._proposals[:]
+            attempt._proposals.clear()
+            if not guard.enforced:
+                if said is not None or clamps:
+                    what = (
+                        "would-block"
+                        if isinstance(said, Block)
+                        else "would-clamp"
+                        if clamps
+                        else "would-skip"
+                    )
+                    x.trail.took.append(Took(guard.plugin, "attempt", what, False, 0.0))
+                continue
+            if isinstance(said, Block):
+                x.trail.took.append(Took(guard.plugin, "attempt", "block", True, 0.0))
+                raise said.error(guard.plugin)
+            if isinstance(said, Skip):
+                x.trail.took.append(Took(guard.plugin, "attempt", "skip", True, 0.0))
+                raise UpstreamError("skipped", said.reason, code=guard.plugin)
+            for clamp in clamps:
+                dialect.clamp(attempt.body, clamp.tokens)
+                changed = True
+            if clamps:
+                attempt.output_bound = dialect.bound(attempt.body)
+                x.trail.took.append(Took(guard.plugin, "attempt", "clamp", True, 0.0))
+        return changed
+
+    async def _exchange_with(
+        self,
+        x: Exchange,
+        call: Call,
+        attempt: Attempt,
+        request: WireRequest,
+        transport: Transport,
+        timeouts: Timeouts,
+    ) -> None:
+        """Send, judge the head, relay the body. Raises: UpstreamError, CallError."""
+        assert x.dialect is not None
+        dialect = x.dialect
+        self._simulated_failure(x, attempt)
+        attempt.sent = True
+        upstream = await transport.ask(request, timeouts)
+        try:
+            attempt.status = upstream.status
+            if not 200 <= upstream.status < 300 or upstream.status in {204, 205}:
+                body = await read_all(upstream, _ERROR_BODY)
+                if upstream.status < 400:
+                    raise UpstreamError(
+                        "malformed", f"The provider answered {upstream.status}.", status=upstream.status
+                    )
+                raise dialect.read_error(upstream.status, upstream.headers, body)
+            kind = upstream.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if call.operation == "models":
+                if "json" not in kind:
+                    raise UpstreamError("malformed", "The provider's answer is not JSON.")
+                data = await read_all(upstream, _ERROR_BODY * 8)
+                await self._replies.send(
+                    x, upstream.status, client_headers(upstream.headers), data, end=False
+                )
+                return
+            if call.stream and kind != "application/json":
+                if kind not in {"text/event-stream", "application/x-ndjson", "application/stream+json", ""}:
+                    raise UpstreamError("malformed", "The provider's stream has another content type.")
+                await self._relay_stream(x, call, attempt, upstream, timeouts)
+            else:
+                await self._relay_whole(x, attempt, upstream)
+        except BaseException:
+            upstream.close()
+            raise
+
+    async def _relay_whole(self, x: Exchange, attempt: Attempt, upstream: Any) -> None:
+        assert x.dialect is not None
+
+        async def open_channels(model: str) -> Channels:
+            return await self._open_channels(x, attempt, model, streamed=False, status=upstream.status)
+
+        try:
+            data = await whole(x, attempt, upstream, x.dialect, open_channels)
+        except Stopped as stopped:
+            raise stopped.block.error(stopped.plugin) from stopped
+        await self._endings.end_attempt(attempt, "ok")  # before the head: it carries the cost
+        head = client_headers(upstream.headers)
+        await self._replies.send(x, upstream.status, head, data, end=False)
+
+    async def _relay_stream(
+        self, x: Exchange, call: Call, attempt: Attempt, upstream: Any, timeouts: Timeouts
+    ) -> None:
+        assert x.dialect is not None
+        codec = x.dialect.open_stream(call)
+        channels = await self._open_channels(x, attempt, attempt.model, streamed=True, status=upstream.status)
+
+        async def begin() -> None:
+            head = client_headers(upstream.headers)
+            head["content-type"] = upstream.headers.get("content-type") or "text/event-stream"
+            head["cache-control"] = "no-cache"
+            x.first_byte_at = clock.monotonic()
+            x.status = upstream.status
+            await x.client.start(upstream.status, self._replies.head(x, head))
+            x.codec = codec
+
+        ending = await stream(x, attempt, upstream, codec, channels, begin, timeouts.idle)
+        x.stopped, x.broken = ending == "stopped", ending == "broken"
+        if ending != "complete" or not codec.ended:
+            upstream.close()
+        else:
+            self._endings.spawn(_drain(upstream))
+
+    async def _open_channels(
+        self, x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int
+    ) -> Channels:
+        """The reply's head is known: run post_response once per call, and open fresh filters per attempt."""
+        assert x.call is not None
+        assert x.chain is not None
+        if x.reply is None:
+            reply = x.reply = Reply(
+                provider=attempt.provider,
+                model=model,
+                dialect=attempt.dialect,
+                stream=streamed,
+                status=status,
+            )
+            for step in x.chain.post_response:
+                verdict = await run_step(step, x.trail, x.call, reply)
+                if verdict is not None:
+                    raise verdict.error(step.plugin)
+        reply = x.reply
+        reply.provider, reply.model, reply.attempts = attempt.provider, model, len(x.attempts)
+
+        def watch(attached: Any, what: Stop | Exception) -> None:
+            if isinstance(what, Stop):
+                action = "block" if attached.enforced else "would-block"
+            elif isinstance(what, WouldChange):
+                action = "would-redact"
+            else:
+                action = "error"
+                log.error("filter_failed", plugin=attached.plugin, error=type(what).__name__, request_id=x.id)
+            if not any(
+                t.plugin == attached.plugin and t.hook == "filter" and t.action == action
+                for t in x.trail.took
+            ):
+                x.trail.took.append(Took(attached.plugin, "filter", action, attached.enforced, 0.0))
+
+        return Channels(reply._filters, watch)
+
+    def _simulated_failure(self, x: Exchange, attempt: Attempt) -> None:
+        """Rehearsals (`server.simulation`): a provider fails because the operator or a header says so."""
+        if not self._policy.server.simulation:
+            return
+        fault = self._faults.get(attempt.provider)
+        wanted = x.headers.get("x-llmshield-simulate", "")
+        name, _, asked = wanted.partition("=")
+        if name == attempt.provider:
+            fault = asked or "503"
+        if fault is None:
+            return
+        if fault.isdigit():
+            raise UpstreamError("status", f"Simulated failure ({fault}).", status=int(fault))
+        raise UpstreamError("connect", "Simulated failure.")
+
+    async def pass_through(self, x: Exchange, call: Call, body: bytes) -> None:
+        """Send a request on unread: rate limits and money hold, guards see nothing."""
+        assert x.dialect is not None
+        dialect = x.dialect
+        names = [p.name for p in self._policy.providers.values() if p.dialect == dialect.family]
+        if APP in x.incoming.local:
+            names = [APP]
+        if not names:
+            raise CallError("no_provider", f"The policy has no provider that speaks {dialect.family!r}.")
+        attempt = Attempt(call, number=1, provider=names[0], model="", dialect=dialect.name, body={})
+        attempt.started_at = clock.monotonic()
+        attempt.input_bytes = len(body)
+        attempt.unseen = tuple(call.unseen)
+        x.attempts.append(attempt)
+        outcome: Outcome = "failed"
+        try:
+            await self._run_guards(x, call, attempt, dialect)
+            await self._pass_bytes(x, call, attempt, body)
+            outcome = "ok"
+        except UpstreamError as error:
+            attempt.reason = error.reason
+            raise given_up([error], x) from error
+        except CallError:
+            outcome = "blocked"
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            await self._endings.end_attempt(attempt, outcome)
+
+    async def _pass_bytes(self, x: Exchange, call: Call, attempt: Attempt, body: bytes) -> None:
+        name = attempt.provider
+        transport = x.incoming.local[APP] if name == APP else self._transports[name]
+        provider = self._policy.providers.get(name)
+        assert x.dialect is not None
+        assert x.caller is not None
+        key = self._keys.get(name) or x.caller.key
+        headers = upstream_headers(x.headers, own_key=self._keys.get(name) is None)
+        for field in ("content-type", "content-encoding"):
+            if field in x.headers:
+                headers[field] = x.headers[field]
+            else:
+                headers.pop(field, None)
+        if key is not None:
+            headers.update(x.dialect.credentials(key))
+        path = call.path if name == APP else _below_base(call.path, call.family)
+        attempt.sent = True
+        upstream = await transport.ask(
+            WireRequest(x.method, path, call.query, headers, body), _timeouts(provider, streamed=True)
+        )
+        try:
+            attempt.status = x.status = upstream.status
+            head = client_headers(upstream.headers)
+            if "content-type" in upstream.headers:
+                head["content-type"] = upstream.headers["content-type"]
+            upstream.idle_after(_timeouts(provider, streamed=True).idle)
+            await x.client.start(upstream.status, self._replies.head(x, head))
+            while data := await upstream.chunk():
+                await x.client.send(data)
+            await x.client.end()
+        except BaseException:
+            upstream.close()
+            raise
+
+
+async def _drain(upstream: Any) -> None:
+    """Read a finished stream to its very end, so that its connection can serve again."""
+    try:
+        upstream.idle_after(1.0)
+        while await upstream.chunk():
+            pass
+    except UpstreamError:
+        upstream.close()
+
+
+def _timeouts(provider: Provider | None, *, streamed: bool) -> Timeouts:
+    """The policy's `timeout` of a provider. A whole answer begins when it is complete: only a limit that the
+    policy states itself holds for its first byte."""
+    if provider is None:
+        given = _DEFAULT_TIMEOUT
+    else:
+        given = provider.timeout
+    first = given.first_token
+    if not streamed and "first_token" not in given.model_fields_set:
+        first = given.total
+    return Timeouts(given.connect, first, given.idle, given.total)
+
+
+def _below_base(path: str, family: str) -> str:
+    """The path below a provider's base_url: an OpenAI one ends in /v1 itself."""
+    return path.removeprefix("/v1") if family == "openai" else path

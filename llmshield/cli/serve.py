@@ -1,0 +1,52 @@
+"""`llmshield serve`: the sidecar gateway, in the foreground, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def serve(
+        policy: Path = typer.Option(Path("policy.yaml"), "--policy", "-p", help="The policy file."),
+        listen: str | None = typer.Option(None, help="HOST:PORT of the data port; wins over the policy."),
+        admin: str | None = typer.Option(None, help="HOST:PORT of the admin port; wins over the policy."),
+    ) -> None:
+        """Run the sidecar gateway: point a program's base_url at it."""
+        from pydantic_core import PydanticCustomError
+
+        from llmshield import logs
+        from llmshield.mounts import gateway
+        from llmshield.policy import load
+        from llmshield.policy.units import host_port
+
+        logs.configure()
+        loaded = load(policy)
+        for finding in loaded.warnings:
+            print(finding, file=sys.stderr)
+        try:
+            data_at = host_port(listen) if listen else loaded.server.listen
+            admin_at = host_port(admin) if admin else loaded.server.admin
+        except PydanticCustomError as error:
+            raise typer.BadParameter(error.message()) from None
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(gateway.serve(loaded, data_at, admin_at, on_ready=_say))
+
+
+def _say(data: str, admin: str | None) -> None:
+    print(f"llmshield serves {data}" + (f", admin {admin}" if admin else ""), file=sys.stderr, flush=True)
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists (not on Windows)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop

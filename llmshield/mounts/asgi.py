@@ -1,0 +1,195 @@
+"""The ASGI middleware: policy around an app that serves or proxies LLM traffic.
+
+    app.add_middleware(ShieldMiddleware, policy="policy.yaml")
+
+Pure ASGI: streams stay streams. Requests that a dialect of the policy claims (or an `apps:` entry, or `paths=`)
+go through the engine, with the wrapped app as the provider `app`; everything else passes untouched. Inside the
+app, `scope["llmshield"]` tells what was decided so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmshield.dialects import WireRequest
+from llmshield.errors import CallError, UpstreamError
+from llmshield.mounts._asgi import App, AsgiClient, Lifespan, Message, Receive, Scope, Send, run_exchange
+from llmshield.policy import Policy, load
+from llmshield.policy.globs import compile_globs
+from llmshield.runtime import Runtime
+from llmshield.traffic import canonical_path
+from llmshield.transport import Timeouts, Upstream
+
+_DROPPED = frozenset({b"content-length", b"content-encoding", b"transfer-encoding", b"accept-encoding", b"te", b"trailer"})
+_NOT_BACK = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-encoding", b"content-type"})
+_QUEUE = 16
+"""Messages of the app that wait for the client: backpressure reaches the app after so many."""
+
+
+class ShieldMiddleware:
+    """Mounts a policy around an ASGI app.
+
+    `policy` is a file or a loaded Policy; `paths`, when given, are globs: only requests on these paths are
+    guarded, and those of them that no dialect knows fall under `server.unknown_traffic`.
+
+    Raises: PolicyError when the policy can't be used.
+    """
+
+    def __init__(self, app: App, policy: str | Path | Policy = "policy.yaml", paths: Sequence[str] | None = None) -> None:
+        self.app = app
+        self._policy = policy if isinstance(policy, Policy) else load(policy)
+        self._only = compile_globs(tuple(paths)) if paths is not None else None
+        self.runtime = Runtime(self._policy, mount="asgi")
+        self._lifespan = Lifespan(self.runtime.start, self.runtime.close)
+        self._starting: asyncio.Lock | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan.around(self.app, scope, receive, send)
+            return
+        if scope["type"] != "http":
+            if self._guards(scope):
+                await _refuse_upgrade(receive, send)
+                return
+            await self.app(scope, receive, send)
+            return
+        if not self._guards(scope):
+            await self.app(scope, receive, send)
+            return
+        if not self.runtime.ready:
+            await self._start_late()
+        client = AsgiClient(receive, send, self._policy.server.limits.receive)
+        local = {"app": AppTransport(self.app, scope, client)}
+        await run_exchange(self.runtime.engine, scope, client, mount="asgi", local=local)
+
+    def _guards(self, scope: Scope) -> bool:
+        """Whether this request is LLM traffic. A path that hides what it is counts as what it hides."""
+        path = scope["path"]
+        if self._only is not None:
+            return self._only(path)
+        raw = scope.get("raw_path")
+        headers = {name.decode("latin-1"): "" for name, _ in scope["headers"]}
+        method = scope.get("method", "GET")
+        dialects = self.runtime.dialects
+        if dialects.find(method, path, headers) is not None and path != "/":
+            return True
+        if raw and b"%" in raw:
+            try:
+                canonical_path(raw.partition(b"?")[0])
+            except CallError:
+                return dialects.find(method, path.replace("\\", "/"), headers) is not None
+        return False
+
+    async def _start_late(self) -> None:
+        """Start at the first request, where the server runs no lifespan (a mounted sub-application)."""
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if not self.runtime.ready:
+                await self.runtime.start()
+
+
+class AppTransport:
+    """Asks the wrapped app: it gets the client's own scope and headers, and the guarded body."""
+
+    def __init__(self, app: App, scope: Scope, client: AsgiClient) -> None:
+        self._app = app
+        self._scope = scope
+        self._client = client
+
+    async def ask(self, request: WireRequest, timeouts: Timeouts) -> Upstream:
+        """Run the app on the guarded body until its head is there. Raises: UpstreamError when it fails."""
+        headers = [(name, value) for name, value in self._scope["headers"] if name not in _DROPPED]
+        if request.method == "POST":
+            headers.append((b"content-length", str(len(request.body)).encode()))
+        scope = {**self._scope, "headers": headers, "llmshield": {"request_id": request.headers.get("x-client-request-id", "")}}
+        upstream = _AppUpstream(self._app, scope, request.body)
+        await upstream.head(timeouts)
+        self._client.app_headers = [(name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK]
+        return upstream
+
+    async def close(self) -> None:
+        """Nothing is held between requests."""
+
+
+class _AppUpstream:
+    """One answer of the wrapped app, as it comes out of its `send`."""
+
+    def __init__(self, app: App, scope: Scope, body: bytes) -> None:
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(_QUEUE)
+        self._body: bytes | None = body
+        self._over = asyncio.Event()
+        self._idle: float | None = None
+        self._done = False
+        self._error: Exception | None = None
+        self.status = 500
+        self.headers: Mapping[str, str] = {}
+        self.raw_headers: list[tuple[bytes, bytes]] = []
+        self._task = asyncio.get_running_loop().create_task(self._run(app, scope))
+
+    async def _run(self, app: App, scope: Scope) -> None:
+        try:
+            await app(scope, self._receive, self._queue.put)
+        except Exception as error:  # noqa: BLE001  the app's own failure is a failed attempt, told to the reader
+            self._error = error
+        await self._queue.put(None)
+
+    async def _receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._over.wait()
+        return {"type": "http.disconnect"}
+
+    async def head(self, timeouts: Timeouts) -> None:
+        message = await self._next(timeouts.first_token)
+        if message is None or message["type"] != "http.response.start":
+            raise UpstreamError("reset", "The wrapped app ended without an answer.")
+        self.status = message["status"]
+        self.raw_headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+        if self.headers.get("content-encoding", "identity") != "identity":
+            self.close()
+            raise UpstreamError("malformed", "The wrapped app compressed its answer; mount compression outside.")
+
+    async def chunk(self) -> bytes:
+        while not self._done:
+            message = await self._next(self._idle)
+            if message is None:
+                raise UpstreamError("truncated", "The wrapped app ended in the middle of its answer.")
+            if message["type"] != "http.response.body":
+                continue
+            self._done = not message.get("more_body", False)
+            if self._done:
+                self._over.set()
+            if data := message.get("body", b""):
+                return bytes(data)
+        return b""
+
+    async def _next(self, seconds: float | None) -> Message | None:
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self._queue.get()
+        except TimeoutError:
+            self.close()
+            raise UpstreamError("idle", "The wrapped app was silent for too long.", status=504) from None
+        if message is None and self._error is not None:
+            raise UpstreamError("reset", f"The wrapped app raised {type(self._error).__name__}.") from self._error
+        return message
+
+    def idle_after(self, seconds: float) -> None:
+        self._idle = seconds
+
+    def close(self) -> None:
+        self._over.set()
+        self._task.cancel()
+
+
+async def _refuse_upgrade(receive: Receive, send: Send) -> None:
+    """WebSocket traffic on a guarded path can't be guarded: the handshake is refused."""
+    message: Any = await receive()
+    if message["type"] == "websocket.connect":
+        await send({"type": "websocket.close", "code": 1008, "reason": "not served by policy"})

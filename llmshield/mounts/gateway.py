@@ -1,0 +1,207 @@
+"""The sidecar gateway: a process of its own that programs reach through their `base_url`.
+
+Data port and admin port are two servers in one event loop: nothing on the data port leads to the admin routes.
+uvicorn has no deadline for a slow head and no limit for a large one; `GuardedProtocol` adds both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llmshield.errors import ShieldError
+from llmshield.logs import log
+from llmshield.mounts._asgi import AsgiClient, Receive, Scope, Send, run_exchange
+from llmshield.mounts.admin import Admin
+from llmshield.mounts.cors import Cors
+from llmshield.policy import Policy
+from llmshield.policy.units import HostPort
+from llmshield.runtime import Runtime
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's head: nginx takes 4 x 8 KiB, Envoy 60 KiB."""
+DRAIN_S = 20.0
+"""How long calls under way may go on after SIGTERM; Kubernetes kills after 30 s."""
+BACKLOG = 2048
+
+
+class Gateway:
+    """The data port as an ASGI app."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._receive_s = runtime.policy.server.limits.receive
+        cors = runtime.policy.server.cors
+        self._cors = Cors(cors.origins) if cors is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise ShieldError(f"The data port does not serve {scope['type']!r}.")
+        if self._cors is not None:
+            if await self._cors.answered(scope, send):
+                return
+            send = self._cors.wrap(scope, send)
+        client = AsgiClient(receive, send, self._receive_s)
+        await run_exchange(self._runtime.engine, scope, client, mount="gateway")
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a deadline and a size limit for heads. `head_s` is set per server by a subclass."""
+
+    head_s = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._head_bytes = 0
+            self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
+        super().data_received(data)
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
+            self._close_with(b"431 Request Header Fields Too Large")
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            if self._head_bytes:
+                self._close_with(b"408 Request Timeout")
+            else:
+                self.transport.close()
+
+    def _close_with(self, status: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class _Server(uvicorn.Server):
+    """A server whose signals belong to `serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(address: HostPort, what: str) -> socket.socket:
+    """A listening socket. Raises: ShieldError with the remedy when the address can't be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((address.host, address.port))
+    except OSError as error:
+        sock.close()
+        raise ShieldError(
+            f"The {what} port {address} can't be opened: {error.strerror}. Free it, or choose another "
+            f"(--{'listen' if what == 'data' else 'admin'} HOST:PORT)."
+        ) from error
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+def _config(app: Any, protocol: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,  # nginx's default; clients' pools keep idle connections for 5 to 60 s
+        backlog=BACKLOG,
+    )
+
+
+async def serve(
+    policy: Policy,
+    listen: HostPort,
+    admin: HostPort | None,
+    *,
+    on_ready: Callable[[str, str | None], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run the gateway until SIGTERM, SIGINT or `stop`; `on_ready(data_url, admin_url)` is called once it serves.
+
+    Raises: ShieldError when a port is taken, a key can't be resolved or a plugin can't start.
+    """
+    data_socket = bind(listen, "data")
+    admin_socket = bind(admin, "admin") if admin is not None else None
+    runtime = Runtime(policy, mount="gateway")
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: the caller has `stop`
+            loop.add_signal_handler(name, stop.set)
+
+    class Protocol(GuardedProtocol):
+        head_s = policy.server.limits.head
+
+    data = _Server(_config(Gateway(runtime), Protocol))
+    ports = [loop.create_task(data.serve(sockets=[data_socket]))]
+    if admin_socket is not None:
+        # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
+        ports.append(loop.create_task(_Server(_config(Admin(runtime), Protocol)).serve(sockets=[admin_socket])))
+        admin_server = ports[-1]
+    try:
+        await runtime.start()
+        url = _url(data_socket)
+        admin_url = _url(admin_socket) if admin_socket is not None else None
+        log.info("serving", data=url, admin=admin_url or "", policy=policy.hash, plugins=list(runtime.chain.modes))
+        if on_ready is not None:
+            on_ready(url, admin_url)
+        stopping = loop.create_task(stop.wait())
+        await asyncio.wait({stopping, *ports}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        log.info("draining", seconds=DRAIN_S)
+        data.should_exit = True
+        await runtime.drain(DRAIN_S)
+        await ports[0]
+    finally:
+        for port in ports:
+            port.cancel()
+        await asyncio.gather(*ports, return_exceptions=True)
+        await runtime.close()
+        log.info("stopped")
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

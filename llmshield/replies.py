@@ -1,0 +1,155 @@
+"""What goes back to a client: whole answers, texts of our own, errors in its dialect, and our headers on all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmshield import clock
+from llmshield.call import Reply, Usage
+from llmshield.chain import Took
+from llmshield.dialects import WireReply
+from llmshield.dialects._tree import dump
+from llmshield.errors import CallError, UpstreamError
+from llmshield.exchange import Exchange
+from llmshield.headers import client_headers
+from llmshield.traffic import Dialects
+from llmshield.verdicts import Answer
+
+_PASSED_ON = frozenset(range(400, 500)) - {401, 403, 407, 408}
+"""Statuses of a provider that say something about the call: the client gets them as the provider wrote them.
+401 and 403 join them when it was the client's own key that the provider refused."""
+
+
+class Replies:
+    """Writes answers under one policy. `policy_tag` is the short hash that every answer carries."""
+
+    def __init__(self, dialects: Dialects, policy_tag: str, *, debug: bool) -> None:
+        self._dialects = dialects
+        self._policy_tag = policy_tag
+        self._debug = debug
+
+    async def send(
+        self, x: Exchange, status: int, headers: Mapping[str, str], body: bytes, *, end: bool = True
+    ) -> None:
+        x.status = status
+        head = self.head(x, dict(headers))
+        head.setdefault("content-type", "application/json")
+        head["content-length"] = str(len(body))
+        x.first_byte_at = clock.monotonic()
+        await x.client.start(status, head)
+        if body and x.method != "HEAD":
+            await x.client.send(body)
+        if end:
+            await x.client.end()
+
+    async def answer(self, x: Exchange, answer: Answer) -> None:
+        """A text of our own in the client's dialect, whole or streamed as the client asked."""
+        assert x.call is not None
+        assert x.dialect is not None
+        x.reply = x.reply or Reply(
+            provider="llmshield",
+            model=answer.model or x.call.model,
+            dialect=x.dialect.name,
+            stream=x.call.stream,
+        )
+        x.reply.usage = Usage(input=0, output=0)
+        x.reply.cached = answer.cached
+        if x.call.stream:
+            body = x.dialect.answer_stream(x.call, answer)
+            await self.send(x, 200, {"content-type": "text/event-stream", "cache-control": "no-cache"}, body)
+        else:
+            await self.send(x, 200, {}, dump(x.dialect.answer(x.call, answer)))
+
+    async def refuse(self, x: Exchange, error: CallError) -> None:
+        """Write an error in the client's dialect; a stream under way ends with its error event."""
+        x.error = error
+        if x.client.started:
+            x.broken = True
+            if x.codec is not None:
+                await x.client.send(x.codec.abort(error, x.id))
+            await x.client.end()
+            return
+        dialect = x.dialect or self._dialects.for_errors(x.path, x.headers)
+        reply = _upstream_reply(error) or dialect.write_error(error, x.id)
+        await self.send(x, reply.status, reply.headers, reply.body)
+
+    def head(self, x: Exchange, headers: dict[str, str]) -> dict[str, str]:
+        """The headers of an answer with ours (`x-llmshield-*`) and those of plugins."""
+        headers["x-llmshield-request-id"] = x.id
+        headers["x-llmshield-action"] = x.action
+        headers["x-llmshield-policy"] = self._policy_tag
+        if x.attempts:
+            last = x.attempts[-1]
+            headers["x-llmshield-provider"] = last.provider
+            headers["x-llmshield-attempts"] = str(len(x.attempts))
+            if x.reply is not None:
+                headers["x-llmshield-model"] = _header_safe(x.reply.model)
+        if x.degraded:
+            headers["x-llmshield-degraded"] = "true"
+        cost = x.cost_picousd
+        if cost is not None and x.reply is not None and not x.reply.stream:
+            headers["x-llmshield-cost"] = f"{cost // 10**12}.{cost % 10**12:012d} USD"
+        overhead = clock.monotonic() - x.started_at - x.upstream_s
+        if x.reply is None or not x.reply.stream:
+            headers["x-llmshield-overhead-ms"] = f"{overhead * 1000:.1f}"
+        if self._debug:
+            headers["x-llmshield-plugins"] = ", ".join(_debug(took) for took in x.trail.took)
+        if x.call is not None:
+            headers.update(x.call.response_headers)
+        return headers
+
+
+def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
+    """The error for a client after the last failure.
+
+    What a provider says about the call itself (a 4xx) is passed on, the first target's before a fallback's:
+    a plain error is never masked by the fallback's own rejection. Else: timeouts are 504, the rest 503.
+    """
+    real = [failure for failure in failures if failure.reason not in {"skipped", "circuit_open"}]
+    for failure in real:
+        own = failure.status in {401, 403} and x.caller is not None and x.caller.key is not None
+        if failure.status is not None and failure.body and (failure.status in _PASSED_ON or own):
+            return _PassedOn(failure)
+    if real and all(failure.reason in {"first_token", "idle", "total"} for failure in real):
+        return CallError("upstream_timeout", "No provider answered in time.")
+    waits = [failure.retry_after_s for failure in failures if failure.retry_after_s]
+    return CallError(
+        "no_provider",
+        f"No provider could answer ({len(real)} tried).",
+        retry_after_s=min(waits) if waits else 1.0,
+    )
+
+
+class _PassedOn(CallError):
+    """A provider's own error answer, scrubbed of keys, on its way to the client."""
+
+    def __init__(self, failure: UpstreamError) -> None:
+        super().__init__("upstream_error", str(failure), status=failure.status, code=failure.code)
+        self.failure = failure
+
+
+def _upstream_reply(error: CallError) -> WireReply | None:
+    if not isinstance(error, _PassedOn):
+        return None
+    failure = error.failure
+    assert failure.status is not None
+    headers = client_headers(failure.headers)
+    headers["content-type"] = failure.headers.get("content-type", "application/json")
+    return WireReply(failure.status, headers, failure.body)
+
+
+def _header_safe(value: str) -> str:
+    """A model name as a header value: printable ASCII, bounded."""
+    return "".join(c if " " < c < "\x7f" else "?" for c in value[:128])
+
+
+def _debug(took: Took) -> str:
+    score = max((f.score for f in took.findings if f.score is not None), default=None)
+    count = sum(f.count for f in took.findings)
+    parts = [took.plugin, took.action]
+    if count:
+        parts.append(f"n={count}")
+    if score is not None:
+        parts.append(f"score={score:.2f}")
+    parts.append(f"{took.ms:.1f}ms")
+    return ";".join(parts)
