@@ -1,0 +1,328 @@
+"""What is counted: one method for each event, Prometheus' text for `/metrics`, figures for `/status`.
+
+Names begin with `llmshield_` and end with their unit. Models, tenants and finding types are bounded labels: a
+model takes a label of its own only when a provider has answered for it, so that made-up names can't use them up.
+A plugin that counts something of its own asks for a family by name (`counter`, `gauge`, `histogram`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llmshield import __version__, clock
+from llmshield.series import Bounded, Counter, Family, Gauge, Histogram, Summary, render
+
+_F = TypeVar("_F", bound=Family)
+
+# Model answers take 0.1 s to minutes; what we add takes 0.1 ms to a few ms.
+_ANSWER_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
+
+_FRESH_S = 1.0
+_CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
+
+
+@dataclass(slots=True)
+class ProviderFigures:
+    """One provider on `/status`; counts are of the current UTC day, `last_ok` is seconds since 1970."""
+
+    day: int = -1
+    requests: int = 0
+    ok: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    in_a_row: int = 0
+    last_ok: float | None = None
+    last_failure: float | None = None
+    last_reason: str | None = None
+    model: str | None = None
+    remaining_requests: int | None = None
+    remaining_tokens: int | None = None
+
+
+class Metrics:
+    """All counts of one process."""
+
+    def __init__(self, *, models: int = 100, tenants: int = 200, finding_types: int = 200) -> None:
+        self._families: dict[str, Family] = {}
+        self._model = Bounded(models)
+        self._tenant = Bounded(tenants)
+        self._type = Bounded(finding_types)
+        self._place = Bounded(200)
+        self._providers: dict[str, ProviderFigures] = {}
+        self._rendered: tuple[float, bytes] = (-1e9, b"")
+        self.in_flight = 0
+
+        answer = _ANSWER_S
+        self._requests = self.counter(
+            "llmshield_requests_total", "Calls, by how they ended.", "mount", "dialect", "status", "action"
+        )
+        self._duration = self.histogram(
+            "llmshield_request_duration_seconds",
+            "From request to the reply's end.",
+            "dialect",
+            "stream",
+            bounds=answer,
+        )
+        self._first_byte = self.histogram(
+            "llmshield_first_byte_seconds",
+            "From request to the reply's first byte.",
+            "dialect",
+            "stream",
+            bounds=answer,
+        )
+        self._overhead = self.histogram(
+            "llmshield_overhead_seconds",
+            "What llmshield added to a call.",
+            "dialect",
+            "stream",
+            bounds=_OVERHEAD_S,
+        )
+        self._by_tenant = self.counter(
+            "llmshield_tenant_requests_total", "Calls of a tenant.", "tenant", "action"
+        )
+        self._tenant_tokens = self.counter(
+            "llmshield_tenant_tokens_total", "Tokens of a tenant.", "tenant", "direction"
+        )
+        self._tenant_cost = self._add(
+            Counter("llmshield_tenant_cost_usd_total", "Cost of a tenant's calls.", ["tenant"], scale=1e-12)
+        )
+        self._attempts = self.counter(
+            "llmshield_attempts_total", "Tries of a provider, by outcome.", "provider", "outcome", "reason"
+        )
+        self._attempt_duration = self.histogram(
+            "llmshield_attempt_duration_seconds", "Duration of a try.", "provider", bounds=answer
+        )
+        self._tokens = self.counter(
+            "llmshield_tokens_total", "Tokens, as providers reported them.", "provider", "model", "direction"
+        )
+        self._cost = self._add(
+            Counter("llmshield_cost_usd_total", "Cost of all tries.", ["provider", "model"], scale=1e-12)
+        )
+        self._verdicts = self.counter(
+            "llmshield_verdicts_total", "What plugins decided.", "plugin", "hook", "mode", "action"
+        )
+        self._plugin_time = self._add(
+            Summary("llmshield_plugin_duration_seconds", "Time in a plugin's hook.", ["plugin", "hook"])
+        )
+        self._plugin_errors = self.counter(
+            "llmshield_plugin_errors_total", "Hooks that failed or took too long.", "plugin", "hook"
+        )
+        self._findings = self.counter(
+            "llmshield_findings_total", "What plugins saw.", "plugin", "type", "action"
+        )
+        self._circuit = self.gauge(
+            "llmshield_circuit_state", "Circuit of a provider: 0 closed, 1 half open, 2 open.", "provider"
+        )
+        self._cache = self.counter("llmshield_cache_total", "Answers looked for in the cache.", "result")
+        self._retries = self.counter("llmshield_client_retries_total", "Calls that clients say are retries.")
+        self._info = self.gauge("llmshield_build_info", "Version and policy in force.", "version", "policy")
+        self._add(Gauge("llmshield_in_flight_requests", "Calls being answered.", read=lambda: self.in_flight))
+        self._add_process()
+
+    # -- events ------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        *,
+        mount: str,
+        dialect: str,
+        status: int,
+        action: str,
+        stream: bool,
+        tenant: str,
+        latency_s: float,
+        overhead_s: float,
+        first_byte_s: float | None = None,
+        client_retry: bool = False,
+    ) -> None:
+        """A call is over. `action` is what became of it (allow, redact, block, would-block, would-redact)."""
+        kind = "true" if stream else "false"
+        self._requests.add(1, mount, dialect, str(status), action)
+        self._duration.observe(latency_s, dialect, kind)
+        self._overhead.observe(overhead_s, dialect, kind)
+        if first_byte_s is not None:
+            self._first_byte.observe(first_byte_s, dialect, kind)
+        self._by_tenant.add(1, self._tenant(tenant), action)
+        if client_retry:
+            self._retries.add(1)
+
+    def attempt(
+        self,
+        *,
+        provider: str,
+        model: str,
+        outcome: str,
+        reason: str | None,
+        seconds: float,
+        tenant: str,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_picousd: int | None = None,
+    ) -> None:
+        """A try of a provider is over: outcome ok, failed, cancelled, blocked or skipped."""
+        self._attempts.add(1, provider, outcome, reason or "")
+        figures = self._figures(provider)
+        if outcome == "skipped":
+            return
+        self._attempt_duration.observe(seconds, provider)
+        figures.requests += 1
+        if outcome == "ok":
+            figures.ok += 1
+            figures.in_a_row = 0
+            figures.last_ok = clock.now()
+            figures.model = model
+        elif outcome == "failed":
+            figures.failed += 1
+            figures.in_a_row += 1
+            figures.last_failure = clock.now()
+            figures.last_reason = reason
+        label, who = self._model(model, admit=outcome == "ok"), self._tenant(tenant)
+        if input_tokens:
+            figures.input_tokens += input_tokens
+            self._tokens.add(input_tokens, provider, label, "input")
+            self._tenant_tokens.add(input_tokens, who, "input")
+        if output_tokens:
+            figures.output_tokens += output_tokens
+            self._tokens.add(output_tokens, provider, label, "output")
+            self._tenant_tokens.add(output_tokens, who, "output")
+        if cost_picousd:
+            self._cost.add(cost_picousd, provider, label)
+            self._tenant_cost.add(cost_picousd, who)
+
+    def verdict(
+        self, *, plugin: str, hook: str, mode: str, action: str, seconds: float, failed: bool = False
+    ) -> None:
+        """A hook of a plugin has run; `mode` is enforce or monitor."""
+        self._verdicts.add(1, plugin, hook, mode, action)
+        self._plugin_time.observe(seconds, plugin, hook)
+        if failed:
+            self._plugin_errors.add(1, plugin, hook)
+
+    def finding(self, *, plugin: str, type: str, action: str, count: int = 1) -> None:
+        """A plugin has seen something."""
+        self._findings.add(count, plugin, self._type(type), self._place(action))
+
+    def circuit(self, provider: str, state: str) -> None:
+        """A provider's circuit is now closed, half_open or open."""
+        self._circuit.set(_CIRCUIT[state], provider)
+
+    def cache(self, result: str) -> None:
+        """The cache was asked: hit, miss or bypass."""
+        self._cache.add(1, self._place(result))
+
+    def remaining(self, provider: str, requests: int | None, tokens: int | None) -> None:
+        """What the provider's rate limit headers say is left."""
+        figures = self._figures(provider)
+        figures.remaining_requests, figures.remaining_tokens = requests, tokens
+
+    def policy(self, policy_hash: str) -> None:
+        """This policy is in force now."""
+        self._info._values.clear()
+        self._info.set(1, __version__, policy_hash)
+
+    # -- families of plugins and rooms -------------------------------------------------------------------------
+
+    def counter(self, name: str, help: str, *labels: str) -> Counter:
+        """The counter of this name, made on first use."""
+        return self._get(Counter, name, lambda: Counter(name, help, labels))
+
+    def gauge(self, name: str, help: str, *labels: str, read: Callable[[], float] | None = None) -> Gauge:
+        """The gauge of this name, made on first use; with `read` it is asked when scraped."""
+        return self._get(Gauge, name, lambda: Gauge(name, help, labels, read=read))
+
+    def histogram(self, name: str, help: str, *labels: str, bounds: Sequence[float] = _ANSWER_S) -> Histogram:
+        """The histogram of this name, made on first use; seconds."""
+        return self._get(Histogram, name, lambda: Histogram(name, help, labels, bounds=bounds))
+
+    # -- out ---------------------------------------------------------------------------------------------------
+
+    def render(self) -> bytes:
+        """The exposition, at most a second old; call it off the event loop (`asyncio.to_thread`)."""
+        made, text = self._rendered
+        now = time.monotonic()
+        if now - made > _FRESH_S:
+            text = render(list(self._families.values()))
+            self._rendered = (now, text)
+        return text
+
+    def providers(self) -> dict[str, dict[str, Any]]:
+        """Figures per provider for `/status`; those of the day begin anew at midnight UTC."""
+        out: dict[str, dict[str, Any]] = {}
+        for name in sorted(self._providers):
+            f = self._figures(name)
+            judged = f.ok + f.failed
+            out[name] = {
+                "model": f.model,
+                "last_ok": f.last_ok,
+                "failures": f.in_a_row,
+                "last_failure": f.last_failure,
+                "last_reason": f.last_reason,
+                "today": {
+                    "requests": f.requests,
+                    "ok": f.ok,
+                    "failed": f.failed,
+                    "input_tokens": f.input_tokens,
+                    "output_tokens": f.output_tokens,
+                },
+                "remaining": {"requests": f.remaining_requests, "tokens": f.remaining_tokens},
+                "success_rate": round(f.ok / judged, 4) if judged else None,
+            }
+        return out
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _figures(self, provider: str) -> ProviderFigures:
+        figures = self._providers.get(provider)
+        if figures is None:
+            figures = self._providers[provider] = ProviderFigures()
+        day = int(clock.now() // 86_400)
+        if figures.day != day:
+            figures.day = day
+            figures.requests = figures.ok = figures.failed = figures.input_tokens = figures.output_tokens = 0
+        return figures
+
+    def _add(self, family: _F) -> _F:
+        self._families[family.name] = family
+        return family
+
+    def _get(self, kind: type[_F], name: str, make: Callable[[], _F]) -> _F:
+        """Raises: ValueError when the name is taken by a family of another kind."""
+        family = self._families.get(name)
+        if family is None:
+            return self._add(make())
+        if not isinstance(family, kind):
+            raise ValueError(f"{name} is a {family.kind} already")
+        return family
+
+    def _add_process(self) -> None:
+        """The process' own figures, under the names that Prometheus' client libraries use."""
+        started = time.time()
+        self._add(Gauge("process_start_time_seconds", "Start of the process.", read=lambda: started))
+        self._add(
+            Gauge("process_cpu_seconds_total", "User and system time.", read=time.process_time)
+        ).kind = "counter"
+        self._add(Gauge("process_resident_memory_bytes", "Resident memory.", read=_resident_bytes))
+        self._add(Gauge("process_open_fds", "Open files and sockets.", read=_open_files))
+
+
+def _resident_bytes() -> float:
+    """0 where the system has no /proc."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123  read on each scrape
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _open_files() -> float:
+    """0 where the system has no /proc."""
+    try:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    except OSError:
+        return 0
