@@ -1,0 +1,325 @@
+"""The money book: who may spend how much in which window, over a store that several processes share.
+
+A reservation is made before anything is sent and covers the worst case; when the attempt is over it is settled
+with what it did cost, or released if nothing was sent. While an attempt is under way its hold is renewed, so
+the lease is short: what a killed process held is charged in full a minute later, not lost and not kept.
+
+Rule 1: amounts are integers of pico-USD. Rule 2: every step carries the reservation's id and may be repeated.
+Rule 3: a store that does not answer is an error for whoever reserves; a settle is tried again until it is in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote, unquote
+
+from llmshield import clock
+from llmshield.errors import StoreUnavailable
+from llmshield.prices import usd
+from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Store
+
+Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+
+LEASE_S = 60.0
+"""How long a hold outlives its last sign of life."""
+
+_TICK_S = 1.0
+"""How often due holds are looked for: an orphan is charged within its lease and this."""
+
+_RENEW_S = LEASE_S / 3
+_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between the tries of a settle; the last one is repeated while the process lives."""
+
+EVER = "ever"
+"""The window that never ends."""
+
+
+@dataclass(slots=True, frozen=True)
+class Cap:
+    """At most `limit` pico-USD on `account` in each calendar `period` (UTC; weeks begin on Monday)."""
+
+    account: str
+    limit: int
+    period: Period
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A hold of `amount` pico-USD for one attempt. `wanted` is what was asked for."""
+
+    id: str
+    amount: int
+    wanted: int
+    lines: tuple[Line, ...]
+    labels: Labels
+    ended: bool = field(default=False, repr=False)
+
+
+@dataclass(slots=True, frozen=True)
+class Refusal:
+    """The cap that has no room: what was spent and is held in its window, which ends at `resets_at` (seconds)."""
+
+    cap: Cap
+    spent: int
+    held: int
+    resets_at: float
+
+
+class Ledger:
+    """The book over one store. `start` and `close` belong to the process, the rest to each call."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: dict[str, Reservation] = {}
+        self._unsettled: set[asyncio.Task[Any]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._caps_of: list[Callable[[str], Sequence[Cap]]] = []
+        self._renew_at = 0.0
+        self.available = True
+        """False while the store does not answer to the keeper."""
+        self.expired = 0
+        """Holds that this process charged in full because nobody came back for them."""
+
+    async def start(self) -> None:
+        """Charge what crashed processes left behind, and keep doing so. Raises: StoreUnavailable."""
+        if self._keeper is None:
+            self.expired += await self._store.expire(_now_ms())
+            self._keeper = asyncio.create_task(self._keep(), name="llmshield-ledger")
+
+    async def close(self) -> None:
+        """Stop renewing; wait a moment for settles under way. What is still held expires by its lease."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait({keeper})
+        if self._unsettled:
+            await asyncio.wait(self._unsettled, timeout=2.0)
+        for task in tuple(self._unsettled):
+            task.cancel()
+
+    def declare(self, caps_of: Callable[[str], Sequence[Cap]]) -> None:
+        """Tell `usage` which caps hold for a tenant."""
+        self._caps_of.append(caps_of)
+
+    async def reserve(
+        self, id: str, labels: Labels, caps: Sequence[Cap], want: int, least: int | None = None
+    ) -> Reservation | Refusal:
+        """Hold what one attempt may cost: `want` pico-USD, or as much as every cap has, `least` at the least.
+
+        `id` names the attempt among all processes. The tenant's own account is always counted, capped or not.
+        Raises: StoreUnavailable; then nothing may be sent.
+        """
+        now = clock.now()
+        lines = (Line(tenant_account(labels.tenant), EVER), *[_line(cap, now) for cap in caps])
+        want = min(want, MAX_AMOUNT)
+        least = want if least is None else min(least, want)
+        now_ms = int(now * 1000)
+        try:
+            grant = await self._store.reserve(
+                id, lines, want, least, now_ms + int(LEASE_S * 1000), now_ms, labels
+            )
+        except BaseException:
+            # The answer is lost, or the caller went away: whether it was held nobody here knows.
+            self._later(self._store.release(id, lines))
+            raise
+        if isinstance(grant, Grant):
+            reservation = Reservation(id, grant.amount, want, lines, labels)
+            self._open[id] = reservation
+            return reservation
+        cap = caps[grant.line - 1]
+        return Refusal(cap, grant.spent, grant.held, window(cap.period, now)[1])
+
+    async def settle(
+        self, reservation: Reservation, actual: int, tokens_in: int = 0, tokens_out: int = 0
+    ) -> None:
+        """Charge what the attempt did cost; safe to repeat. If the store is away it is tried until it is back."""
+        if reservation.ended:
+            return
+        reservation.ended = True
+        now_ms = _now_ms()
+        actual = max(0, min(actual, MAX_AMOUNT))
+
+        async def charge() -> Settled:
+            return await self._store.settle(
+                reservation.id, reservation.lines, actual, now_ms, reservation.labels, tokens_in, tokens_out
+            )
+
+        try:
+            await charge()
+        except (StoreUnavailable, asyncio.CancelledError) as error:
+            self._later(self._until_done(charge, reservation.id))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        self._open.pop(reservation.id, None)
+
+    async def release(self, reservation: Reservation) -> None:
+        """Nothing was sent: free the hold; safe to repeat. If the store is away it is tried until it is back."""
+        if reservation.ended:
+            return
+        reservation.ended = True
+
+        async def free() -> int:
+            return await self._store.release(reservation.id, reservation.lines)
+
+        try:
+            await free()
+        except (StoreUnavailable, asyncio.CancelledError) as error:
+            self._later(self._until_done(free, reservation.id))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        self._open.pop(reservation.id, None)
+
+    async def usage(self, tenants: Sequence[str] = ()) -> dict[str, Any]:
+        """What every tenant has spent and holds, over all processes of the store; amounts as exact decimals.
+
+        `tenants` are shown even if they never called. `spent_usd` counts since the store was made, each
+        budget its own window. Raises: StoreUnavailable.
+        """
+        now = clock.now()
+        balances = await self._store.balances("tenant=")
+        by_key = {(balance.account, balance.window): balance for balance in balances}
+        names = {balance.account: _tenant(balance.account) for balance in balances if balance.window == EVER}
+        names |= {tenant_account(name): name for name in tenants}
+        return {"tenants": {name: self._usage_of(name, by_key, now) for _, name in sorted(names.items())}}
+
+    def _usage_of(self, tenant: str, by_key: dict[tuple[str, str], Balance], now: float) -> dict[str, Any]:
+        account = tenant_account(tenant)
+        total = by_key.get((account, EVER)) or Balance(account, EVER, 0, 0, 0, 0)
+        budgets = []
+        for cap in [cap for caps_of in self._caps_of for cap in caps_of(tenant)]:
+            key, ends_at = window(cap.period, now)
+            found = by_key.get((cap.account, key)) or Balance(cap.account, key, 0, 0, 0, 0)
+            budgets.append(
+                {
+                    "account": cap.account,
+                    "limit_usd": usd(cap.limit),
+                    "window": cap.period,
+                    "spent_usd": usd(found.spent),
+                    "held_usd": usd(found.held),
+                    "remaining_usd": usd(max(0, cap.limit - found.spent - found.held)),
+                    "resets_at": iso(ends_at),
+                }
+            )
+        return {
+            "spent_usd": usd(total.spent),
+            "held_usd": usd(total.held),
+            "budgets": budgets,
+            "requests": total.requests,
+            "tokens": total.tokens,
+        }
+
+    def _later(self, work: Any) -> None:
+        """Do it without anybody waiting; a store that is away has its leases."""
+
+        async def run() -> None:
+            try:
+                await work
+            except StoreUnavailable:
+                self.available = False
+
+        task = asyncio.create_task(run())
+        self._unsettled.add(task)
+        task.add_done_callback(self._unsettled.discard)
+
+    async def _until_done(self, step: Callable[[], Any], id: str) -> None:
+        """Repeat a step until the store has taken it. Its hold is renewed meanwhile, so it is not expired."""
+        tries = 0
+        while True:
+            await clock.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
+            tries += 1
+            try:
+                await step()
+            except StoreUnavailable:
+                continue
+            self._open.pop(id, None)
+            return
+
+    async def _keep(self) -> None:
+        """Renew what is under way, charge what nobody came back for. A store that is away is told in
+        `available`; reserving fails meanwhile, so nothing is lost by going on."""
+        while True:
+            await clock.sleep(_TICK_S)
+            try:
+                if self._open and clock.monotonic() >= self._renew_at:
+                    await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
+                    self._renew_at = clock.monotonic() + _RENEW_S
+                self.expired += await self._store.expire(_now_ms())
+                self.available = True
+            except StoreUnavailable:
+                self.available = False
+
+
+def tenant_account(tenant: str) -> str:
+    """The account that all of a tenant's calls are counted on."""
+    return account(tenant=tenant)
+
+
+@lru_cache(maxsize=4096)
+def _escape(value: str) -> str:
+    return quote(value, safe="")
+
+
+def account(**parts: str) -> str:
+    """The name of an account: `tenant=acme,model=gpt-4o`. No two sets of parts share one."""
+    return ",".join([f"{name}={_escape(value)}" for name, value in sorted(parts.items())]) or "all"
+
+
+def window(period: Period, now: float) -> tuple[str, float]:
+    """The calendar window (UTC) that holds `now`: its name and its end in seconds since 1970.
+
+    Each second lies in exactly one window of each period. Weeks begin on Monday (ISO 8601).
+    """
+    known = _WINDOWS.get(period)
+    if known is not None and known[0] <= now < known[2]:
+        return known[1], known[2]
+    at = datetime.fromtimestamp(now, UTC).replace(second=0, microsecond=0)
+    if period == "minute":
+        start, end = at, at + timedelta(minutes=1)
+        name = f"minute:{start:%Y-%m-%dT%H:%M}"
+    elif period == "hour":
+        start = at.replace(minute=0)
+        end = start + timedelta(hours=1)
+        name = f"hour:{start:%Y-%m-%dT%H}"
+    elif period == "day":
+        start = at.replace(hour=0, minute=0)
+        end = start + timedelta(days=1)
+        name = f"day:{start:%Y-%m-%d}"
+    elif period == "week":
+        start = at.replace(hour=0, minute=0) - timedelta(days=at.weekday())
+        end = start + timedelta(days=7)
+        name = f"week:{start:%G-W%V}"
+    else:
+        start = at.replace(day=1, hour=0, minute=0)
+        end = (start + timedelta(days=32)).replace(day=1)
+        name = f"month:{start:%Y-%m}"
+    _WINDOWS[period] = (start.timestamp(), name, end.timestamp())
+    return name, end.timestamp()
+
+
+_WINDOWS: dict[str, tuple[float, str, float]] = {}
+"""The window last asked for, per period: start, name, end."""
+
+
+def iso(at: float) -> str:
+    """A point in time as `2026-11-21T00:00:00Z`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _line(cap: Cap, now: float) -> Line:
+    name, end = window(cap.period, now)
+    return Line(cap.account, name, cap.limit, int(end * 1000))
+
+
+def _tenant(account: str) -> str:
+    return unquote(account.partition("=")[2])
+
+
+def _now_ms() -> int:
+    return int(clock.now() * 1000)
