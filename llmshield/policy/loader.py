@@ -18,9 +18,7 @@ from llmshield.policy import entries, providers, rules, unbuilt
 from llmshield.policy.findings import Finding
 from llmshield.policy.nodes import MAX_BYTES, Flaw, decode, read
 from llmshield.policy.policy import Policy
-from llmshield.policy.providers import APP, Provider
 from llmshield.policy.report import Report
-from llmshield.policy.routes import Match, Route, TargetShape
 from llmshield.policy.validate import Draft, draft
 
 
@@ -95,12 +93,12 @@ def _check_secrets(pieces: Draft, base: Path | None, resolve: bool, report: Repo
         path = ("providers", name, "api_key")
         try:
             if warning := resolvers.warn(shape.api_key, folder):
-                report.add("LS321", path, warning)
+                report.add("LS320", path, warning)
             if resolve:
                 resolvers.resolve(shape.api_key, folder)
         except SecretError as error:
             if resolve:
-                report.add("LS318", path, str(error))
+                report.add("LS317", path, str(error))
 
 
 def _compile(
@@ -121,7 +119,7 @@ def _compile(
         server=sections["server"],
         defaults=sections["defaults"],
         providers=MappingProxyType(providing),
-        routes=tuple(pieces.items("routes").values()) or _implied_routes(providing),
+        routes=tuple(pieces.items("routes").values()),
         identify=tuple(pieces.items("identify").values()),
         trusted_proxies=tuple(pieces.items("trusted_proxies").values()),
         tenants=MappingProxyType(tenants),
@@ -134,14 +132,6 @@ def _compile(
         audit=sections["audit"],
         warnings=findings,
     )
-
-
-def _implied_routes(providing: dict[str, Provider]) -> tuple[Route, ...]:
-    """Without `routes`: all calls to the only provider, or to the wrapped application if there is none."""
-    if len(providing) > 1:
-        return ()
-    name = next(iter(providing), APP)
-    return (Route(match=Match(any=True), to=(TargetShape(provider=name),)),)
 
 
 def _hash(tree: dict[str, Any], files: tuple[str, ...]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from llmshield.redact import redact
+
 MASK = "***"
 _SHOWN = 60
 """Characters of a value in a message; a policy's own words are shorter, a pasted blob is not."""
@@ -61,7 +63,7 @@ def mask_tokens(text: str) -> str:
     """`text` with everything masked that looks like a key, wherever it stands."""
     text = _USERINFO.sub(f"://{MASK}@", text)
     text = _BEARER.sub(rf"\1 {MASK}", text)
-    return _TOKENS.sub(_mask_token, text)
+    return redact(_TOKENS.sub(_mask_token, text))
 
 
 def mask_line(line: str, spans: tuple[tuple[int, int], ...] = (), previous: str = "") -> str:

@@ -49,11 +49,7 @@ class Policy:
     def route_for(
         self, model: str, *, tenant: str = "", tier: str | None = None, tags: Mapping[str, str] | None = None
     ) -> Route | None:
-        """The first route that matches such a call, or None: nobody may be asked.
-
-        A policy without `routes` sends every call to its only provider, or without `providers` to the wrapped
-        application.
-        """
+        """The first route that matches such a call; None refuses it, unless the policy has no `routes` at all."""
         for route in self.routes:
             if route.match.matches(model, tenant, tier, tags):
                 return route

@@ -22,6 +22,7 @@ class Report:
         self.root = root
         self._lines = text.split("\n")
         self._findings: dict[tuple[str, str, str, int, int], Finding] = {}
+        self._spoilt: set[tuple[int, int]] = set()
         self._secrets: dict[int, list[tuple[int, int]]] = {}
         if root is not None:
             self._collect_secrets(root)
@@ -42,22 +43,31 @@ class Report:
     ) -> None:
         """Note a finding about the value at `path`, or about its key.
 
-        A path that does not exist (a missing key) points at the nearest thing that does.
+        A path that does not exist points at the nearest thing that does; only the key that is missing stays in
+        it. A value that YAML itself spoilt has its finding already and gets no second one.
         """
         line, column = self.place(path, at)
+        if (line, column) in self._spoilt:
+            return
+        if self.root is not None:
+            taken = self.root.find(path)[2]
+            missing = code == "LS202" and len(taken) < len(path)
+            path = (*taken, path[-1]) if missing else taken or path
         self._put(code, message, line, column, write_path(path), hint)
 
     def add_flaw(self, flaw: Flaw) -> None:
         """Note what is wrong with the text itself."""
+        if flaw.code in ("LS105", "LS112"):
+            self._spoilt.add((flaw.line, flaw.column))
         self._put(flaw.code, flaw.message, flaw.line, flaw.column, "", flaw.hint)
 
     def place(self, path: Path, at: Literal["key", "value"] = "value") -> tuple[int, int]:
         """Line and column of the value at `path`; of its key where the value is missing or spans lines."""
         if self.root is None:
             return 1, 1
-        node, mark, taken = self.root.find(path)
-        there = len(taken) == len(path) and not isinstance(node.value, dict | list)
-        spot = node if there and at == "value" and node.value is not None else mark
+        node, mark, _ = self.root.find(path)
+        scalar = not isinstance(node.value, dict | list) and node.value is not None
+        spot = node if scalar and at == "value" else mark
         return spot.line, spot.column
 
     def line_of(self, path: Path) -> int:

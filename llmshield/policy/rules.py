@@ -14,6 +14,7 @@ from llmshield import clock, registry
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import did_you_mean
 from llmshield.policy.globs import compile_globs, is_glob
+from llmshield.policy.masking import is_secret_key
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import APP, BASE_URLS, ProviderShape
 from llmshield.policy.report import Report, did_you_list
@@ -44,7 +45,7 @@ def _server(draft: Draft, report: Report) -> None:
     server: Server = draft.sections["server"]
     if server.admin is not None and server.admin.port and server.admin == server.listen:
         report.add(
-            "LS319",
+            "LS318",
             ("server", "admin"),
             f"found {server.admin} for both `admin` and `listen`",
             "choose another port",
@@ -71,7 +72,7 @@ def _providers(draft: Draft, report: Report) -> None:
             for key in ("dialect", "base_url", "api_key", "connect"):
                 if getattr(shape, key) is not None:
                     message = f"found `{key}` for {APP!r}, which is the application that the middleware wraps"
-                    report.add("LS317", (*path, key), message, "give the provider another name", at="key")
+                    report.add("LS316", (*path, key), message, "give the provider another name", at="key")
             continue
         if shape.dialect is None:
             choices = ", ".join(BASE_URLS)
@@ -189,11 +190,6 @@ def _routes(draft: Draft, report: Report) -> None:
                             place,
                             f"the provider {target.provider!r} does not allow the model {model!r}",
                         )
-    if not draft.tree.get("routes") and len(draft.written("providers")) > 1:
-        report.add(
-            "LS316", ("providers",), "found several providers and no `routes`: no call is sent to any of them",
-            "add `routes: [{match: {any: true}, to: [...]}]`", at="key",
-        )  # fmt: skip
 
 
 def _match(match: Match, path: tuple[str | int, ...], report: Report) -> None:
@@ -241,7 +237,7 @@ def _tenants(draft: Draft, report: Report) -> None:
     for index, entry in draft.items("identify").items():
         if entry.kind == "header" and not draft.tree.get("trusted_proxies"):
             message = f"{entry} is believed from `trusted_proxies` only, and there are none"
-            report.add("LS320", ("identify", index), message, "name the proxies that set it")
+            report.add("LS319", ("identify", index), message, "name the proxies that set it")
 
 
 def _overrides(draft: Draft, report: Report) -> None:
@@ -274,7 +270,7 @@ def _unenforced(draft: Draft, report: Report) -> None:
             if getattr(tier, key) and plugin not in used and not own:
                 message = f"`{key}` has no effect: no plugin of this policy obeys it"
                 report.add(
-                    "LS320", ("tiers", name, key), message, f"add `- use: {plugin}` to `plugins`", at="key"
+                    "LS319", ("tiers", name, key), message, f"add `- use: {plugin}` to `plugins`", at="key"
                 )
     route: Route
     for index, route in draft.items("routes").items():
@@ -282,7 +278,7 @@ def _unenforced(draft: Draft, report: Report) -> None:
         if key and "failover" not in used and not own:
             message = f"`{key}` has no effect beyond its first try: no plugin of this policy obeys it"
             report.add(
-                "LS320", ("routes", index, key), message, "add `- use: failover` to `plugins`", at="key"
+                "LS319", ("routes", index, key), message, "add `- use: failover` to `plugins`", at="key"
             )
 
 
@@ -294,14 +290,17 @@ def _variables(draft: Draft, report: Report) -> None:
     while todo:
         path, value = todo.pop()
         if isinstance(value, dict):
-            todo.extend(
-                ((*path, key), item) for key, item in value.items() if key not in ("message", "reason")
-            )
+            todo.extend(((*path, key), item) for key, item in value.items() if not _is_free(key))
         elif isinstance(value, list):
             todo.extend(((*path, index), item) for index, item in enumerate(value))
         elif isinstance(value, str) and "${" in value:
             report.add("LS111", path, "found ${...}: variables are not put into policies, this is taken literally",
                        "keys are written env://NAME; addresses can be given as flags")  # fmt: skip
+
+
+def _is_free(key: str) -> bool:
+    """Whether any text may stand under this key, or another rule looks at it."""
+    return key in ("message", "reason") or is_secret_key(key)
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from llmshield.errors import SecretError
+from llmshield.redact import remember
 
 GROUP = "llmshield.resolvers"
 
@@ -57,7 +58,9 @@ def resolve(ref: str | SecretRef, base: Path) -> str:
     Raises: SecretError when `ref` is no reference, its scheme is not known or the value can't be had.
     """
     ref = _parsed(ref)
-    return _resolver(ref).resolve(ref.rest, base)
+    value = _resolver(ref).resolve(ref.rest, base)
+    remember(value)  # from now on no message shows it, whatever quotes it
+    return value
 
 
 def warn(ref: str | SecretRef, base: Path) -> str:
