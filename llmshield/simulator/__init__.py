@@ -21,7 +21,8 @@ by its smallest instance. Tools are called when the tool choice forces it, or wh
 How to ask for something else: directives, as `key=value` parted by `,` `;` or `&`. Later sources win, key by key:
     settings        Simulator(fault="429", first=2), or PUT /__sim__/settings while running
     metadata        {"metadata": {"simulate": "..."}} in the request's body
-    model           gpt-4o@fault=cut&after=40 (answers as gpt-4o), or sim-429 for a fault alone
+    model           gpt-4o@fault=cut&after=40 (answers as gpt-4o), or sim-429 for a fault alone; google-genai
+                    takes no & in a model name: write gemini@fault=cut;after=40
     prompt          [[simulate delay=50ms]] anywhere in the last user message
     header          x-simulate: fault=429, retry_after=2
 Exact replies: header `x-simulate-reply` or `metadata.simulate_reply` (a text; or JSON: a list of deltas, or an object

@@ -173,7 +173,7 @@ def whole(ask: Ask, answer: Answer) -> dict[str, Any]:
 def events(ask: Ask, answer: Answer) -> Iterator[Event]:
     """The reply as named events, with a ping behind the first block's start."""
 
-    def event(kind: Any, name: str, **fields: Any) -> Event:
+    def event(kind: Any, name: str, /, **fields: Any) -> Event:
         return Event({"type": name, **fields}, kind, name)
 
     choice = answer.choices[0]

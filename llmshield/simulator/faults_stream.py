@@ -78,7 +78,10 @@ def _error(case: Case, event: Event) -> Iterator[Event | Step]:
     if case.family == "anthropic":
         yield Event(tree, name="error")
     elif case.ask is not None and case.ask.api == "responses":
-        yield Event({"type": "error", "sequence_number": 99, **tree["error"]}, name="error")
+        inner = tree["error"]
+        flat_error = {"type": "error", "code": inner["code"] or inner["type"], "message": inner["message"]}
+        number = event.data.get("sequence_number", 0)
+        yield Event({**flat_error, "param": None, "sequence_number": number}, name="error")
     else:
         yield Event(tree)
 

@@ -91,10 +91,18 @@ def _varied(name: str, doc: str, number: Callable[[int, int], int]) -> None:
             if real is not None and isinstance(event, Event) and isinstance(event.data, dict):
                 turn += 1
                 own = _leaves(real[1], lambda v, turn=turn: number(v, turn))  # type: ignore[misc]
-                event = Event({**event.data, real[0]: own}, event.kind, event.name)
+                tree = _placed(event.data, real[0], own)
+                event = Event(tree, event.kind, event.name)
             yield event
 
     on_events(name, doc)(edit)
+
+
+def _placed(tree: dict[str, Any], key: str, usage: Any) -> Any:
+    """An event with this usage: in the place where it had one, else at the top."""
+    if _find(tree) is None:
+        return {**tree, key: usage}
+    return edit_usage(tree, lambda before: usage)
 
 
 def _find(tree: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:

@@ -179,7 +179,7 @@ class _Numbered:
     def __init__(self) -> None:
         self.next = 0
 
-    def __call__(self, kind: Kind, name: str, **fields: Any) -> Event:
+    def __call__(self, kind: Kind, name: str, /, **fields: Any) -> Event:
         number, self.next = self.next, self.next + 1
         return Event({"type": name, "sequence_number": number, **fields}, kind, name)
 
