@@ -58,7 +58,7 @@ def read(body: dict[str, Any], model: str, *, stream: bool, array: bool) -> Ask:
     )
     calling = _get(_get(body, "toolConfig") or {}, "functionCallingConfig") or {}
     allowed = _get(calling, "allowedFunctionNames") or ()
-    force = {"ANY": "any", "NONE": "none"}.get(str(calling.get("mode")).upper())
+    force = {"ANY": "any", "NONE": "none"}.get(str(calling.get("mode", "")).upper())
     ask.force = allowed[0] if force == "any" and allowed else force
     schema = _get(config, "responseJsonSchema") or _get(config, "responseSchema")
     if schema is not None:
