@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -260,7 +260,7 @@ def verify(paths: Iterable[Path], *, complete: bool = False) -> list[Report]:
         reports.append(_verify_one(path, claims.pop(name, {})))
     for name, wanted in claims.items():
         seq = max(wanted)
-        witness = wanted[seq]
+        witness = wanted[seq][0]
         for report in reports:
             if report.path == witness.path:
                 note = f"segment {name}, whose record {seq} {witness.place} quotes, is not here"
@@ -279,24 +279,32 @@ class _Claim:
     place: str
 
 
-def _claims(paths: Iterable[Path]) -> dict[str, dict[int, _Claim]]:
-    """All claims: segment id -> seq -> claim."""
-    claims: dict[str, dict[int, _Claim]] = {}
+_Claims = dict[int, list[_Claim]]
+"""By record number; witnesses may contradict each other, so all are heard."""
+
+
+def _claims(paths: Iterable[Path]) -> dict[str, _Claims]:
+    """All claims, by segment id."""
+    claims: dict[str, _Claims] = {}
+
+    def claim(segment: str, seq: int, *said: Any) -> None:
+        claims.setdefault(segment, {}).setdefault(seq, []).append(_Claim(*said))
+
     for path in paths:
         anchor = _read_anchor(path)
         if anchor is not None:
             name, seq, digest = anchor
-            claims.setdefault(name, {})[seq] = _Claim(digest, path, anchor_path(path).name)
+            claim(name, seq, digest, path, anchor_path(path).name)
         for number, line in enumerate(_lines(path), 1):
             if b'"kind":"head"' not in line:
                 continue
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # told by _verify_one
                 for name, (seq, digest) in orjson.loads(line)["others"].items():
-                    claims.setdefault(name, {})[int(seq)] = _Claim(str(digest), path, f"{path.name}:{number}")
+                    claim(name, int(seq), str(digest), path, f"{path.name}:{number}")
     return claims
 
 
-def _verify_one(path: Path, claims: Mapping[int, _Claim]) -> Report:
+def _verify_one(path: Path, claims: _Claims) -> Report:
     """Walk one chain to its end or its first bad record."""
     report = Report(path)
 
@@ -324,13 +332,13 @@ def _verify_one(path: Path, claims: Mapping[int, _Claim]) -> Report:
             return bad(number, seq, "the record was changed: its hash does not fit its text")
         if seq != expected or previous != report.hash:
             return bad(number, seq, f"the chain is broken: record {expected} was expected here")
-        claim = claims.get(seq)
-        if claim is not None and claim.hash != digest:
-            return bad(number, seq, f"the record is not the one that {claim.place} quotes")
+        for claim in claims.get(seq, ()):
+            if claim.hash != digest:
+                return bad(number, seq, f"the record is not the one that {claim.place} quotes")
         report.records, report.hash = seq, digest
     lost = [seq for seq in claims if seq > report.records]
     if lost:
-        fault = f"the end is missing: {claims[max(lost)].place} quotes record {max(lost)}"
+        fault = f"the end is missing: {claims[max(lost)][0].place} quotes record {max(lost)}"
         return bad(number + 1, report.records + 1, fault)
     return report
 

@@ -143,7 +143,7 @@ _NAMES: Final = {number: name for name, number in LEVELS.items()}
 
 def _json_line(level: int, event: str, fields: dict[str, Any]) -> str:
     """One line: whatever a field holds, no line break is inside."""
-    record = {"time": _stamp(clock.now()), "level": _NAMES[level], "event": event}
+    record = {"time": stamp(clock.now()), "level": _NAMES[level], "event": event}
     for name, value in fields.items():
         record[name] = _scrub(value)
     return orjson.dumps(record).decode() + "\n"
@@ -163,13 +163,16 @@ def _scrub(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict):
         if depth == 0 and value and all(type(item) is str for item in value.values()):
             value = redact_headers(value)
-        return {one_line(str(name), 100): _scrub(item, depth + 1) for name, item in list(value.items())[:50]}
+        return {
+            one_line(redact(str(name)), 100): _scrub(item, depth + 1)
+            for name, item in list(value.items())[:50]
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [_scrub(item, depth + 1) for item in list(value)[:50]]
     return one_line(redact(str(value)), LONGEST_VALUE)
 
 
-def _stamp(now: float) -> str:
+def stamp(now: float) -> str:
     """RFC 3339 in UTC with milliseconds."""
     whole = int(now)
     return f"{_second(whole)}.{int((now - whole) * 1000):03d}Z"

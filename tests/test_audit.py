@@ -1,0 +1,382 @@
+"""Records: complete, in order, on one line each, with no prompt, key or address in them."""
+
+import asyncio
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from llmshield import audit as audit_module
+from llmshield import redact
+from llmshield.audit import AttemptRecord, Audit, FindingRecord, Record, VerdictRecord
+from llmshield.errors import ShieldError, StoreUnavailable
+from llmshield.evidence import segments, verify
+
+SECRET = "sk-proj-Qz81xW73LmTTbA0Kd9"
+
+
+def settings(sink, **more):
+    return SimpleNamespace(**{"sink": sink, "content": "none", "chain": "sha256", "required": False} | more)
+
+
+@pytest.fixture
+def sink(tmp_path):
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def audit(sink):
+    made = Audit(settings(f"file://{sink}"), "sha256:1f3a")
+    made.start()
+    yield made
+    made.close()
+
+
+def record(**more):
+    return Record(**{"request_id": "01J", "policy": "sha256:1f3a"} | more)
+
+
+def calls(sink):
+    return [r for r in map(json.loads, sink.read_text().splitlines()) if r["kind"] == "call"]
+
+
+def good(sink):
+    return [report.fault for report in verify(segments(sink)) if report.fault] == []
+
+
+FULL = {
+    "mount": "gateway",
+    "dialect": "openai_chat",
+    "operation": "generate",
+    "path": "/v1/chat/completions",
+    "tenant": "acme",
+    "tier": "pro",
+    "key_id": "k1",
+    "stream": True,
+    "model": "gpt-4o",
+    "provider": "openai",
+    "answered_model": "gpt-4o-2024-11-20",
+    "attempts": [
+        AttemptRecord("openai", "gpt-4o", "failed", "status", 503, 12.5),
+        AttemptRecord("b", "m", "ok"),
+    ],
+    "verdicts": [
+        VerdictRecord("pii", "pre_request", "redact", findings=[FindingRecord("US_SSN", "redact", 2)])
+    ],
+    "action": "redact",
+    "status": 200,
+    "input_tokens": 12,
+    "output_tokens": 30,
+    "cost_usd": "0.000214000000",
+    "latency_ms": 812.5,
+    "overhead_ms": 0.4,
+    "unscanned": ["previous_response_id"],
+}
+
+
+def test_a_record_names_who_what_and_why(audit, sink):
+    audit.record(record(**FULL))
+    audit.close()
+
+    (written,) = calls(sink)
+
+    for name in ("tenant", "dialect", "model", "provider", "cost_usd", "latency_ms", "policy", "unscanned"):
+        assert written[name] == (FULL | {"policy": "sha256:1f3a"})[name]
+    assert written["attempts"][0] == {
+        "provider": "openai", "model": "gpt-4o", "outcome": "failed", "reason": "status", "status": 503, "ms": 12.5,
+        "cost_usd": None,
+    }  # fmt: skip
+    assert written["verdicts"][0]["findings"][0]["type"] == "US_SSN"
+    assert written["verdicts"][0]["mode"] == "enforce"
+    assert written["time"].endswith("Z")
+
+
+def test_head_and_end_frame_the_records(audit, sink):
+    audit.record(record())
+    audit.close()
+
+    first, *_, last = [json.loads(line) for line in sink.read_text().splitlines()]
+
+    assert first["kind"] == "head"
+    assert first["policy"] == "sha256:1f3a"
+    assert first["pid"] > 0
+    assert last["kind"] == "end"
+    assert good(sink)
+
+
+def test_order_is_kept_and_nothing_is_lost(audit, sink):
+    for n in range(5000):
+        audit.record(record(status=n))
+    audit.close()
+
+    assert [call["status"] for call in calls(sink)] == list(range(5000))
+    assert audit.dropped == 0
+    assert good(sink)
+
+
+def test_records_of_several_threads(audit, sink):
+    threads = [
+        threading.Thread(target=lambda: [audit.record(record()) for _ in range(500)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audit.close()
+
+    assert len(calls(sink)) == 2000
+    assert good(sink)
+
+
+def test_an_idle_audit_writes_within_a_moment(audit, sink):
+    time.sleep(0.05)
+    audit.record(record())
+    deadline = time.monotonic() + 5
+    while not (sink.exists() and calls(sink)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert len(calls(sink)) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a\r\nb",
+        "\x1b[31m",
+        "a\u2028b\u2029c\x85",
+        "\u202eevil",
+        "x" * 1_000_000,
+        "\ud83d",
+        f"key {SECRET}",
+        SECRET[::-1],
+        '"}\n{"seq":1',
+        "漢字",
+        "\x00",
+    ],
+)
+def test_a_hostile_name_stays_one_plain_line(audit, sink, value):
+    redact.remember(SECRET)
+    try:
+        audit.record(
+            record(
+                tenant=value, model=value, key_id=value, path=value, unscanned=[value], tags={value: value}
+            )
+        )
+        audit.close()
+    finally:
+        redact.forget(SECRET)
+
+    text = sink.read_text(encoding="ascii")
+
+    assert len(calls(sink)) == 1
+    assert good(sink)
+    assert SECRET not in text
+    assert SECRET[::-1] not in text
+    assert max(map(len, text.splitlines())) < 10_000
+    assert text.isprintable() or set(text) - set(map(chr, range(32, 127))) == {"\n"}
+
+
+def test_an_address_is_kept_as_a_keyed_hash(sink, monkeypatch):
+    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", "a" * 43)
+    for _ in range(2):
+        audit = Audit(settings(f"file://{sink}"), "h")
+        audit.start()
+        audit.record(record(client="203.0.113.7"))
+        audit.record(record(client="203.0.113.8"))
+        audit.close()
+
+    clients = [call["client"] for call in calls(sink)]
+
+    assert "203.0.113" not in sink.read_text()
+    assert clients[0] == clients[2] != clients[1] == clients[3]
+
+
+def test_without_a_key_addresses_of_two_processes_are_not_linked(monkeypatch):
+    monkeypatch.delenv("LLMSHIELD_SECRET_KEY", raising=False)
+    one, two = Audit(settings("none"), "h"), Audit(settings("none"), "h")
+
+    assert one._pseudonym("::1") != two._pseudonym("::1")
+    assert one._pseudonym("::1") == one._pseudonym("::1")
+
+
+def test_a_restart_goes_on_with_the_chain(sink):
+    for _ in range(3):
+        audit = Audit(settings(f"file://{sink}"), "h")
+        audit.start()
+        audit.record(record())
+        audit.close()
+
+    assert good(sink)
+    assert len(calls(sink)) == 3
+    assert segments(sink) == [sink]
+
+
+def test_two_processes_of_one_policy(sink):
+    one, two = Audit(settings(f"file://{sink}"), "h"), Audit(settings(f"file://{sink}"), "h")
+    one.start()
+    two.start()
+    one.record(record(status=1))
+    two.record(record(status=2))
+    one.close()
+    two.close()
+
+    assert len(segments(sink)) == 2
+    assert good(sink)
+
+
+def test_the_sink_none_costs_nothing():
+    audit = Audit(settings("none"), "h")
+    audit.start()
+    audit.record(record())
+    audit.close()
+
+    assert not audit.enabled
+    assert audit.ready
+    assert audit.written == 0
+
+
+def test_standard_error_as_a_sink(capfd):
+    audit = Audit(settings("stderr"), "h")
+    audit.start()
+    audit.record(record(tenant="acme"))
+    audit.close()
+
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+    assert [line["kind"] for line in lines] == ["head", "call", "end"]
+    assert lines[1]["prev"] == lines[0]["hash"]
+
+
+def test_content_is_refused_until_it_is_built():
+    with pytest.raises(ShieldError, match="content"):
+        Audit(settings("none", content="full"), "h")
+
+
+class Broken:
+    """A disk that refuses until it is mended."""
+
+    def __init__(self, segment):
+        self._segment = segment
+        self.broken = True
+
+    def append(self, bodies):
+        if self.broken:
+            raise OSError(28, "No space left on device")
+        self._segment.append(bodies)
+
+    def __getattr__(self, name):
+        return getattr(self._segment, name)
+
+
+def wait_for(what):
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def fast_retry(monkeypatch):
+    monkeypatch.setattr(audit_module, "_LOOK_S", 0.02)
+
+
+def test_best_effort_counts_what_does_not_fit_and_tells_the_chain(sink, fast_retry, capfd):
+    audit = Audit(settings(f"file://{sink}"), "h", queue=10)
+    audit.start()
+    wait_for(lambda: audit.written == 1)
+    audit._out = broken = Broken(audit._out)
+    for n in range(50):
+        audit.record(record(status=n))
+    wait_for(lambda: audit.failure)
+
+    assert audit.ready, "best effort: calls go on"
+    assert audit.failure == "No space left on device"
+    assert audit.dropped == 40
+
+    broken.broken = False
+    wait_for(lambda: audit.failure is None)
+    audit.record(record(status=99))
+    audit.close()
+
+    assert [call["status"] for call in calls(sink)] == [*range(10), 99]
+    assert '"kind":"dropped","count":40' in sink.read_text()
+    assert good(sink)
+
+
+def test_required_is_not_ready_while_the_disk_refuses_and_loses_nothing(sink, fast_retry):
+    audit = Audit(settings(f"file://{sink}", required=True), "h", queue=10)
+    audit.start()
+    wait_for(lambda: audit.written == 1)
+    audit._out = broken = Broken(audit._out)
+    for n in range(50):
+        audit.record(record(status=n))
+    wait_for(lambda: not audit.ready)
+
+    broken.broken = False
+    wait_for(lambda: audit.ready)
+    audit.close()
+
+    assert [call["status"] for call in calls(sink)] == list(range(50))
+    assert audit.dropped == 0
+    assert good(sink)
+
+
+async def test_record_and_wait_returns_when_the_line_is_in_the_file(audit, sink):
+    await audit.record_and_wait(record(status=7))
+
+    assert [call["status"] for call in calls(sink)] == [7]
+
+
+async def test_record_and_wait_tells_of_a_full_disk(sink, fast_retry):
+    audit = Audit(settings(f"file://{sink}", required=True), "h")
+    audit.start()
+    await asyncio.to_thread(wait_for, lambda: audit.written == 1)
+    audit._out = broken = Broken(audit._out)
+
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            await audit.record_and_wait(record(status=1))
+        assert not audit.ready
+
+    broken.broken = False
+    await asyncio.to_thread(wait_for, lambda: audit.ready)
+    await audit.record_and_wait(record(status=2))
+    await asyncio.to_thread(audit.close)
+
+    assert [call["status"] for call in calls(sink)] == [1, 1, 2]
+
+
+def test_log_rotation_is_followed(sink, fast_retry):
+    audit = Audit(settings(f"file://{sink}"), "h")
+    audit.start()
+    audit.record(record(status=1))
+    wait_for(lambda: audit.written == 2)
+    old = sink.with_name("audit-old.jsonl")
+    sink.rename(old)
+    wait_for(sink.exists)
+    audit.record(record(status=2))
+    audit.close()
+
+    assert [call["status"] for call in calls(old)] == [1]
+    assert [call["status"] for call in calls(sink)] == [2]
+    assert good(sink)
+
+
+def test_another_policy_is_a_record_of_its_own(audit, sink):
+    audit.reload("sha256:beef")
+    audit.close()
+
+    assert '"kind":"policy","policy":"sha256:beef"' in sink.read_text()
+
+
+def test_a_record_costs_the_loop_little(audit):
+    """CPU time of this thread; the bound is five times what a quiet machine needs, to hold on a busy one."""
+    full = record(**FULL)
+    start = time.thread_time()
+    for _ in range(5000):
+        audit.record(full)
+    spent = (time.thread_time() - start) / 5000
+
+    assert spent < 10e-6
