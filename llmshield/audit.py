@@ -370,9 +370,7 @@ def _scrub(value: Any) -> Any:
     if isinstance(value, str):
         return one_line(redact(value), LONGEST_VALUE)
     if isinstance(value, dict):
-        return {
-            one_line(str(name), LONGEST_VALUE): _scrub(item) for name, item in list(value.items())[:_ITEMS]
-        }
+        return {_scrub(str(name)): _scrub(item) for name, item in list(value.items())[:_ITEMS]}
     if isinstance(value, list | tuple):
         return [_scrub(item) for item in value[:_ITEMS]]
     return value
