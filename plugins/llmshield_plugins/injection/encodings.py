@@ -1,0 +1,321 @@
+"""Encodings that hide a text altogether: base64 and its family, number lists, Morse, Braille, NATO, uuencode.
+
+Each decoder finds its runs in a text and yields what they hold, if that is text. Finding an encoding is no sign
+of an attack; only signatures in what it holds count. All work is linear; a run is decoded once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Final
+
+import re2
+
+from .escapes import utf8
+from .view import Piece
+
+Decode = Callable[[str], Iterator[Piece]]
+
+# Longest run decoded by the quadratic number systems (58, 62): 1,000 characters take 0.2 ms.
+_MAX_BIG: Final = 1_000
+# Longest binary block tried against single-byte XOR; what hides behind one is short.
+_MAX_XOR: Final = 2_048
+
+_CONTROL: Final = bytes(b for b in range(32) if b not in b"\t\n\r\x0b\x0c\x1b") + b"\x7f"
+_FREQUENT: Final = b"etaoinshrdlu "
+
+
+def readable(raw: bytes) -> str | None:
+    """The bytes as text if they are text: UTF-8 or UTF-16 with hardly any control characters."""
+    if len(raw) < 4:
+        return None
+    if raw.count(0) * 3 > len(raw):
+        for codec in ("utf-16-le", "utf-16-be"):
+            text = raw.decode(codec, "replace")
+            if text.isascii() and "\0" not in text:
+                return text
+        return None
+    if len(raw.translate(None, _CONTROL)) * 20 < len(raw) * 19:
+        return None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        # The end of a run may be cut inside a character; more than that is no UTF-8.
+        text = raw.decode("utf-8", "ignore")
+        return text if len(text) * 10 >= len(raw) * 9 else None
+
+
+@cache
+def _xor_table(key: int) -> bytes:
+    return bytes(byte ^ key for byte in range(256))
+
+
+def _unxored(raw: bytes) -> str | None:
+    """The bytes under a single-byte key, if most of them become frequent letters.
+
+    The key is guessed from the most frequent bytes, which in any prose stand for blank or e.
+    """
+    if not 12 <= len(raw) <= _MAX_XOR:
+        return None
+    for byte, _ in Counter(raw).most_common(3):
+        for letter in b" e":
+            key = byte ^ letter
+            plain = raw.translate(_xor_table(key))
+            if key and plain.isascii() and 2 * (len(plain) - len(plain.translate(None, _FREQUENT))) > len(plain):
+                return readable(plain)
+    return None
+
+
+def _text(raw: bytes) -> str | None:
+    return readable(raw) or _unxored(raw)
+
+
+_BASE64_RUN: Final = re2.compile(r"[A-Za-z0-9+/_-]{8,}(?:[ \t]*(?:\r?\n)[ \t]*[A-Za-z0-9+/_-]{4,})*={0,2}")
+
+
+def base64_text(text: str) -> Iterator[Piece]:
+    """Base64, standard or url-safe, with line breaks, with or without padding."""
+    for match in _BASE64_RUN.finditer(text):
+        run: str = match.group()
+        if len(run) < 12:
+            continue
+        body = "".join(run.split()).rstrip("=").replace("-", "+").replace("_", "/")
+        found = _base64(body)
+        if found is None and "/" in body:
+            # A path or URL in front of the payload: try what stands behind the last slash.
+            found = _base64(body.rpartition("/")[2])
+        if found is not None:
+            yield Piece(found, match.start(), match.end())
+
+
+def _base64(body: str) -> str | None:
+    usable = len(body) - (len(body) % 4 == 1)
+    if usable < 12:
+        return None
+    body = body[:usable]
+    # Words and names are no base64: 16 characters of it without a capital occur once in 100,000.
+    if body == body.lower() or (body.isalpha() and body == body.upper()):
+        return None
+    return _text(binascii.a2b_base64(body + "=" * (-usable % 4)))
+
+
+_BASE32: Final = re2.compile(r"[A-Za-z2-7]{16,}(?:[ \t]*\r?\n[ \t]*[A-Za-z2-7]{8,})*={0,6}")
+
+
+def base32_text(text: str) -> Iterator[Piece]:
+    """Base32 (RFC 4648), padding optional."""
+    for match in _BASE32.finditer(text):
+        body = "".join(match.group().split()).rstrip("=").upper()
+        body = body[: len(body) - (len(body) % 8 in (1, 3, 6))]
+        try:
+            found = readable(base64.b32decode(body + "=" * (-len(body) % 8)))
+        except binascii.Error:
+            continue
+        if found is not None:
+            yield Piece(found, match.start(), match.end())
+
+
+_BASE_N: Final = re2.compile(r"[0-9A-Za-z]{16,}")
+_ALPHABETS: Final = (
+    "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz",  # base58, Bitcoin's order
+    "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",  # base62
+    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",  # base62, lower case first
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",  # base62, base64's order
+)
+_DIGITS: Final = tuple({letter: value for value, letter in enumerate(alphabet)} for alphabet in _ALPHABETS)
+
+
+def base_n_text(text: str) -> Iterator[Piece]:
+    """Base58 and base62: one big number, so runs of at most 1,000 characters."""
+    for match in _BASE_N.finditer(text):
+        run: str = match.group()
+        if len(run) > _MAX_BIG or run.isdigit():
+            continue
+        for digits in _DIGITS:
+            try:
+                values = [digits[letter] for letter in run]
+            except KeyError:
+                continue
+            number = _number(values, len(digits))
+            found = readable(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+            if found is not None and found.isascii():
+                yield Piece(found, match.start(), match.end())
+                break
+
+
+def _number(values: list[int], base: int) -> int:
+    number = 0
+    for value in values:
+        number = number * base + value
+    return number
+
+
+_ASCII85: Final = re2.compile(r"<~([!-uz\s]+?)~>|([!-uz]{20,})")
+_BASE85: Final = re2.compile(r"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}")
+
+
+def base85_text(text: str) -> Iterator[Piece]:
+    """Ascii85 (`<~...~>` or bare), and RFC 1924's alphabet as Python and git write it."""
+    for match in _ASCII85.finditer(text):
+        body: str = match.group(1) or match.group(2)
+        try:
+            found = readable(base64.a85decode(body))
+        except (ValueError, binascii.Error):
+            continue
+        if found is not None and found.isascii():
+            yield Piece(found, match.start(), match.end())
+
+
+def base85_rfc_text(text: str) -> Iterator[Piece]:
+    """RFC 1924's alphabet, as `base64.b85encode` and git write it."""
+    for match in _BASE85.finditer(text):
+        try:
+            found = readable(base64.b85decode(match.group()))
+        except ValueError:
+            continue
+        if found is not None and found.isascii():
+            yield Piece(found, match.start(), match.end())
+
+
+_HEX: Final = re2.compile(r"(?:(?:0x|\\x)?[0-9a-fA-F]{2}[ \t\r\n,;:\-]{0,3}){8,}")
+_HEX_DROP: Final = {ord(c): None for c in " \t\r\n,;:-"}
+
+
+def hex_text(text: str) -> Iterator[Piece]:
+    """Pairs of hex digits: bare, spaced, with colons, `0x` or `\\x`."""
+    for match in _HEX.finditer(text):
+        body = match.group().translate(_HEX_DROP).replace("0x", "").replace("\\x", "")
+        found = _text(bytes.fromhex(body[: len(body) // 2 * 2]))
+        if found is not None:
+            yield Piece(found, match.start(), match.end())
+
+
+_BINARY: Final = re2.compile(r"(?:[01]{7,8}[ \t\r\n,;_-]{0,2}){4,}")
+_OCTAL: Final = re2.compile(r"(?:(?:0o|\\)?[0-7]{2,3}[ \t\r\n,;]{1,2}|\\[0-7]{2,3}){6,}(?:0o)?[0-7]{0,3}")
+_DECIMAL: Final = re2.compile(r"(?:[0-9]{2,3}[ \t\r\n,;]{1,2}){6,}[0-9]{0,3}")
+_NUMBER: Final = re2.compile(r"[0-9]+")
+
+
+def binary_text(text: str) -> Iterator[Piece]:
+    """Groups of eight (or seven) binary digits."""
+    for match in _BINARY.finditer(text):
+        groups = match.group().replace(",", " ").replace(";", " ").replace("_", " ").replace("-", " ").split()
+        if len(groups) == 1:
+            run = groups[0]
+            groups = [run[i : i + 8] for i in range(0, len(run) // 8 * 8, 8)]
+        found = readable(bytes(int(group, 2) & 0xFF for group in groups if len(group) <= 8))
+        if found is not None:
+            yield Piece(found, match.start(), match.end())
+
+
+def _numbers(pattern: object, base: int) -> Decode:
+    def decode(text: str) -> Iterator[Piece]:
+        for match in pattern.finditer(text):  # type: ignore[attr-defined]
+            run = match.group().replace("0o", " ").replace("\\", " ").replace(",", " ").replace(";", " ")
+            values = [int(part, base) for part in run.split()]
+            if all(value < 256 for value in values):
+                found = readable(bytes(values))
+                if found is not None and found.isascii():
+                    yield Piece(found, match.start(), match.end())
+
+    return decode
+
+
+_MORSE: Final = re2.compile(r"(?:[.\-_]{1,6}[ /|\r\n]{1,4}){7,}[.\-_]{0,6}")
+_MORSE_CODE: Final = dict(
+    zip(
+        ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
+        "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----. .-.-.- --..-- ..--.. -....- -..-. .----. -.-.--".split(),
+        "abcdefghijklmnopqrstuvwxyz0123456789.,?-/'!",
+        strict=True,
+    )
+)
+
+
+def morse_text(text: str) -> Iterator[Piece]:
+    """Morse: letters parted by blanks, words by a slash, a bar or a wider gap."""
+    for match in _MORSE.finditer(text):
+        run = match.group().replace("_", "-").replace("|", "/").replace("\n", "/").replace("\r", "")
+        run = run.replace("   ", " / ").replace("  ", " / ")
+        letters = [_MORSE_CODE.get(code, " ") for code in run.replace("/", " / ").split()]
+        yield Piece("".join(letters), match.start(), match.end())
+
+
+_NATO_WORDS: Final = (
+    "alfa|alpha bravo charlie delta echo foxtrot golf hotel india juliett|juliet kilo lima mike november oscar papa "
+    "quebec romeo sierra tango uniform victor whiskey|whisky xray|x-ray yankee zulu"
+)
+_NATO: Final = {
+    word: chr(97 + index) for index, words in enumerate(_NATO_WORDS.split()) for word in words.split("|")
+}
+_NATO_ANY: Final = "|".join(sorted(_NATO, key=len, reverse=True))
+_NATO_RUN: Final = re2.compile(rf"(?i)(?:(?:{_NATO_ANY}|space)[\s,./|_-]+){{6,}}(?:{_NATO_ANY})?")
+_NATO_ONE: Final = re2.compile(rf"(?i)({_NATO_ANY}|space)([\s,./|_-]*)")
+
+
+def nato_text(text: str) -> Iterator[Piece]:
+    """The spelling alphabet; a line, a slash, a bar, a wide gap or the word "space" parts words."""
+    for match in _NATO_RUN.finditer(text):
+        letters: list[str] = []
+        for part in _NATO_ONE.finditer(match.group()):
+            letters.append(_NATO.get(part.group(1).lower(), " "))
+            gap: str = part.group(2)
+            if len(gap) > 1 and not gap.startswith(",") or gap in ("/", "|", "\n"):
+                letters.append(" ")
+        yield Piece("".join(letters), match.start(), match.end())
+
+
+_BRAILLE: Final = re2.compile("[\u2800-\u28ff][\u2800-\u28ff \n]{6,}")
+# Dots 1-6 are bits 0-5 of the code point's offset.
+_BRAILLE_LETTERS: Final = dict(
+    zip(
+        (0x01, 0x03, 0x09, 0x19, 0x11, 0x0B, 0x1B, 0x13, 0x0A, 0x1A, 0x05, 0x07, 0x0D, 0x1D, 0x15, 0x0F, 0x1F,
+         0x17, 0x0E, 0x1E, 0x25, 0x27, 0x3A, 0x2D, 0x3D, 0x35),
+        "abcdefghijklmnopqrstuvwxyz", strict=True,
+    )
+)  # fmt: skip
+
+
+def braille_text(text: str) -> Iterator[Piece]:
+    """Uncontracted Braille; the blank cell is a space."""
+    for match in _BRAILLE.finditer(text):
+        letters = (_BRAILLE_LETTERS.get(ord(c) - 0x2800, " ") if c >= "\u2800" else c for c in match.group())
+        yield Piece("".join(letters), match.start(), match.end())
+
+
+_UU: Final = re2.compile(r"(?m)^(?:begin [0-7]{3} [^\n]{0,80}\n)?((?:[!-M][ -`]{4,80}\r?\n?)+)")
+
+
+def uu_text(text: str) -> Iterator[Piece]:
+    """uuencode, with or without its `begin` line."""
+    for match in _UU.finditer(text):
+        decoded = bytearray()
+        for line in match.group(1).splitlines():
+            try:
+                decoded += binascii.a2b_uu(line)
+            except binascii.Error:
+                break
+        found = readable(bytes(decoded))
+        if found is not None and found.isascii():
+            yield Piece(found, match.start(), match.end())
+
+
+# name, the pattern whose presence in a text makes the decoder worth its cost, the decoder.
+ENCODINGS: Final[tuple[tuple[str, str, Decode], ...]] = (
+    ("base64", r"[a-z0-9+/_-]{12}(?:[a-z0-9+/_-]{4}|==|[a-z0-9+/_-]{2,3}=)", base64_text),
+    ("base32", r"[a-z2-7]{16}", base32_text),
+    ("base58", r"[0-9a-z]{16}", base_n_text),
+    ("base85", r"[!-u]{20}", base85_text),
+    ("base85_rfc", r"[0-9a-z!#$%&()*+;<=>?@^_`{|}~-]{20}", base85_rfc_text),
+    ("hex", r"(?:(?:0x|\\x)?[0-9a-f]{2}[ \t\r\n,;:\-]{0,3}){8}", hex_text),
+    ("binary", r"(?:[01]{7,8}[ \t\r\n,;_-]{0,2}){4}", binary_text),
+    ("octal", r"(?:[0-7]{2,3}[ \t\r\n,;\\]{1,2}(?:0o)?){6}", _numbers(_OCTAL, 8)),
+    ("decimal", r"(?:[0-9]{2,3}[ \t\r\n,;]{1,2}){6}", _numbers(_DECIMAL, 10)),
+    ("morse", r"(?:[.\-_]{1,6}[ /|\r\n]{1,4}){7}", morse_text),
+    ("nato", rf"(?:(?:{_NATO_ANY})[\s,./|_-]+){{6}}", nato_text),
+    ("uuencode", r"begin [0-7]{3} |(?m:^)(?-i:[!-M][ -`]{20})", uu_text),
+)

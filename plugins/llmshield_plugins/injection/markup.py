@@ -1,0 +1,29 @@
+"""Markup that a person does not see and a model reads: tags, comments, attributes, Markdown link labels.
+
+The text as given is always scanned with its markup; these views are for words that markup cuts apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import re2
+
+from .view import Piece
+
+# A comment, or one tag; bounded so that "a < b" never swallows a page.
+_TAG: Final = re2.compile(r"<!--[\s\S]*?-->|<!\[CDATA\[|\]\]>|</?[A-Za-z!?][^<>]{0,400}>")
+_LINK: Final = re2.compile(r"!?\[([^\[\]]{1,200})\]\([^()\s]{0,400}\)")
+
+
+def without_tags(text: str) -> Iterator[Piece]:
+    """Tags and comments taken out, nothing put in: `ig<b></b>nore` reads `ignore`."""
+    for match in _TAG.finditer(text):
+        yield Piece("", match.start(), match.end())
+
+
+def link_labels(text: str) -> Iterator[Piece]:
+    """Markdown links reduced to their label."""
+    for match in _LINK.finditer(text):
+        yield Piece(match.group(1), match.start(), match.end())

@@ -1,0 +1,275 @@
+"""The scanner: a text and its role in, a judgement out. No hook, no I/O.
+
+One re2 Set holds the signatures, the user's literals and the triggers of views; a plain text is judged by one
+pass over it. Only what fires costs more. Views are walked breadth first under a budget of characters that grows
+with the text, so the whole is linear; a budget that runs out is a finding of its own, `unscanned`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import re2
+
+from . import views
+from .folds import PLAIN, SKELETON
+from .matcher import Matcher, Pattern
+from .signatures import GAP, Signature, builtin
+from .view import View
+
+Action = Literal["allow", "flag", "block"]
+
+# Spans reported of one signature in one view: enough to show, little to look up.
+_MAX_SPANS: Final = 4
+_QUOTES: Final = "\"'`"
+# What remains of a score when the pattern stands in quotation marks in a text that talks about attacks.
+_MENTION: Final = 0.45
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One signature found: `start` and `end` in code points of the text as given, `view` how it was read."""
+
+    signature: str
+    family: str
+    score: float
+    start: int
+    end: int
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a text is: `score` is 0..1, `families` in order of weight, `hits` with their spans."""
+
+    action: Action
+    score: float
+    families: tuple[str, ...] = ()
+    hits: tuple[Hit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Characters that all views of one text may have: `base` + `factor` times its length; `score` if it runs out."""
+
+    base: int = 65_536
+    factor: int = 40
+    score: float = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a scanner looks for, beside the built-in signatures."""
+
+    block_at: float = 0.90
+    flag_at: float = 0.60
+    deny: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    own: tuple[Signature, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    budget: Budget = Budget()
+
+
+_FOLDED: Final = frozenset({"plain", "skeleton"})
+_CLEAN: Final = Judgement("allow", 0.0)
+
+
+def literal(text: str, *, squeezed: bool = False) -> str:
+    """A pattern for a literal in folded views: any run of blanks for a blank."""
+    if squeezed:
+        return re2.escape("".join(c for c in text if c.isalnum()))
+    return GAP.join(re2.escape(word) for word in text.split())
+
+
+def _forms(text: str) -> list[str]:
+    """A literal as it stands and under both folds."""
+    return list(dict.fromkeys(form for form in (text, PLAIN.apply(text), SKELETON.apply(text)) if form.strip()))
+
+
+class Scanner:
+    """Signatures, views and rules, compiled. Made once per policy; `scan` may run in any thread."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        rules = rules or Rules()
+        self.rules = rules
+        signatures = [s for s in builtin() if rules.weights.get(s.family, 1.0) > 0]
+        signatures += rules.own
+        for number, text in enumerate(rules.deny):
+            signatures += [
+                Signature(f"deny[{number}]", "deny", "", 1.0, 1.0, literal(form), literal(form, squeezed=True) or None, "", "")
+                for form in _forms(text)
+            ]
+        self._signatures: Sequence[Signature] = signatures
+        triggers = views.triggers(word for text in rules.deny for word in _forms(text) if word.isascii())
+        self._makers = [(make, again) for _, make, again in triggers]
+        self._first_trigger = len(signatures)
+        self._talk = self._first_trigger + len(triggers)
+        self._common = self._talk + 1
+        self._noise = ([self._common], [self._talk, self._common])
+        self._matcher = Matcher(
+            [Pattern(s.pattern, "roleplay" if s.family == "roleplay_jailbreak" else "orders") for s in signatures]
+            + [pattern for pattern, _, _ in triggers]
+            + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
+        )
+        self._squeezed = [index for index, s in enumerate(signatures) if s.squeezed is not None]
+        self._squeezed_matcher = Matcher([Pattern(signatures[i].squeezed or "", "squeezed") for i in self._squeezed])
+        self._patterns: dict[tuple[int, bool], Any] = {}
+        self._raw = bool(rules.own or rules.deny)
+        self._allow = (
+            re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in _forms(text)))
+            if rules.allow
+            else None
+        )
+
+    def scan(self, text: str, role: str = "user") -> Judgement:
+        """Judge one text. `role` is system, user, assistant, tool or output. Any string gets a judgement."""
+        if text.isascii():
+            matched = self._matcher.match(text)
+            if matched in self._noise:
+                return _CLEAN
+        else:
+            matched = None
+            text = _speakable(text)
+        return self._walk(View("text", text), matched, role)
+
+    def _match(self, view: View) -> list[int]:
+        """Indices in the main set that match in a view, allowed literals taken out."""
+        if view.name == "squeezed":
+            return [self._squeezed[index] for index in self._squeezed_matcher.match(view.text)]
+        matched = self._matcher.match(view.text)
+        if self._allow is not None and any(index < self._first_trigger for index in matched):
+            blanked = self._allow.sub(lambda m: "0" * (m.end() - m.start()), view.text)
+            if blanked != view.text:
+                view.text = blanked
+                return self._matcher.match(blanked)
+        return matched
+
+    def _walk(self, root: View, matched: list[int] | None, role: str) -> Judgement:
+        budget = self.rules.budget
+        left = budget.base + budget.factor * len(root.text)
+        found: dict[int, list[View]] = {}
+        talk = exhausted = False
+        seen: set[str] = set()
+        queue: deque[tuple[View, bool]] = deque([(root, True)])
+        if matched is not None and self._allow is not None:
+            matched = None
+        while queue:
+            view, again = queue.popleft()
+            if view.text in seen and view.name != "squeezed":
+                continue
+            left -= len(view.text)
+            if left < 0:
+                exhausted = True
+                break
+            seen.add(view.text)
+            if not view.text.isascii() and view.name not in _FOLDED:
+                plain, *others = views.of_unicode(view)
+                queue.extendleft((made, again) for made in reversed(others))
+                if plain is not view:
+                    queue.appendleft((plain, again))
+                    if not self._raw:
+                        continue
+            hits = matched if matched is not None else self._match(view)
+            matched = None
+            fired: list[int] = []
+            for index in sorted(hits):
+                if index < self._first_trigger:
+                    found.setdefault(index, []).append(view)
+                elif index >= self._talk:
+                    talk = talk or index == self._talk
+                else:
+                    fired.append(index - self._first_trigger)
+            if not again:
+                continue
+            if view.depth < views.MAX_DEPTH:
+                for index in fired:
+                    make, deriving = self._makers[index]
+                    queue.extend((made, deriving) for made in make(view))
+                if self._common not in hits and view.name not in ("squeezed", "rail_fence"):
+                    queue.extend((made, False) for made in views.of_no_words(view))
+        if not found and not exhausted:
+            return _CLEAN
+        return self._judge(found, role, talk=talk, exhausted=exhausted, size=len(root.text))
+
+    def _judge(self, found: dict[int, list[View]], role: str, *, talk: bool, exhausted: bool, size: int) -> Judgement:
+        families: dict[str, float] = {}
+        hits: list[Hit] = []
+        miss = 1.0
+        for index, where in found.items():
+            signature = self._signatures[index]
+            spans, view = self._first_spans(index, where)
+            if view is None:
+                continue
+            score = signature.tool_score if role == "tool" else signature.score
+            if talk and signature.family != "deny" and all(quoted for _, _, quoted in spans):
+                score = min(score, _MENTION)
+            score *= self.rules.weights.get(signature.family, 1.0)
+            score = min(score, 1.0)
+            miss *= 1.0 - score
+            families[signature.family] = max(families.get(signature.family, 0.0), score)
+            path = view.path()
+            hits.extend(Hit(signature.id, signature.family, score, start, end, path) for start, end, _ in spans)
+        total = 1.0 - miss
+        if exhausted:
+            families["unscanned"] = self.rules.budget.score
+            hits.append(Hit("unscanned", "unscanned", self.rules.budget.score, 0, size, "text"))
+            total = max(total, self.rules.budget.score)
+        total = round(total, 4)
+        action: Action = "block" if total >= self.rules.block_at else "flag" if total >= self.rules.flag_at else "allow"
+        hits.sort(key=lambda hit: (hit.start, hit.end, hit.signature))
+        return Judgement(action, total, tuple(sorted(families, key=lambda f: (-families[f], f))), tuple(hits))
+
+    def _first_spans(self, index: int, where: Sequence[View]) -> tuple[list[tuple[int, int, bool]], View | None]:
+        """The spans in the first view in which the exact pattern matches; the Set's answer is only a hint."""
+        for view in where:
+            spans = self._spans(index, view)
+            if spans:
+                return spans, view
+        return [], None
+
+    def _spans(self, index: int, view: View) -> list[tuple[int, int, bool]]:
+        """Where a signature matches in a view: spans of the text as given, and whether it stands in quotes."""
+        squeezed = view.name == "squeezed"
+        key = (index, squeezed)
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            signature = self._signatures[index]
+            source = signature.squeezed if squeezed else signature.pattern
+            pattern = self._patterns[key] = re2.compile(f"(?i){source}")
+        spans: list[tuple[int, int, bool]] = []
+        for match in pattern.finditer(view.text):
+            start, end = view.span(match.start(), match.end())
+            spans.append((start, end, _is_quoted(view.text, match.start(), match.end())))
+            if len(spans) == _MAX_SPANS:
+                break
+        return spans
+
+
+def _is_quoted(text: str, start: int, end: int) -> bool:
+    """Whether `text[start:end]` lies between quotation marks on its line, the opening one not 60 characters away."""
+    before = text[max(0, start - 60) : start + 1].rpartition("\n")[2]
+    for quote in _QUOTES:
+        at = before.rfind(quote)
+        if at < 0 or (at and before[at - 1].isalnum()):
+            continue
+        closing = text.find(quote, max(start + 1, end - 3), end + 120)
+        if closing >= 0:
+            return True
+    return False
+
+
+def _speakable(text: str) -> str:
+    """The text with lone surrogates, which have no UTF-8, as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text
+
+
+def longest(judgements: Iterable[Judgement]) -> Judgement:
+    """The gravest of several judgements; allow if there is none."""
+    return max(judgements, key=lambda judgement: judgement.score, default=_CLEAN)

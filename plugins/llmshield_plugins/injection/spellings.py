@@ -1,0 +1,113 @@
+"""Spellings that a model undoes in its head: leet, spaced letters, mirror writing, turned letters, ciphers.
+
+These read the text as a whole, one for one where possible. What makes them worth their cost is a trigger in the
+text (a key word in that cipher), or that the text holds no everyday word of any language we know.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from typing import Final
+
+import re2
+
+from .view import Piece
+
+_LOWER: Final = string.ascii_lowercase
+_UPPER: Final = string.ascii_uppercase
+
+# Digits and marks as letters; "1" and "!" are i in the first reading, l in the second.
+LEET: Final = str.maketrans("0134579@$!|+8", "oieastgasiltb")
+LEET_L: Final = str.maketrans("0134579@$!|+8", "oleastgaslltb")
+ATBASH: Final = str.maketrans(_LOWER + _UPPER, _LOWER[::-1] + _UPPER[::-1])
+ROT47: Final = str.maketrans({chr(c): chr(33 + (c - 33 + 47) % 94) for c in range(33, 127)})
+# Letters that, upside down, are other ASCII letters; the rest of the turned alphabet has code points of its own.
+FLIP: Final = str.maketrans("bdnpquwm" "6" "9" "ʍɯɥɐɔǝɟƃɓᴉıɾʞʃꞁɹʇʌʎ" "¡¿˙'", "qpudbnmw" "9" "6" "wmhacefggiijkllrtvy" "!?.,")  # fmt: skip
+CAESAR: Final = tuple(
+    str.maketrans(_LOWER + _UPPER, _LOWER[n:] + _LOWER[:n] + _UPPER[n:] + _UPPER[:n]) for n in range(26)
+)
+
+# Words that nearly every instruction to a model holds; looked for in each cipher and backwards.
+KEYWORDS: Final = ("instruction", "previous", "ignore", "disregard", "prompt", "forget", "system", "rules", "override",
+                   "reveal", "unrestricted", "guidelines")  # fmt: skip
+
+
+def shifted(word: str, by: int) -> str:
+    """The word in Caesar's cipher, `by` letters on."""
+    return word.translate(CAESAR[by % 26])
+
+
+_SPACED: Final = re2.compile(r"(?:[A-Za-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}|[ ][._\-*/,+~^=:;#|][ ])){3,}[A-Za-z0-9@$!]?")
+
+
+def spaced(text: str) -> Iterator[Piece]:
+    """`i g n o r e`, `i-g-n-o-r-e`, `i.g.n.o.r.e`: letters drawn together, wider gaps kept as blanks."""
+    for match in _SPACED.finditer(text):
+        run: str = match.group()
+        letters = [c if c.isalnum() or c in "@$!" else "" for c in run]
+        yield Piece("".join(letters), match.start(), match.end())
+
+
+# Marks that Markdown and programs put inside words; taken out, the word reads on.
+MARKS: Final = "*_`~\\[]{}()|^"
+_JOINED: Final = re2.compile(r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[\"']|-\r?\n")
+
+
+def joined(text: str) -> Iterator[Piece]:
+    """Strings that a program would join, `"ig" + "nore"`, and words cut by a hyphen at the end of a line."""
+    for match in _JOINED.finditer(text):
+        yield Piece("", match.start(), match.end())
+
+
+_LONG: Final = re2.compile(r"[A-Za-z0-9]{14,}")
+
+
+def squeezed(text: str) -> Iterator[Piece]:
+    """Runs of letters without blanks: spaced-out words drawn together, and words glued to one."""
+    for match in _SPACED.finditer(text):
+        yield Piece("".join(c for c in match.group() if c.isalnum()), match.start(), match.end())
+
+
+def glued(text: str) -> Iterator[Piece]:
+    """Runs of 14 and more letters and digits."""
+    for match in _LONG.finditer(text):
+        yield Piece(match.group(), match.start(), match.end())
+
+
+def words_backwards(text: str) -> str:
+    """Each word mirrored where it stands; the length stays."""
+    return "".join(part[::-1] if part.isalnum() else part for part in _parts(text))
+
+
+def word_order_backwards(text: str) -> str:
+    """The last word first."""
+    return " ".join(reversed(text.split()))
+
+
+def _parts(text: str) -> Iterator[str]:
+    start = 0
+    inside = False
+    for index, character in enumerate(text):
+        if character.isalnum() != inside:
+            if index > start:
+                yield text[start:index]
+            start, inside = index, not inside
+    yield text[start:]
+
+
+def unfenced(text: str, rails: int) -> str:
+    """A rail-fence cipher of `rails` rows undone."""
+    size = len(text)
+    period = 2 * (rails - 1)
+    order: list[int] = []
+    for rail in range(rails):
+        if rail in (0, rails - 1):
+            order.extend(range(rail, size, period))
+        else:
+            pairs = zip(range(rail, size + period, period), range(period - rail, size + period, period), strict=False)
+            order.extend(i for pair in pairs for i in pair if i < size)
+    plain = [""] * size
+    for position, letter in zip(order, text, strict=True):
+        plain[position] = letter
+    return "".join(plain)

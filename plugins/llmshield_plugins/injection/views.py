@@ -1,0 +1,174 @@
+"""Which views of a text are worth building: the triggers that tell, and the views that follow from them.
+
+A trigger is a pattern that rides in the same re2 Set as the signatures, so that a plain text pays for one pass
+and nothing else. It costs little to fire: what a view holds counts only if signatures match in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from . import encodings, escapes, hidden, markup, spellings
+from .folds import PLAIN, SKELETON
+from .matcher import Pattern
+from .view import Piece, View, edited, folded, mirrored, same_length, without
+
+Make = Callable[[View], Iterable[View]]
+MAX_DEPTH: Final = 3
+
+# Everyday words and tokens of many languages and programs. A text that holds none of them is worth reading as
+# a transposition cipher; one that holds any is not.
+COMMON: Final = (
+    r"\b(?:the|and|you|your|is|are|of|to|in|it|for|with|this|that|what|how|can|please|my|me|was|be|on|not|have|a|i|do|if|"
+    r"de|la|le|les|el|los|las|un|una|une|et|est|en|que|por|para|con|der|die|das|und|ist|nicht|ein|eine|zu|den|il|di|"
+    r"che|per|non|sono|je|het|een|van|och|att|det|som|ja|na|nie|jest|si|se|ve|bir|bu|dan|yang|ini|ke|va|ha|az|egy|"
+    r"o|os|da|do|em|um|uma|nao|def|return|import|class|function|var|const|let|int|true|false|null|http|https|www|com)\b"
+)
+# Words about attacks; beside a quoted attack they make it a mention, not an order.
+TALK: Final = (
+    r"\b(?:prompt.?injections?|jailbreak(?:s|ing)?|attacks?|attackers?|adversar\w+|phrases?|e\.g|for example|for instance|"
+    r"such as|examples?|what does|means?|meaning|detect\w*|classif\w*|explain\w*|red.?team\w*|vulnerabilit\w+|"
+    r"security|malicious|sentence|article|paper|study|blog|tweet|wrote|term|known as|so.?called|defen[sc]e|defend)\b"
+)
+
+_KEEP, _ONLY = True, False
+
+
+def _in_place(name: str, decode: Callable[[str], Iterator[Piece]]) -> Make:
+    def make(view: View) -> Iterable[View]:
+        made = edited(name, view, decode(view.text), keep=_KEEP)
+        return () if made is None else (made,)
+
+    return make
+
+
+def _payload(name: str, decode: Callable[[str], Iterator[Piece]]) -> Make:
+    def make(view: View) -> Iterable[View]:
+        made = edited(name, view, decode(view.text), keep=_ONLY, deeper=True)
+        return () if made is None else (made,)
+
+    return make
+
+
+def _cipher(name: str, table: dict[int, str]) -> Make:
+    return lambda view: (_deeper(same_length(name, view, view.text.translate(table))),)
+
+
+def _deeper(view: View) -> View:
+    view.depth += 1
+    return view
+
+
+def _backwards(view: View) -> Iterable[View]:
+    yield mirrored("reversed", view, view.text[::-1])
+    yield _deeper(same_length("words_reversed", view, spellings.words_backwards(view.text)))
+
+
+def _word_order(view: View) -> Iterable[View]:
+    size = len(view.text)
+    yield View("word_order", spellings.word_order_backwards(view.text), view, lambda start, end: (0, size), deeper=True)
+
+
+def _leet(view: View) -> Iterable[View]:
+    yield same_length("leet", view, view.text.translate(spellings.LEET))
+    if "1" in view.text or "!" in view.text or "|" in view.text:
+        yield same_length("leet", view, view.text.translate(spellings.LEET_L))
+
+
+def _unmarked(view: View) -> Iterable[View]:
+    made = without("unmarked", view, spellings.MARKS)
+    return () if made is view else (made,)
+
+
+def _spaced(view: View) -> Iterable[View]:
+    return filter(None, (
+        edited("spaced", view, spellings.spaced(view.text), keep=_KEEP),
+        edited("squeezed", view, spellings.squeezed(view.text), keep=_ONLY),
+    ))  # fmt: skip
+
+
+def _glued(view: View) -> Iterable[View]:
+    made = edited("squeezed", view, spellings.glued(view.text), keep=_ONLY)
+    return () if made is None else (made,)
+
+
+def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
+    """A trigger for each shift of Caesar's cipher, Atbash, ROT47 and mirror writing of these words."""
+    import re2
+
+    words = [word for word in words if any("a" <= c <= "z" for c in word.lower())]
+    for shift in range(1, 26):
+        pattern = "|".join(re2.escape(spellings.shifted(word, shift)) for word in words)
+        yield pattern, _cipher("rot13" if shift == 13 else f"caesar{shift}", spellings.CAESAR[26 - shift])
+    yield "|".join(re2.escape(w.translate(spellings.ATBASH)) for w in words), _cipher("atbash", spellings.ATBASH)
+    yield "|".join(re2.escape(w.translate(spellings.ROT47)) for w in words), _cipher("rot47", spellings.ROT47)
+    yield "|".join(re2.escape(w[::-1]) for w in words), _backwards
+
+
+def triggers(words: Iterable[str] = ()) -> list[tuple[Pattern, Make, bool]]:
+    """All triggers as (pattern, what to build, whether the result is worth deriving from again).
+
+    `words` are literals of the user's that are to be found in ciphers as well.
+    """
+    out: list[tuple[Pattern, Make, bool]] = []
+
+    def add(pattern: str, make: Make, again: bool, group: str = "forms") -> None:
+        out.append((Pattern(pattern, group), make, again))
+
+    for name, pattern, decode in escapes.ESCAPES:
+        add(pattern, _in_place(name, decode), True)
+    add(r"<[a-z!?/]", _in_place("tags", markup.without_tags), True)
+    add(r"\]\(", _in_place("links", markup.link_labels), False)
+    add(r"""["'][ \t]?(?:\+|\.|&|,|\|\|)[ \t]?\r?\n?[ \t]*["']|[a-z]-\r?\n[a-z]""", _in_place("joined", spellings.joined), False)
+    add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, False)
+    add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, False)
+    add(r"[a-z0-9]{14}", _glued, False)
+    add(r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}", _leet, False)
+    add(r"\b(?:prompt system|instructions? (?:prior|previous|above|your|system|earlier|these|the)|rules? (?:previous|your|prior))\b", _word_order, False)
+    add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), True)
+    for name, pattern, decode in encodings.ENCODINGS:
+        add(pattern, _payload(name, decode), True, "runs")
+    for pattern, make in _ciphers([*spellings.KEYWORDS, *words]):
+        add(pattern, make, True, "words")
+    return out
+
+
+# Letters that only turned writing has.
+_TURNED: Final = frozenset("ɐɔǝɟɥᴉɯɹʇʌʍʎƃɓʞıɾ")
+
+
+def of_unicode(view: View) -> Iterator[View]:
+    """The views of a text beyond ASCII: folded, as Latin, and what it hides."""
+    plain = folded("plain", view, PLAIN)
+    yield plain
+    skeleton = folded("skeleton", view, SKELETON)
+    if skeleton is not view and skeleton.text != plain.text:
+        yield skeleton
+    for name, decode in hidden.HIDDEN:
+        made = edited(name, view, decode(view.text), keep=name == "bidi", deeper=True)
+        if made is not None:
+            yield made
+    characters = set(view.text)
+    if len(characters & _TURNED) >= 3:
+        turned = same_length("turned", view, view.text.translate(spellings.FLIP))
+        yield turned
+        yield mirrored("turned", turned, turned.text[::-1])
+    if any("\u2800" < c <= "\u28ff" for c in characters):
+        made = edited("braille", view, encodings.braille_text(view.text), keep=_ONLY, deeper=True)
+        if made is not None:
+            yield made
+
+
+# A transposed text of a few hundred letters is what an attacker can expect a model to undo.
+_FENCE_MIN, _FENCE_MAX, _FENCE_RAILS = 20, 2_000, range(2, 8)
+
+
+def of_no_words(view: View) -> Iterator[View]:
+    """The readings of a short text without one everyday word: rail fences."""
+    text = view.text.strip()
+    if not text.isascii() or not _FENCE_MIN <= len(text) <= _FENCE_MAX or sum(c.isalpha() for c in text) * 3 < len(text) * 2:
+        return
+    size = len(view.text)
+    for rails in _FENCE_RAILS:
+        yield View("rail_fence", spellings.unfenced(text, rails), view, lambda start, end: (0, size), deeper=True)
