@@ -24,7 +24,8 @@ from llmshield.call import Call, Clamp, Edit, Finding, Proposal, Reply
 from llmshield.errors import CallError, PluginError, StoreUnavailable
 from llmshield.hookspecs import HOOKS, PROJECT, HookSpecs, Plugin, Resources
 from llmshield.logs import log
-from llmshield.policy import Exemption, Mode, Override, Policy
+from llmshield.policy import Exemption, Override, Policy
+from llmshield.policy.server import Mode
 from llmshield.verdicts import Answer, Block, Route
 
 _ALLOWED: dict[str, tuple[type, ...]] = {

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.transport import Transport
 
+_NOT_OURS = frozenset({"upstream_error", "upstream_timeout", "no_provider", "client_timeout", "shutting_down"})
+"""Errors that are no decision of the policy: providers, networks, ends."""
+
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -98,7 +101,7 @@ class Exchange:
     @property
     def action(self) -> str:
         """What became of the call, for header and record: allow, redact, block, would-block, would-redact."""
-        if self.stopped or (self.error is not None and self.error.plugin):
+        if self.stopped or (self.error is not None and self.error.kind not in _NOT_OURS):
             return "block"
         would = ""
         redacted = False

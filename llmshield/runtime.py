@@ -1,29 +1,208 @@
-"""Everything that one policy needs to run: chain, engine, pools, store, keys, record and metrics, made and ended
-together. Mounts hold one; a reload makes the next one and lets calls in flight keep theirs.
+"""Everything that one policy needs to run: chain, engine, pools, store, keys, record and metrics; made and ended
+together. A mount holds one. What plugins may use of it they ask for by type (`resources.get(Ledger)`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from llmshield import chain
-from llmshield.errors import PluginError
+from llmshield import __version__, clock, resolvers
+from llmshield import chain as chains
+from llmshield.audit import Audit
+from llmshield.chain import Chain
+from llmshield.circuits import Circuits
+from llmshield.engine import Engine
+from llmshield.errors import PluginError, SecretError, ShieldError, StoreError
+from llmshield.hookspecs import Resources
+from llmshield.ledger import Ledger
+from llmshield.logs import log
+from llmshield.metrics import Metrics
+from llmshield.observe import Observer
 from llmshield.policy import Policy
+from llmshield.prices import Prices
+from llmshield.redact import remember
+from llmshield.stores import Store, open_store
+from llmshield.traffic import Dialects
+from llmshield.transport import HttpTransport, Transport
 
 T = TypeVar("T")
 
 
-class House:
-    """What the house lends plugins, by type."""
+class Runtime:
+    """One policy at work. `mount` names where calls come in, for the record.
+
+    Raises: PluginError when a plugin can't be made.
+    """
+
+    def __init__(self, policy: Policy, *, mount: str) -> None:
+        self.policy = policy
+        self.mount = mount
+        self.dialects = Dialects()
+        self.chain: Chain = chains.build(policy)
+        self.metrics = Metrics()
+        self.audit = Audit(policy.audit, policy.hash)
+        self.store: Store = open_store(policy.server.store)
+        self.prices = Prices(policy.providers)
+        self.ledger = Ledger(self.store)
+        self.circuits = Circuits(policy.providers)
+        self.transports: dict[str, Transport] = {}
+        self.ready = False
+        self._stopping = False
+        self._started_at = clock.now()
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; there is one once `start` is through."""
+        if self._engine is None:
+            raise ShieldError("The policy is not running yet; start it first.")
+        return self._engine
+
+    async def start(self) -> None:
+        """Open what is needed, warm the detectors. Raises: ShieldError with the remedy; nothing stays open then."""
+        try:
+            keys = self._resolve_keys()
+            await self.store.open()
+            self.audit.start()
+            await asyncio.to_thread(self.prices.warm)
+            await self.ledger.start()
+            resources = _House(
+                {Policy: self.policy, Ledger: self.ledger, Prices: self.prices, Circuits: self.circuits,
+                 Metrics: self.metrics, Store: self.store}
+            )  # fmt: skip
+            await self.chain.start(resources)
+            for name, provider in self.policy.providers.items():
+                if provider.base_url:
+                    connect = (provider.connect.host, provider.connect.port) if provider.connect else None
+                    self.transports[name] = HttpTransport(provider.base_url, connect=connect)
+        except BaseException:
+            await self.close()
+            raise
+        self.metrics.policy(self.policy.hash)
+        self._engine = Engine(
+            self.policy, self.chain, self.dialects, self.transports, keys,
+            Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy),
+        )  # fmt: skip
+        self.ready = True
+
+    def _resolve_keys(self) -> dict[str, str | None]:
+        """Every provider's key, or None where the client's own is passed on. Raises: SecretError."""
+        keys: dict[str, str | None] = {}
+        base = self.policy.base or Path()
+        for name, provider in self.policy.providers.items():
+            if provider.api_key is None:
+                keys[name] = None
+                continue
+            try:
+                value = resolvers.resolve(provider.api_key, base)
+            except SecretError as error:
+                raise SecretError(f"providers.{name}.api_key: {error}") from None
+            remember(value)
+            keys[name] = value
+        return keys
+
+    async def drain(self, seconds: float) -> None:
+        """Not ready from now on; calls under way may end, then the rest are ended."""
+        self.ready = False
+        self._stopping = True
+        if self._engine is not None:
+            await self._engine.drain(seconds)
+
+    async def close(self) -> None:
+        """Let go of everything, each thing whatever became of the others."""
+        self.ready = False
+        await self.chain.close()
+        for transport in self.transports.values():
+            await transport.close()
+        self.transports.clear()
+        await self.ledger.close()
+        await self.store.close()
+        await asyncio.to_thread(self.audit.close)
+
+    # -- what the admin port tells -----------------------------------------------------------------------------
+
+    async def unready(self) -> str | None:
+        """Why calls can't be served now, or None. Only what fails closed counts."""
+        if self._stopping:
+            return "stopping"
+        if not self.ready:
+            return "starting"
+        if not self.audit.ready:
+            return "the audit log can't be written"
+        if any(entry.use == "cost_cap" for entry in self.policy.plugins):
+            try:
+                await self.store.ping()
+            except StoreError:
+                return "the store can't be reached"
+        return None
+
+    async def render_metrics(self) -> bytes:
+        """The exposition for Prometheus, rendered off the event loop."""
+        for name in self.policy.providers:
+            self.metrics.circuit(name, self.circuits.state(name))
+        return await asyncio.to_thread(self.metrics.render)
+
+    async def status(self) -> dict[str, Any]:
+        """What runs here, and each provider's figures of today."""
+        figures = self.metrics.providers()
+        providers: dict[str, Any] = {}
+        for name, provider in self.policy.providers.items():
+            circuit = self.circuits.state(name)
+            empty = {
+                "model": None, "last_ok": None, "failures": 0, "last_failure": None, "last_reason": None,
+                "today": {"requests": 0, "ok": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0},
+                "remaining": {"requests": None, "tokens": None}, "success_rate": None,
+            }  # fmt: skip
+            providers[name] = {
+                "active": circuit != "open", "dialect": provider.dialect, "circuit": circuit, **figures.get(name, empty),
+            }  # fmt: skip
+        return {
+            "version": __version__,
+            "policy": {"file": self.policy.file, "hash": self.policy.hash},
+            "mount": self.mount,
+            "ready": await self.unready() is None,
+            "uptime_s": round(clock.now() - self._started_at, 1),
+            "plugins": self.chain.modes,
+            "providers": providers,
+            "audit": {
+                "written": self.audit.written,
+                "dropped": self.audit.dropped,
+                "failure": self.audit.failure,
+            },
+        }
+
+    async def usage(self) -> dict[str, Any]:
+        """Spend per tenant, over all processes of the store. Raises: StoreError."""
+        return await self.ledger.usage(tuple(self.policy.tenants))
+
+
+class _House(Resources):
+    """What plugins may use, by type."""
 
     def __init__(self, things: Mapping[type[Any], Any]) -> None:
         self._things = dict(things)
 
     def get(self, kind: type[T]) -> T:
         """The one thing of this type. Raises: PluginError when there is none."""
-        thing = self._things.get(kind)
+        thing: T | None = self._things.get(kind)
         if thing is None:
-            raise PluginError(f"The house has no {kind.__name__}; it has {', '.join(t.__name__ for t in self._things)}.")
-        return thing  # type: ignore[no-any-return]
+            names = ", ".join(sorted(each.__name__ for each in self._things))
+            raise PluginError(f"There is no {kind.__name__} to lend; there is: {names}.")
+        return thing
+
+
+def _simulated(policy: Policy) -> dict[str, str]:
+    """Providers that fail because `SIMULATE_<PROVIDER>_FAILURE` is set: true for no connection, or a status."""
+    if not policy.server.simulation:
+        return {}
+    faults = {}
+    for name in policy.providers:
+        value = os.environ.get(f"SIMULATE_{name.upper().replace('-', '_')}_FAILURE", "").lower()
+        if value and value not in {"0", "false", "no"}:
+            faults[name] = value if value.isdigit() else "503"
+            log.warning("simulated_failure", provider=name, fault=faults[name])
+    return faults

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,9 +15,15 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def serve(
-        policy: Path = typer.Option(Path("policy.yaml"), "--policy", "-p", help="The policy file."),
-        listen: str | None = typer.Option(None, help="HOST:PORT of the data port; wins over the policy."),
-        admin: str | None = typer.Option(None, help="HOST:PORT of the admin port; wins over the policy."),
+        policy: Annotated[Path, typer.Option("--policy", "-p", help="The policy file.")] = Path(
+            "policy.yaml"
+        ),
+        listen: Annotated[
+            str | None, typer.Option(help="HOST:PORT of the data port; wins over the policy.")
+        ] = None,
+        admin: Annotated[
+            str | None, typer.Option(help="HOST:PORT of the admin port; wins over the policy.")
+        ] = None,
     ) -> None:
         """Run the sidecar gateway: point a program's base_url at it."""
         from pydantic_core import PydanticCustomError

@@ -26,7 +26,17 @@ WRITE_STALL_S = 60.0
 class AsgiClient:
     """The client of one exchange. `app_headers` are raw headers of a wrapped app that go back as they are."""
 
-    __slots__ = ("_gone", "_receive", "_send", "_since", "_task", "_timer", "app_headers", "receive_s", "started")
+    __slots__ = (
+        "_gone",
+        "_receive",
+        "_send",
+        "_since",
+        "_task",
+        "_timer",
+        "app_headers",
+        "receive_s",
+        "started",
+    )
 
     def __init__(self, receive: Receive, send: Send, receive_s: float) -> None:
         self._receive = receive
@@ -53,7 +63,9 @@ class AsgiClient:
                     size += len(data)
                     if size > limit:
                         raise CallError(
-                            "too_large", f"The body is larger than {limit} bytes.", headers={"connection": "close"}
+                            "too_large",
+                            f"The body is larger than {limit} bytes.",
+                            headers={"connection": "close"},
                         )
                     parts.append(data)
                     if not message.get("more_body", False):
@@ -77,9 +89,13 @@ class AsgiClient:
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head."""
         self.started = True
-        raw = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        raw = [
+            (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()
+        ]
         if self.app_headers:
-            raw += [(name, value) for name, value in self.app_headers if name.decode("latin-1") not in headers]
+            raw += [
+                (name, value) for name, value in self.app_headers if name.decode("latin-1") not in headers
+            ]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def send(self, data: bytes) -> None:

@@ -29,7 +29,10 @@ class Admin:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._token = os.environ.get("LLMSHIELD_ADMIN_TOKEN", "")
-        self._open: dict[str, Callable[[], Awaitable[Answer]]] = {"/healthz": self._healthz, "/readyz": self._readyz}
+        self._open: dict[str, Callable[[], Awaitable[Answer]]] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+        }
         self._closed: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/metrics": self._metrics,
             "/status": self._status,
@@ -68,7 +71,9 @@ class Admin:
     def _refusal(self, headers: dict[str, str], scope: Scope) -> Answer | None:
         if self._token:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token.encode()):
+            if scheme.lower() == "bearer" and hmac.compare_digest(
+                given.strip().encode(), self._token.encode()
+            ):
                 return None
             return _json(401, {"error": "Send Authorization: Bearer with LLMSHIELD_ADMIN_TOKEN."})
         peer = scope.get("client")
@@ -81,7 +86,11 @@ class Admin:
 
     async def _readyz(self) -> Answer:
         reason = await self._runtime.unready()
-        return _json(200, {"status": "ready"}) if reason is None else _json(503, {"status": "unready", "reason": reason})
+        return (
+            _json(200, {"status": "ready"})
+            if reason is None
+            else _json(503, {"status": "unready", "reason": reason})
+        )
 
     async def _metrics(self) -> Answer:
         return 200, "text/plain; version=0.0.4; charset=utf-8", await self._runtime.render_metrics()

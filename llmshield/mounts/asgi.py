@@ -23,8 +23,12 @@ from llmshield.runtime import Runtime
 from llmshield.traffic import canonical_path
 from llmshield.transport import Timeouts, Upstream
 
-_DROPPED = frozenset({b"content-length", b"content-encoding", b"transfer-encoding", b"accept-encoding", b"te", b"trailer"})
-_NOT_BACK = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-encoding", b"content-type"})
+_DROPPED = frozenset(
+    {b"content-length", b"content-encoding", b"transfer-encoding", b"accept-encoding", b"te", b"trailer"}
+)
+_NOT_BACK = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"content-encoding", b"content-type"}
+)
 _QUEUE = 16
 """Messages of the app that wait for the client: backpressure reaches the app after so many."""
 
@@ -38,7 +42,9 @@ class ShieldMiddleware:
     Raises: PolicyError when the policy can't be used.
     """
 
-    def __init__(self, app: App, policy: str | Path | Policy = "policy.yaml", paths: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, app: App, policy: str | Path | Policy = "policy.yaml", paths: Sequence[str] | None = None
+    ) -> None:
         self.app = app
         self._policy = policy if isinstance(policy, Policy) else load(policy)
         self._only = compile_globs(tuple(paths)) if paths is not None else None
@@ -105,10 +111,16 @@ class AppTransport:
         headers = [(name, value) for name, value in self._scope["headers"] if name not in _DROPPED]
         if request.method == "POST":
             headers.append((b"content-length", str(len(request.body)).encode()))
-        scope = {**self._scope, "headers": headers, "llmshield": {"request_id": request.headers.get("x-client-request-id", "")}}
+        scope = {
+            **self._scope,
+            "headers": headers,
+            "llmshield": {"request_id": request.headers.get("x-client-request-id", "")},
+        }
         upstream = _AppUpstream(self._app, scope, request.body)
         await upstream.head(timeouts)
-        self._client.app_headers = [(name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK]
+        self._client.app_headers = [
+            (name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK
+        ]
         return upstream
 
     async def close(self) -> None:
@@ -153,7 +165,9 @@ class _AppUpstream:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
         if self.headers.get("content-encoding", "identity") != "identity":
             self.close()
-            raise UpstreamError("malformed", "The wrapped app compressed its answer; mount compression outside.")
+            raise UpstreamError(
+                "malformed", "The wrapped app compressed its answer; mount compression outside."
+            )
 
     async def chunk(self) -> bytes:
         while not self._done:
@@ -177,7 +191,9 @@ class _AppUpstream:
             self.close()
             raise UpstreamError("idle", "The wrapped app was silent for too long.", status=504) from None
         if message is None and self._error is not None:
-            raise UpstreamError("reset", f"The wrapped app raised {type(self._error).__name__}.") from self._error
+            raise UpstreamError(
+                "reset", f"The wrapped app raised {type(self._error).__name__}."
+            ) from self._error
         return message
 
     def idle_after(self, seconds: float) -> None:

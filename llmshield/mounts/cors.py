@@ -41,7 +41,9 @@ class Cors:
                 (b"access-control-allow-headers", headers.get(b"access-control-request-headers", b"*")),
                 (b"access-control-max-age", b"600"),
             ]
-        await send({"type": "http.response.start", "status": 204 if self._allowed(origin) else 403, "headers": reply})
+        await send(
+            {"type": "http.response.start", "status": 204 if self._allowed(origin) else 403, "headers": reply}
+        )
         await send({"type": "http.response.body", "body": b""})
         return True
 

@@ -178,13 +178,16 @@ async def serve(
     ports = [loop.create_task(data.serve(sockets=[data_socket]))]
     if admin_socket is not None:
         # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
-        ports.append(loop.create_task(_Server(_config(Admin(runtime), Protocol)).serve(sockets=[admin_socket])))
-        admin_server = ports[-1]
+        ports.append(
+            loop.create_task(_Server(_config(Admin(runtime), Protocol)).serve(sockets=[admin_socket]))
+        )
     try:
         await runtime.start()
         url = _url(data_socket)
         admin_url = _url(admin_socket) if admin_socket is not None else None
-        log.info("serving", data=url, admin=admin_url or "", policy=policy.hash, plugins=list(runtime.chain.modes))
+        log.info(
+            "serving", data=url, admin=admin_url or "", policy=policy.hash, plugins=list(runtime.chain.modes)
+        )
         if on_ready is not None:
             on_ready(url, admin_url)
         stopping = loop.create_task(stop.wait())

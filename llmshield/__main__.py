@@ -1,0 +1,5 @@
+"""`python -m llmshield`: the same as the command `llmshield`."""
+
+from llmshield.cli import main
+
+main()
