@@ -1,15 +1,16 @@
 """The texts of a Messages reply, whole or inside one event: every string leaf is a piece, unless it is listed here.
 
-Text and thinking stream on the channels of their block; the leaves of a tool's input, a tool's name, citations,
-search results and whatever this file does not know are pieces that arrive whole.
+All pieces made here arrive whole; what streams (text, thinking, a tool's input as JSON text) is read by
+`_anthropic_stream` itself, on the same channels, so that a whole reply and a stream get the same verdicts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from llmshield.call import Channel, Path
+from llmshield.call import Channel
 from llmshield.dialects import Piece
+from llmshield.dialects._pieces import argument_pieces, other_pieces
 
 NOT_TEXT: dict[str, str] = {
     "type": "tag of the API's own objects",
@@ -72,35 +73,8 @@ def block_pieces(pieces: list[Piece], blocks: list[Any], first: int = 0) -> None
 
 
 def add_others(pieces: list[Piece], node: Any, channel: Channel, skip: tuple[str, ...] = ()) -> None:
-    """Every string leaf below `node` that is not listed, as a text that arrives whole; `skip` names
-    fields of `node` that have been read already."""
-    if type(node) is list:
-        for index, value in enumerate(node):
-            if type(value) is str:
-                if value:
-                    pieces.append(Piece(channel, node, index, True))
-            elif value.__class__ in (dict, list):
-                add_others(pieces, value, channel)
-        return
-    for key, value in node.items():
-        if key in NOT_TEXT or key in skip:
-            continue
-        if type(value) is str:
-            if value and not (key == "data" and node.get("type") == "base64"):
-                pieces.append(Piece(channel, node, key, True))
-        elif type(value) is dict or type(value) is list:
-            add_others(pieces, value, channel)
-
-
-def leaf_pieces(pieces: list[Piece], node: Any, channel: Channel, path: Path = ()) -> None:
-    """The leaves of a tool call's parsed arguments, strings and numbers, each on its own channel."""
-    for key, value in node.items() if type(node) is dict else enumerate(node):
-        kind = type(value)
-        if kind is dict or kind is list:
-            leaf_pieces(pieces, value, channel, (*path, key))
-        elif (kind is str and value) or kind is int or kind is float:
-            leaf = Channel(channel.kind, channel.choice, channel.index, (*path, key), channel.tool)
-            pieces.append(Piece(leaf, node, key, True))
+    """Every string leaf below `node` that is not listed; `skip` names fields that have been read already."""
+    other_pieces(pieces, node, channel, NOT_TEXT, skip)
 
 
 def _call_pieces(pieces: list[Piece], block: dict[str, Any], index: int) -> None:
@@ -110,7 +84,7 @@ def _call_pieces(pieces: list[Piece], block: dict[str, Any], index: int) -> None
         pieces.append(Piece(Channel("tool_name", 0, index, (), tool), block, "name", True))
     arguments = block.get("input")
     if type(arguments) is dict or type(arguments) is list:
-        leaf_pieces(pieces, arguments, Channel("tool_arguments", 0, index, (), tool))
+        argument_pieces(pieces, arguments, Channel("tool_arguments", 0, index, (), tool))
     elif type(arguments) is str and arguments:
         pieces.append(Piece(Channel("tool_arguments", 0, index, ("",), tool), block, "input", True))
     add_others(pieces, block, Channel("other", 0, index), ("name", "input"))
@@ -120,4 +94,4 @@ def _stream(pieces: list[Piece], block: dict[str, Any], key: str, channel: Chann
     """A text of the block's own channel; what seals it is taken away when it changes."""
     if type(block.get(key)) is str and block[key]:
         seals = tuple((block, seal) for seal in _SEALS if block.get(seal))
-        pieces.append(Piece(channel, block, key, shadows=seals))
+        pieces.append(Piece(channel, block, key, True, shadows=seals))

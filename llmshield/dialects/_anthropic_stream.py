@@ -296,6 +296,9 @@ class MessagesStream(StreamCodec):
             holder["signature"] = EDITED
 
     def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
+        if channel.path or channel.kind not in _DELTAS or channel.index not in self._got_open:
+            # Text that a guard let go with its stop, from a place that arrives whole: it has no delta.
+            return b""
         kind, key = _DELTAS[channel.kind]
         block = self._thinking.get(channel.index)
         if block is not None and channel.kind == "reasoning":

@@ -19,11 +19,10 @@ from llmshield.dialects._tree import (
     dump_str,
     expect,
     refuse,
-    seal_base64,
     walk_unknown,
     walk_value,
 )
-from llmshield.dialects._wire import refuse_twins
+from llmshield.dialects._wire import is_opaque, refuse_twins, seal_data
 
 NOT_TEXT: dict[str, str] = {
     "type": "tag of the API's own objects",
@@ -265,8 +264,7 @@ def _source(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     for name in value:
         at = (*path, name)
         if name == "data" and kind == "base64" and type(value[name]) is str:
-            if not seal_base64(call, role, value, name, at):
-                _opaque(call, role, value, name, at)
+            seal_data(call, role, value, name, at)
         else:
             _field(call, role, value, name, at)
 
@@ -283,7 +281,7 @@ def _opaque(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     value = holder[key]
     if type(value) is not str:
         _object(call, role, holder, key, path)
-    elif " " in value or not value.isascii():
+    elif not is_opaque(value):
         add_text(call, role, holder, key, path)
 
 

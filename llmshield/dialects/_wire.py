@@ -1,4 +1,4 @@
-"""What Anthropic's and Google's dialects share: queries without keys, error headers, token counts that may lie."""
+"""What Anthropic's and Google's dialects share: queries without keys, error headers, counts, inline documents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
+from llmshield.call import Call, Path, Role
+from llmshield.dialects._tree import add_text, seal_base64
 from llmshield.errors import WireError
 
 MAX_TOKENS = 10**9
@@ -55,3 +57,29 @@ def count(tree: Mapping[str, Any], name: str) -> tuple[int | None, bool]:
     if type(value) is int and 0 <= value <= MAX_TOKENS:
         return value, False
     return None, True
+
+
+def seal_data(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    """`holder[key]` is base64 of a document: what holds text becomes a Text; what is no base64 at all as well.
+
+    Google also reads the URL alphabet, without padding; blanks are cut out, since decoders skip them.
+    """
+    raw: str = holder[key]
+    data = raw
+    if "-" in data or "_" in data:
+        data = data.replace("-", "+").replace("_", "/")
+    if "\n" in data or " " in data:
+        data = "".join(data.split())
+    if len(data) % 4 and data[:5] != "data:":
+        data += "=" * (-len(data) % 4)
+    if data is not raw:
+        holder[key] = data
+    if not seal_base64(call, role, holder, key, path):
+        holder[key] = raw
+        if not is_opaque(raw):
+            add_text(call, role, holder, key, path)
+
+
+def is_opaque(value: str) -> bool:
+    """True for ASCII without blanks: base64, seals, tokens; whatever has a blank in it is taken for a text."""
+    return " " not in value and value.isascii()

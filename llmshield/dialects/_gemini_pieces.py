@@ -1,0 +1,165 @@
+"""The texts of a Gemini reply or chunk: every string leaf is a piece, unless it is listed here.
+
+A candidate's text is one channel, its thoughts another, whatever parts they come in; each function call has its
+own. Other strings (code, its output, citations, search results, unknown fields) are pieces that arrive whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmshield.call import Channel
+from llmshield.dialects import Piece
+from llmshield.dialects._pieces import argument_pieces, other_pieces
+
+NOT_TEXT: dict[str, str] = {
+    "role": "enum",
+    "id": "id of a call",
+    "mimeType": "enum",
+    "language": "enum",
+    "outcome": "enum",
+    "level": "enum of mediaResolution",
+    "mediaResolution": "enum",
+    "mediaProcessing": "enum",
+    "scheduling": "enum",
+    "toolType": "enum",
+    "contentLayers": "enums",
+    "startOffset": "duration",
+    "endOffset": "duration",
+    "duration": "duration",
+    "data": "bytes",
+    "sdkBlob": "bytes",
+    "thoughtSignature": "seal of the API over a thought",
+    "continuationToken": "token of the API",
+    "googleMapsWidgetContextToken": "token of the API",
+    "encodedPolyline": "a route as numbers",
+    "finishReason": "enum",
+    "blockReason": "enum",
+    "category": "enum of safetyRatings",
+    "probability": "enum of safetyRatings",
+    "severity": "enum of safetyRatings",
+    "overwrittenThreshold": "enum of safetyRatings",
+    "urlRetrievalStatus": "enum",
+    "modality": "enum of usageMetadata",
+    "trafficType": "enum of usageMetadata",
+    "serviceTier": "enum of usageMetadata",
+    "modelVersion": "name of a model",
+    "modelStage": "enum",
+    "retirementTime": "time stamp",
+    "createTime": "time stamp",
+    "responseId": "id of the reply",
+    "placeId": "id of a place",
+    "reviewId": "id of a review",
+    "chunkId": "id of a chunk",
+    "fileId": "id of a file",
+    "mediaId": "id of a file",
+    "sourceId": "id of a source",
+    "logprobsResult": "spells the text again; goes when the text changes (see _gemini_stream)",
+    "nullValue": "enum",
+}
+"""Leaves of the API's own making that show no text of model, user or web."""
+
+REPEATS = ("logprobsResult", "groundingMetadata.groundingSupports")
+"""What spells a candidate's text again, token by token or in segments with offsets."""
+
+CALL_FIELDS = ("functionCall", "toolCall")
+
+
+class JoinedText:
+    """Several text parts of one candidate as one text, so that a value cut into two parts is seen whole.
+
+    Read and written like a dict with one key; a changed text goes into the first part, the others are emptied.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[dict[str, Any]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, key: str) -> str:
+        return "".join([part[key] for part in self._parts])
+
+    def __setitem__(self, key: str, value: str) -> None:
+        for part in self._parts:
+            part[key] = ""
+        self._parts[0][key] = value
+
+
+def choice_of(candidate: dict[str, Any], position: int) -> int:
+    """The candidate's number; protobuf drops a 0."""
+    index = candidate.get("index")
+    return index if type(index) is int else position
+
+
+def is_text(part: dict[str, Any]) -> bool:
+    """True for a part with a non-empty text."""
+    return type(part.get("text")) is str and bool(part["text"])
+
+
+def parts_of(candidate: dict[str, Any]) -> list[dict[str, Any]]:
+    """The candidate's parts, as far as they are objects."""
+    content = candidate.get("content")
+    parts = content.get("parts") if type(content) is dict else None
+    return [part for part in parts if type(part) is dict] if type(parts) is list else []
+
+
+def repeats_of(candidate: dict[str, Any]) -> tuple[tuple[Any, Any], ...]:
+    """The places that spell the candidate's text again."""
+    found: list[tuple[Any, Any]] = []
+    if candidate.get("logprobsResult") is not None:
+        found.append((candidate, "logprobsResult"))
+    grounding = candidate.get("groundingMetadata")
+    if type(grounding) is dict and grounding.get("groundingSupports"):
+        found.append((grounding, "groundingSupports"))
+    return tuple(found)
+
+
+def candidate_pieces(pieces: list[Piece], candidate: dict[str, Any], choice: int) -> bool:
+    """The texts of a candidate of a whole reply; True when it calls a function."""
+    shadows = repeats_of(candidate)
+    calls = 0
+    texts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for part in parts_of(candidate):
+        if is_text(part):
+            texts[bool(part.get("thought"))].append(part)
+        if any(name in part for name in CALL_FIELDS):
+            call_pieces(pieces, part, choice, calls)
+            calls += 1
+    for thought, parts in texts.items():
+        channel = Channel("reasoning" if thought else "content", choice)
+        if len(parts) == 1:
+            pieces.append(Piece(channel, parts[0], "text", True, shadows=shadows))
+        elif parts:
+            pieces.append(Piece(channel, JoinedText(parts), "text", True, shadows=shadows))
+    rest_pieces(pieces, candidate, choice)
+    return calls > 0
+
+
+def call_pieces(pieces: list[Piece], part: dict[str, Any], choice: int, index: int) -> None:
+    """Name and arguments of a part's function call (arguments that come in pieces are read by the stream)."""
+    for field in CALL_FIELDS:
+        call = part.get(field)
+        if type(call) is not dict:
+            continue
+        name = call.get("name")
+        tool = name if type(name) is str and name else None
+        if tool:
+            pieces.append(Piece(Channel("tool_name", choice, index, (), tool), call, "name", True))
+        if type(call.get("args")) is dict:
+            argument_pieces(pieces, call["args"], Channel("tool_arguments", choice, index, (), tool))
+
+
+def rest_pieces(pieces: list[Piece], candidate: dict[str, Any], choice: int) -> None:
+    """All other strings of a candidate."""
+    channel = Channel("other", choice)
+    other_pieces(pieces, candidate, channel, NOT_TEXT, ("content",))
+    content = candidate.get("content")
+    if type(content) is dict:
+        other_pieces(pieces, content, channel, NOT_TEXT, ("parts",))
+    for part in parts_of(candidate):
+        if len(part) == 1 and "text" in part:
+            continue
+        other_pieces(pieces, part, channel, NOT_TEXT, ("text", *CALL_FIELDS))
+        for field in CALL_FIELDS:
+            if type(part.get(field)) is dict:
+                other_pieces(pieces, part[field], channel, NOT_TEXT, ("name", "args", "partialArgs"))
