@@ -88,13 +88,10 @@ def _build(
     try:
         plugin: type[Plugin] = registry.find("plugin", item.use, base)
     except registry.NotFound as error:
-        known = registry.names("plugin")
+        is_file = item.use.startswith(".")
+        known = _files(base) if is_file else registry.names("plugin")
         hint = did_you_mean(item.use, known) or did_you_list(known)
-        what = (
-            str(error)
-            if item.use.startswith(".")
-            else f"found the plugin {item.use[:80]!r}, which does not exist"
-        )
+        what = str(error) if is_file else f"found the plugin {item.use[:80]!r}, which does not exist"
         report.add("LS401", path, what, hint)
         return None
     except PluginError as error:
@@ -114,6 +111,11 @@ def _build(
         plugin=plugin,
         line=line,
     )
+
+
+def _files(base: FilePath | None) -> list[str]:
+    """The Python files beside the policy, as `use` would name them."""
+    return sorted(f"./{path.name}" for path in base.glob("*.py")) if base is not None else []
 
 
 def _settings(plugin: type[Plugin], item: PluginUse, index: int, report: Report) -> BaseModel | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from llmshield.policy.findings import Finding, Path, write_path
-from llmshield.policy.masking import REFERENCE, is_secret_key, mask_line
+from llmshield.policy.masking import REFERENCE, is_secret_key, mask_line, mask_tokens
 from llmshield.policy.nodes import Flaw, Node
 
 MAX_FINDINGS = 200
@@ -77,7 +77,8 @@ class Report:
     def _put(self, code: str, message: str, line: int, column: int, path: str, hint: str) -> None:
         line = min(max(line, 1), len(self._lines))  # an unfinished text is reported one line behind its end
         source = _printable(self._masked(line)[:_SHOWN])
-        finding = Finding(code, _printable(message), self.file, line, column, path, source, _printable(hint))
+        message, path, hint = (_printable(mask_tokens(text)) for text in (message, path, hint))
+        finding = Finding(code, message, self.file, line, column, path, source, hint)
         self._findings.setdefault((code, path, message, line, column), finding)
 
     def _masked(self, line: int) -> str:

@@ -156,7 +156,7 @@ def _items(report: Report, annotation: Any, item_type: Any, value: Any, path: Pa
         return out
     pairs: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in pairs:
-        if is_mapping and not re.fullmatch(NAME, key):
+        if isinstance(key, str) and not re.fullmatch(NAME, key):
             report.add("LS206", (*path, key), f"found {found(key)}, expected {_PATTERNS[NAME]}", at="key")
         valid = check(report, f"{path[0]}[]", item_type, item, (*path, key))
         if valid is not None:
