@@ -115,6 +115,7 @@ class Asking:
             outcome = "blocked" if x.stopped else "failed" if x.broken else "ok"
         except UpstreamError as error:
             attempt.reason, attempt.status, attempt.code = error.reason, error.status, error.code
+            attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
                 attempt.sent = False
             if error.reason in {"skipped", "circuit_open"}:

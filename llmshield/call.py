@@ -330,7 +330,7 @@ class Attempt:
     __slots__ = (
         "_ends", "_proposals", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
         "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars", "provider",
-        "reason", "reserved_picousd", "sent", "started_at", "status", "unseen", "usage",
+        "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status", "unseen", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -354,6 +354,8 @@ class Attempt:
         self.reason: str | None = None
         self.code: str | None = None
         self.outcome: Outcome | None = None
+        self.retry_after_s: float | None = None
+        """The provider's advice when it failed, 0..60 seconds."""
         self.usage: Usage | None = None
         self.reserved_picousd: int | None = None
         """What was reserved for this attempt (1 USD = 10**12), set by the plugin that keeps the money."""

@@ -299,21 +299,17 @@ def _settle(
     if not proposals:
         return 0, ()
     edits = [item for item in proposals if type(item) is Edit]
-    if edits:
-        planned = _plan(edits)
-        if enforced:
-            for text, new in planned:
-                text._write(new)
+    clamps = [item.tokens for item in proposals if type(item) is Clamp]
+    planned = _plan(edits) if edits else []
+    if clamps and min(clamps) < 1:
+        raise PluginError(f"clamp_output({min(clamps)}) leaves no room for an answer.")
+    if enforced:  # nothing can fail from here on: a hook's proposals count all together or not at all
+        for text, new in planned:
+            text._write(new)
             trail.edited = True
-    findings: list[Finding] = []
-    for item in proposals:
-        if type(item) is Finding:
-            findings.append(item)
-        elif type(item) is Clamp and enforced:
-            if item.tokens < 1:
-                raise PluginError(f"clamp_output({item.tokens}) leaves no room for an answer.")
-            trail.clamp = item.tokens if trail.clamp is None else min(trail.clamp, item.tokens)
-    return len(edits), tuple(findings)
+        if clamps:
+            trail.clamp = min(clamps) if trail.clamp is None else min(trail.clamp, *clamps)
+    return len(edits), tuple(item for item in proposals if type(item) is Finding)
 
 
 def _plan(edits: list[Edit]) -> list[tuple[Any, str]]:

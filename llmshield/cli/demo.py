@@ -31,9 +31,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def demo(
-        keep: bool = typer.Option(
-            False, "--keep", help="Leave everything running, and print what to try by hand."
-        ),
+        keep: Annotated[
+            bool, typer.Option("--keep", help="Leave it running; print what to try by hand.")
+        ] = False,
     ) -> None:
         """Watch one policy guard real SDK calls: injection, PII, failover, budget."""
         for package in ("openai", "anthropic"):

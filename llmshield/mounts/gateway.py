@@ -157,8 +157,9 @@ async def serve(
     *,
     on_ready: Callable[[str, str | None], None] | None = None,
     stop: asyncio.Event | None = None,
+    signals: bool = True,
 ) -> None:
-    """Run the gateway until SIGTERM, SIGINT or `stop`; `on_ready(data_url, admin_url)` is called once it serves.
+    """Run the gateway until `stop`, or SIGTERM and SIGINT where `signals` are ours; `on_ready(data_url, admin_url)` is called once it serves.
 
     Raises: ShieldError when a port is taken, a key can't be resolved or a plugin can't start.
     """
@@ -167,9 +168,9 @@ async def serve(
     runtime = Runtime(policy, mount="gateway")
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: the caller has `stop`
-            loop.add_signal_handler(name, stop.set)
+    ours = (signal.SIGTERM, signal.SIGINT) if signals else ()
+    for name in ours:
+        loop.add_signal_handler(name, stop.set)
 
     class Protocol(GuardedProtocol):
         head_s = policy.server.limits.head
@@ -198,6 +199,8 @@ async def serve(
         await runtime.drain(DRAIN_S)
         await ports[0]
     finally:
+        for name in ours:
+            loop.remove_signal_handler(name)
         for port in ports:
             port.cancel()
         await asyncio.gather(*ports, return_exceptions=True)

@@ -75,7 +75,7 @@ class Failover(Plugin):
             if ended.outcome in {"ok", "blocked"} and ended.sent:
                 permit.success()
             elif ended.outcome == "failed" and _is_the_providers(ended):
-                permit.failure(ended.reason or "status", None)
+                permit.failure(ended.reason or "status", ended.retry_after_s)
             else:
                 permit.abandon()
 
