@@ -483,6 +483,7 @@ class Call:
         self._on_end: list[Callable[[Call], Awaitable[None] | None]] = []
         self._plugin = ""
         self._enforced = True
+        self._fail_open = False
 
     def clamp_output(self, tokens: int) -> None:
         """Propose a bound for the answer, in output tokens for each choice; the lowest proposal wins."""
