@@ -31,7 +31,7 @@ with the fields of `Scripted`), `say(...)`, `script=[...]`, `reply=function`, or
 Control, under /__sim__/: GET health, calls (?since=N), settings, faults, bill; PUT settings; POST script, reset;
 DELETE calls. Neither these requests nor their answers are recorded.
 
-`manual()` lists every directive and fault; `llmshield simulate --help` prints it.
+`manual()` lists every directive and fault; `llmshield simulate --manual` prints it.
 """
 
 from llmshield.simulator.answer import Scripted

@@ -116,21 +116,25 @@ def _kind(schema: Any) -> str:
     return "array" if "items" in schema else "string"
 
 
+def _bound(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
 def _number(schema: dict[str, Any], kind: str) -> int | float:
-    low = schema.get("minimum")
-    over = schema.get("exclusiveMinimum")
-    high = schema.get("maximum")
-    under = schema.get("exclusiveMaximum")
-    step = schema.get("multipleOf") or (1 if kind == "integer" else 0)
-    value: float = 1 if low is None and over is None else 0
-    if isinstance(low, (int, float)):
-        value = low
-    if isinstance(over, (int, float)) and not isinstance(over, bool):
-        value = over + (step or 1)
-    if isinstance(high, (int, float)) and value > high:
-        value = high
-    if isinstance(under, (int, float)) and not isinstance(under, bool) and value >= under:
-        value = (under - step) if step else (under + (low if low is not None else under - 2)) / 2
+    low, over = _bound(schema.get("minimum")), _bound(schema.get("exclusiveMinimum"))
+    high, under = _bound(schema.get("maximum")), _bound(schema.get("exclusiveMaximum"))
+    step = _bound(schema.get("multipleOf")) or (1 if kind == "integer" else 0)
+    floor, ceiling = over if low is None else low, under if high is None else high
+    if floor is not None and ceiling is not None and not step:
+        value: float = (floor + ceiling) / 2
+    elif floor is not None:
+        value = floor if low is not None else floor + (step or 1)
+    else:
+        value = 1
+        if high is not None:
+            value = min(value, high)
+        if under is not None and value >= under:
+            value = under - (step or 1)
     if step:
         value = math.ceil(value / step) * step
     return int(value) if kind == "integer" else value

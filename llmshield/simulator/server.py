@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # The request was complete and has been answered; what follows would be another protocol.
+            # What follows would be another protocol, or the body: either way this connection is over.
             return
         except httptools.HttpParserError:
             if self.transport is not None and self.task is None:
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
             self.number,
             self.client,
         )
-        self.waiting.append((call, self.parser.should_keep_alive()))
+        self.waiting.append((call, self.parser.should_keep_alive() and not self.parser.should_upgrade()))
         if self.task is None:
             self._next()
         elif len(self.waiting) > _WAITING and self.transport is not None:
