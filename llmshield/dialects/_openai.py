@@ -14,6 +14,7 @@ from llmshield.call import Call, FinishKind, Operation, Tree, Usage
 from llmshield.dialects import Dialect, WireReply, WireRequest
 from llmshield.dialects._retry import retry_after, retry_headers
 from llmshield.dialects._tree import dump, load_reply, refuse
+from llmshield.dialects._wire import without_credentials
 from llmshield.errors import CallError, ErrorKind, FailureReason, UpstreamError, WireError
 from llmshield.redact import redact
 
@@ -87,8 +88,8 @@ class OpenAIDialect(Dialect):
 
     def target(self, call: Call, model: str) -> tuple[str, str]:
         if call.operation == "models":
-            return call.path.removeprefix("/v1"), call.query
-        return self.endpoint, call.query
+            return call.path.removeprefix("/v1"), without_credentials(call.query)
+        return self.endpoint, without_credentials(call.query)
 
     def credentials(self, key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {key}"}

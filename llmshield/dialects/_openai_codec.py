@@ -12,8 +12,11 @@ from llmshield.call import Call, Channel, Path, Tree
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._openai import error_object, malformed, upstream_error
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
-from llmshield.dialects._tree import load_reply
+from llmshield.dialects._tree import dump_str, load_reply
 from llmshield.errors import CallError, UpstreamError
+
+CUSTOM: Path = (-1,)
+"""Path of free text among `tool_arguments` (a custom tool's input, code): it must not be read as JSON."""
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b":\n\n"
@@ -137,3 +140,31 @@ def _child(node: Any, step: str | int, new: Any) -> Any:
     if type(child) is not type(new):
         child = node[step] = new
     return child
+
+
+def as_arguments(channel: Channel, text: str) -> str:
+    """Text of a leaf inside JSON arguments as it stands in the JSON text; other text as it is."""
+    return dump_str(text)[1:-1] if channel.path and channel.path != CUSTOM else text
+
+
+def spelled(entries: Any) -> str | None:
+    """The text that log-probability entries spell: by bytes where given, since a token may be half a character."""
+    out = bytearray()
+    try:
+        for entry in entries:
+            data = entry.get("bytes")
+            out += bytes(data) if data is not None else entry["token"].encode()
+        return out.decode()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def offsets(annotations: Any) -> tuple[tuple[Any, Any], ...]:
+    """The places of offsets into a text, which mean nothing once the text has changed."""
+    found: list[tuple[Any, Any]] = []
+    for annotation in annotations if type(annotations) is list else ():
+        if type(annotation) is dict:
+            for inner in (annotation, *annotation.values()):
+                if type(inner) is dict:
+                    found += [(inner, key) for key in ("start_index", "end_index", "index") if key in inner]
+    return tuple(found)

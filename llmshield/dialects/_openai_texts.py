@@ -161,8 +161,40 @@ def _is_base64(value: str) -> bool:
     return True
 
 
-def _name(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+def picture(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    """A picture in base64, bare."""
+    _base64(call, role, holder, key, path, "image_data")
+
+
+def plain(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    """Text, or whatever else stands in its place."""
     walk_value(call, role, holder, key, path)
+
+
+def definition(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    """A schema or a choice of tools: the model reads it with the tools."""
+    walk_value(call, "tool", holder, key, path)
+
+
+def tokens(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    """A list of enum members."""
+    value = holder[key]
+    if type(value) is list:
+        for index in range(len(value)):
+            add_token(call, role, value, index, (*path, index))
+    else:
+        walk_value(call, role, holder, key, path)
+
+
+def marked(what: str) -> Walker:
+    """A reader of a field that points at what the provider holds, or does by itself."""
+
+    def read(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+        if holder[key]:
+            mark(call, what)
+            add_token(call, role, holder, key, path)
+
+    return read
 
 
 _IMAGE: Fields = {"url": _url, "detail": TOKEN}
@@ -171,6 +203,6 @@ FILE: Fields = {
     "file_data": _file_data,
     "file_id": file_id,
     "file_url": _file_url,
-    "filename": _name,
+    "filename": plain,
     "detail": TOKEN,
 }

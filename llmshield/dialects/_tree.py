@@ -134,6 +134,12 @@ def add_text(
     return text
 
 
+def add_name(call: Call, role: Role, holder: Any, key: str, path: Path, kind: TextKind = "prompt") -> None:
+    """Make the name (object key) itself a Text, unless it is a word of the formats."""
+    if key and key not in HARMLESS:
+        call.texts.append(Text(call, role, holder, key, path, kind=kind, is_name=True))
+
+
 def add_token(call: Call, role: Role, holder: Any, key: Any, path: Path, kind: TextKind = "prompt") -> None:
     """A leaf of the written list: no Text if it is what it should be (`is_token`, a number, nothing); else
     whatever stands there is walked like an unknown field."""
@@ -149,8 +155,7 @@ def walk_unknown(
     call: Call, role: Role, holder: Any, key: str, path: Path, kind: TextKind = "prompt"
 ) -> None:
     """A field that a dialect does not know: its name and everything in it are scanned, and it survives."""
-    if key and key not in HARMLESS:
-        call.texts.append(Text(call, role, holder, key, path, kind=kind, is_name=True))
+    add_name(call, role, holder, key, path, kind)
     walk_value(call, role, holder, key, path, kind)
 
 

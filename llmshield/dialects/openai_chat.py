@@ -23,22 +23,26 @@ from llmshield.dialects._openai import (
     refuse_twins,
     whole_number,
 )
-from llmshield.dialects._openai_chat_reply import ChatCodec, read_chat, usage_tree
+from llmshield.dialects._openai_chat_stream import ChatCodec, usage_tree
 from llmshield.dialects._openai_codec import DONE
+from llmshield.dialects._openai_messages import read_chat
 from llmshield.dialects._openai_texts import (
     TOKEN,
     Fields,
+    definition,
     mark,
     metadata,
+    plain,
     read_fields,
     read_image,
     read_input_audio,
     read_input_file,
     read_tools,
     token_map,
+    tokens,
 )
 from llmshield.dialects._sse import write_event
-from llmshield.dialects._tree import add_text, add_token, expect, seal_json, walk_unknown, walk_value
+from llmshield.dialects._tree import add_text, expect, seal_json, walk_unknown, walk_value
 from llmshield.verdicts import Answer
 
 NOT_TEXT: dict[str, str] = {
@@ -271,33 +275,18 @@ def _function(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None
 
 
 def _spoken(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
-    mark(call, "audio_id")
-    read_fields(call, role, holder[key], path, {"id": TOKEN}) if type(holder[key]) is dict else walk_value(
-        call, role, holder, key, path
-    )
-
-
-def _plain(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
-    walk_value(call, role, holder, key, path)
-
-
-def _definition(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
-    walk_value(call, "tool", holder, key, path)
+    """An earlier spoken answer, by its id."""
+    if holder[key]:
+        mark(call, "audio_id")
+    if type(holder[key]) is dict:
+        read_fields(call, role, holder[key], path, {"id": TOKEN})
+    else:
+        walk_value(call, role, holder, key, path)
 
 
 def _voice(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     if type(holder[key]) is dict:
         read_fields(call, role, holder[key], path, {"format": TOKEN, "voice": TOKEN})
-    else:
-        walk_value(call, role, holder, key, path)
-
-
-def _tokens(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
-    """A list of enum members."""
-    value = holder[key]
-    if type(value) is list:
-        for index in range(len(value)):
-            add_token(call, role, value, index, (*path, index))
     else:
         walk_value(call, role, holder, key, path)
 
@@ -310,8 +299,8 @@ def _web_search(call: Call, role: Role, holder: Any, key: Any, path: Path) -> No
 
 _PART: Fields = {
     "type": TOKEN,
-    "text": _plain,
-    "refusal": _plain,
+    "text": plain,
+    "refusal": plain,
     "image_url": read_image,
     "input_audio": read_input_audio,
     "file": read_input_file,
@@ -320,10 +309,10 @@ _CALL: Fields = {"id": TOKEN, "type": TOKEN, "function": _function, "custom": _f
 _MESSAGE: Fields = {
     "role": TOKEN,
     "content": _content,
-    "name": _plain,
-    "refusal": _plain,
-    "reasoning_content": _plain,
-    "reasoning": _plain,
+    "name": plain,
+    "refusal": plain,
+    "reasoning_content": plain,
+    "reasoning": plain,
     "tool_calls": _calls,
     "tool_call_id": TOKEN,
     "function_call": _function,
@@ -332,19 +321,19 @@ _MESSAGE: Fields = {
 _TOP: Fields = {
     "messages": _messages,
     "tools": read_tools,
-    "functions": _definition,
-    "tool_choice": _definition,
-    "function_call": _definition,
-    "response_format": _definition,
-    "prediction": _plain,
-    "stop": _plain,
+    "functions": definition,
+    "tool_choice": definition,
+    "function_call": definition,
+    "response_format": definition,
+    "prediction": plain,
+    "stop": plain,
     "web_search_options": _web_search,
     "user": metadata,
     "safety_identifier": metadata,
     "prompt_cache_key": metadata,
     "metadata": metadata,
     "logit_bias": token_map,
-    "modalities": _tokens,
+    "modalities": tokens,
     "audio": _voice,
     **dict.fromkeys(
         (

@@ -1,0 +1,198 @@
+"""Output items of the responses API: where their texts are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmshield.call import Call, Channel, ChannelKind, FinishKind, Path, Tree
+from llmshield.dialects import Piece, WholeReply
+from llmshield.dialects._openai import malformed, read_usage, upstream_error
+from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spelled
+from llmshield.dialects._tree import is_token
+
+Place = tuple[str, int, int]
+"""Which text: (what the events of this text begin with, output index, content or summary index)."""
+
+TEXT = "response.output_text"
+REFUSAL = "response.refusal"
+ARGUMENTS = "response.function_call_arguments"
+MCP = "response.mcp_call_arguments"
+INPUT = "response.custom_tool_call_input"
+CODE = "response.code_interpreter_call_code"
+THOUGHT = "response.reasoning_text"
+SUMMARY = "response.reasoning_summary_text"
+SPOKEN = "response.audio.transcript"
+COMMAND = "response.shell_call_command"
+
+_KINDS: dict[str, tuple[ChannelKind, Path]] = {
+    TEXT: ("content", ()),
+    REFUSAL: ("refusal", ()),
+    ARGUMENTS: ("tool_arguments", ()),
+    MCP: ("tool_arguments", ()),
+    INPUT: ("tool_arguments", CUSTOM),
+    CODE: ("tool_arguments", CUSTOM),
+    COMMAND: ("tool_arguments", CUSTOM),
+    THOUGHT: ("reasoning", ()),
+    SUMMARY: ("reasoning", ()),
+    SPOKEN: ("content", ()),
+}
+
+ECHO = frozenset(
+    (
+        "id", "object", "model", "status", "instructions", "metadata", "tools", "tool_choice", "text", "prompt",
+        "user", "safety_identifier", "prompt_cache_key", "conversation", "previous_response_id", "reasoning",
+        "service_tier", "truncation", "usage", "prompt_cache_retention", "moderation", "prompt_cache_options",
+        "prompt_cache_diagnostics", "access_programs", "image", "input_transformations", "tool_usage", "billing",
+        "error", "incomplete_details",
+    )
+)  # fmt: skip
+"""Fields of a response that repeat the request as it was sent, or are ids and enums: no model wrote them. They
+are left as they are, so that a filter never judges the caller's own instructions as if they were the answer."""
+
+_LABELS = frozenset(
+    (
+        "type", "id", "status", "call_id", "item_id", "role", "container_id", "file_id", "response_id", "phase",
+        "approval_request_id", "object", "output_format", "quality", "size", "background", "execution", "environment",
+        "event_id",
+    )
+)  # fmt: skip
+"""Ids and enums of items and events: no text while they look like a token."""
+
+_OPAQUE = frozenset(("encrypted_content", "partial_image_b64", "obfuscation"))
+"""Sealed reasoning (an edit would break the next turn), pictures, padding."""
+
+
+def is_label(key: Any, value: Any) -> bool:
+    """True for a leaf that holds no text: ids, enums, sealed and binary content."""
+    return (key in _LABELS and type(value) is str and is_token(value)) or key in _OPAQUE
+
+
+class ItemReader:
+    """Finds the texts in output items. `repeats`: the item repeats what streamed before it."""
+
+    def __init__(self) -> None:
+        self._channels: dict[Place, Channel] = {}
+        self._counts: dict[ChannelKind, int] = {}
+
+    def channel(self, base: str, output: int, part: int, tool: str | None = None) -> Channel:
+        """The channel of one text; texts of one kind are counted over the whole response, as they appear."""
+        place = (base, output, part)
+        channel = self._channels.get(place)
+        if channel is None:
+            kind, path = _KINDS.get(base, ("other", (base,)))
+            count = self._counts.get(kind, 0)
+            self._counts[kind] = count + 1
+            channel = self._channels[place] = Channel(kind, 0, count, path, tool)
+        return channel
+
+    def item(self, pieces: list[Piece], item: Any, output: int, *, repeats: bool) -> None:
+        """Every text of one output item."""
+        if type(item) is not dict:
+            return
+        kind = item.get("type")
+        name = item.get("name")
+        tool = name if type(name) is str else None
+        base = MCP if kind == "mcp_call" else INPUT if kind == "custom_tool_call" else ARGUMENTS
+        for key, value in item.items():
+            if not value or is_label(key, value) or (key == "result" and kind == "image_generation_call"):
+                continue
+            if (key == "content" or key == "summary") and type(value) is list:
+                of = SUMMARY if key == "summary" else THOUGHT if kind == "reasoning" else None
+                for index in range(len(value)):
+                    self.part(pieces, value, index, output, index, repeats=repeats, base=of)
+            elif key == "name" and tool:
+                channel = self.channel(base, output, 0, tool)
+                pieces.append(
+                    Piece(Channel("tool_name", 0, channel.index, (), tool), item, key, True, repeats)
+                )
+            elif (key == "arguments" or key == "input") and type(value) is str:
+                pieces.append(Piece(self.channel(base, output, 0, tool), item, key, True, repeats))
+            elif key == "code" and type(value) is str:
+                pieces.append(Piece(self.channel(CODE, output, 0), item, key, True, repeats))
+            else:
+                self.rest(pieces, item, key, output, repeats=repeats)
+
+    def part(
+        self, pieces: list[Piece], holder: Any, key: Any, output: int, index: int, *, repeats: bool, base: str | None
+    ) -> None:  # fmt: skip
+        """One content or summary part, `holder[key]`; `base` where it is no part of a message."""
+        part = holder[key]
+        if type(part) is not dict:
+            self.rest(pieces, holder, key, output, repeats=repeats)
+            return
+        for field, value in part.items():
+            if not value or is_label(field, value):
+                continue
+            if field == "text" and type(value) is str:
+                shadows = offsets(part.get("annotations")) + check_logprobs(part, value)
+                of = base or (THOUGHT if part.get("type") == "reasoning_text" else TEXT)
+                pieces.append(Piece(self.channel(of, output, index), part, field, True, repeats, shadows))
+            elif field == "refusal" and type(value) is str:
+                pieces.append(Piece(self.channel(REFUSAL, output, index), part, field, True, repeats))
+            elif field == "transcript" and type(value) is str:
+                said = ((part, "data"),) if part.get("data") else ()
+                pieces.append(Piece(self.channel(SPOKEN, output, index), part, field, True, repeats, said))
+            elif field == "logprobs":
+                if type(part.get("text")) is not str:
+                    part[field] = []
+            elif field != "data" or part.get("type") != "output_audio":
+                self.rest(pieces, part, field, output, repeats=repeats)
+
+    def rest(self, pieces: list[Piece], holder: Any, key: Any, output: int, *, repeats: bool) -> None:
+        """Strings in a field that has no channel of its own, ids and enums left out."""
+        start = len(pieces)
+        other_pieces(pieces, holder, key, 0, (key,), index=output)
+        kept = [piece for piece in pieces[start:] if not is_label(piece.key, piece.holder[piece.key])]
+        for piece in kept:
+            piece.repeats = repeats
+        pieces[start:] = kept
+
+
+def check_logprobs(holder: Tree, text: str) -> tuple[tuple[Any, Any], ...]:
+    """The shadow that log-probabilities beside a text are; those that spell another text are emptied."""
+    logprobs = holder.get("logprobs")
+    if not logprobs:
+        return ()
+    if spelled(logprobs) != text:
+        holder["logprobs"] = []
+    return ((holder, "logprobs"),)
+
+
+def read_items(response: Tree, reader: ItemReader, *, repeats: bool) -> tuple[list[Piece], FinishKind | None]:
+    """All texts of a response object, and how it ended."""
+    pieces: list[Piece] = []
+    called = False
+    output = response.get("output")
+    for index, item in enumerate(output if type(output) is list else ()):
+        reader.item(pieces, item, index, repeats=repeats)
+        called = called or (type(item) is dict and item.get("type") in ("function_call", "custom_tool_call"))
+    for key in response:
+        if key != "output" and key not in ECHO:
+            reader.rest(pieces, response, key, 0, repeats=repeats)
+    finish: FinishKind | None = None
+    status = response.get("status")
+    if status == "completed":
+        finish = "tool_calls" if called else "stop"
+    elif status == "incomplete":
+        details = response.get("incomplete_details")
+        reason = details.get("reason") if type(details) is dict else None
+        finish = "content_filter" if reason == "content_filter" else "length"
+    elif status == "failed" or status == "cancelled":
+        finish = "error"
+    return pieces, finish
+
+
+def read_response(call: Call, tree: Any) -> WholeReply:
+    """A whole response taken apart."""
+    if type(tree) is not dict:
+        return WholeReply(tree, [], None, None, "", malformed("is no JSON object"))
+    usage = read_usage(tree.get("usage"))
+    model = tree.get("model")
+    model = model if type(model) is str else ""
+    if tree.get("error"):
+        return WholeReply(tree, [], usage, None, model, upstream_error(tree))
+    output = tree.get("output")
+    if type(output) is not list or not all(type(item) is dict for item in output):
+        return WholeReply(tree, [], usage, None, model, malformed("has no output"))
+    pieces, finish = read_items(tree, ItemReader(), repeats=False)
+    return WholeReply(tree, pieces, usage, finish, model)
