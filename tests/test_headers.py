@@ -1,0 +1,50 @@
+"""What travels on, and what stops here."""
+
+import pytest
+
+from llmshield.headers import client_headers, upstream_headers
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "host", "connection", "transfer-encoding",
+     "x-forwarded-for", "forwarded", "x-real-ip", "x-llmshield-tenant", "content-length", "te", "upgrade", "via",
+     "proxy-authorization", "x_forwarded_for", "x-original-url", "sec-fetch-site"],
+)  # fmt: skip
+def test_these_never_reach_a_provider(name: str) -> None:
+    assert name not in upstream_headers({name: "x"}, own_key=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["anthropic-beta", "anthropic-version", "user-agent", "x-stainless-lang", "openai-beta"]
+)
+def test_these_travel_on_unchanged(name: str) -> None:
+    assert "as it is" == upstream_headers({name: "as it is"}, own_key=False)[name]
+
+
+def test_account_headers_go_with_the_clients_own_key_only() -> None:
+    given = {"openai-organization": "org"}
+
+    assert "org" == upstream_headers(given, own_key=True)["openai-organization"]
+    assert "openai-organization" not in upstream_headers(given, own_key=False)
+
+
+def test_headers_that_connection_names_stop_here() -> None:
+    given = {"connection": "close, X-Secret", "x-secret": "1", "x-other": "2"}
+
+    assert "x-secret" not in upstream_headers(given, own_key=True)
+    assert "2" == upstream_headers(given, own_key=True)["x-other"]
+    assert "x-secret" not in client_headers(given)
+
+
+@pytest.mark.parametrize(
+    "name", ["set-cookie", "openai-organization", "x-llmshield-cost", "content-encoding", "location"]
+)
+def test_these_never_reach_the_client(name: str) -> None:
+    assert name not in client_headers({name: "x"})
+
+
+def test_request_ids_and_limits_come_back() -> None:
+    given = {"x-request-id": "r", "x-ratelimit-remaining-requests": "9", "openai-processing-ms": "12"}
+
+    assert given == client_headers(given)
