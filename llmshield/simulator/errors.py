@@ -62,6 +62,9 @@ _GEMINI = {
     529: "UNAVAILABLE",
 }
 
+HTML = b"<!DOCTYPE html><html><head><title>%d</title></head><body><h1>%d</h1><hr>nginx</body></html>"
+"""An error page as proxies write it; takes the status twice."""
+
 STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529)
 """The statuses that are faults by their number."""
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from llmshield.simulator.answer import Answer
 from llmshield.simulator.errors import error
-from llmshield.simulator.faults_http import LONG, flat
+from llmshield.simulator.faults_http import LONG
 from llmshield.simulator.frames import dump, sse
-from llmshield.simulator.plan import Event, Fin, Hang, Pause, Plan, Reset, Step
+from llmshield.simulator.plan import Event, Fin, Hang, Pause, Plan, Reset, Step, flat
 from llmshield.simulator.table import Case, on_answer, on_events, on_plan, on_tree
 
 Events = Iterable[Event | Step]

@@ -87,3 +87,8 @@ class Plan:
         """Replace every header called `name`."""
         self.headers = [h for h in self.headers if h[0].lower() != name.lower()]
         self.headers.append((name, value))
+
+
+def flat(plan: Plan) -> bytes:
+    """The whole body of a plan as bytes; pauses and endings are lost."""
+    return b"".join(step for step in plan.steps() if isinstance(step, bytes))

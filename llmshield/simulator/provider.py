@@ -11,18 +11,19 @@ from typing import Any
 from urllib.parse import unquote
 
 from llmshield.simulator import directives as words
-from llmshield.simulator import faults_http, faults_stream, faults_usage, frames
+from llmshield.simulator import faults_body, faults_http, faults_status, faults_stream, faults_usage, frames
 from llmshield.simulator.answer import Answer, Scripted, compose, scripted, scripted_text
 from llmshield.simulator.apis import Api, Endpoint, endpoint, family_of, listing
 from llmshield.simulator.ask import Ask, BadRequest
 from llmshield.simulator.directives import DirectiveError, Directives
 from llmshield.simulator.errors import Family
-from llmshield.simulator.faults_http import error_plan
+from llmshield.simulator.faults_status import error_plan
 from llmshield.simulator.plan import Event, Pause, Plan, Step
 from llmshield.simulator.record import Received
 from llmshield.simulator.table import FAULTS, Case, Fault, names
 
-__all__ = ["Provider", "faults_http", "faults_stream", "faults_usage"]
+# Importing a module of faults fills the table.
+__all__ = ["Provider", "faults_body", "faults_http", "faults_status", "faults_stream", "faults_usage"]
 
 CREATED = 1_750_000_000
 MODELS = (

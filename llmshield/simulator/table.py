@@ -7,8 +7,8 @@
     style    (style, directives)             edits how events are written
     plan     (case, plan) -> Plan            edits the HTTP answer, errors included
 
-Adding a fault is adding one decorated function to `faults_http` (connection, head, bytes) or `faults_stream`
-(events, text, usage).
+Adding a fault is adding one decorated function to `faults_status` (errors), `faults_http` (connection, head),
+`faults_body` (bytes), `faults_stream` (events, texts) or `faults_usage`.
 """
 
 from __future__ import annotations
