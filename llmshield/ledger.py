@@ -176,6 +176,32 @@ class Ledger:
             return
         self._open.pop(reservation.id, None)
 
+    async def lock(self, tenant: str, id: str, until_ms: int) -> None:
+        """Note for all processes that this tenant may spend nothing until then; `id` makes it repeatable.
+
+        A lock is an account that nothing is spent on, so it is gone with its window.
+        """
+        lines = (Line(account(lock=tenant), f"lock:{until_ms}", None, until_ms),)
+        labels = Labels(tenant, "", "")
+
+        async def note() -> Settled:
+            return await self._store.settle(f"lock.{id}", lines, 0, _now_ms(), labels)
+
+        try:
+            await note()
+        except StoreUnavailable:
+            self._later(self._until_done(note, id))
+
+    async def locks(self) -> dict[str, float]:
+        """Every locked tenant and the end of its lock in seconds since 1970. Raises: StoreUnavailable."""
+        now_ms, found = _now_ms(), dict[str, float]()
+        for balance in await self._store.balances("lock="):
+            until_ms = int(balance.window.removeprefix("lock:"))
+            tenant = _tenant(balance.account)
+            if until_ms > now_ms:
+                found[tenant] = max(found.get(tenant, 0.0), until_ms / 1000)
+        return found
+
     async def usage(self, tenants: Sequence[str] = ()) -> dict[str, Any]:
         """What every tenant has spent and holds, over all processes of the store; amounts as exact decimals.
 

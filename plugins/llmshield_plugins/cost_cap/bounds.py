@@ -1,0 +1,119 @@
+"""How much a call can grow to, before it is sent.
+
+A token of a byte-level tokenizer stands for at least one byte of text, and the names, quotes and braces of the
+JSON around each message are more bytes than the few tokens that a chat template puts in their place. So the
+serialised body's length in bytes is an upper bound of its text in tokens. Not in those bytes are: what a provider
+adds for tools, pictures, and what it holds itself. These have bounds of their own below, or none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmshield.call import Attempt, Tree
+from llmshield.prices import Bound, ModelPrice
+
+_TEMPLATE_TOKENS = 64
+"""Begin and end marks, and the bound that we may still put into the body."""
+
+# https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing: a system prompt of 159-530 tokens
+# for tools as such, and 245-735 for a tool that the provider defines (bash, text editor, computer).
+_TOOLS_TOKENS = 1_024
+_TYPED_TOOL_TOKENS = 1_024
+
+# https://platform.openai.com/docs/guides/images-vision: gpt-4o-mini counts a picture as up to 48,169 tokens
+# (2,833 and 8 tiles of 5,667), no other model as more than 10,000.
+_IMAGE_TOKENS = 10_000
+_IMAGE_TOKENS_BY_TILE = 50_000
+
+_IN_BYTES = frozenset(
+    {"audio", "audio_data", "encrypted_content", "token_ids", "image", "image_data", "image_url"}
+)
+"""Unseen content that is bounded all the same: it is in the body's bytes, or is a picture."""
+
+_PICTURES = frozenset({"image", "image_data", "image_url"})
+_MEDIA = _PICTURES | {"audio", "audio_data", "audio_id", "video"}
+_PICTURE_TYPES = frozenset({"image", "image_url", "input_image"})
+_OPTION_NAMES = ("service_tier", "serviceTier", "speed")
+
+
+def seen_whole(attempt: Attempt) -> bool:
+    """Whether all that the model will read is in the body's bytes, or is a picture."""
+    return _IN_BYTES.issuperset(attempt.unseen)
+
+
+def bound_of(attempt: Attempt, price: ModelPrice, tool_rounds: int) -> tuple[Bound, bool]:
+    """The bound of this attempt's body, and whether it holds: False for unseen content at a model whose
+    context window is not known."""
+    body = attempt.body
+    unseen = attempt.unseen
+    if attempt.call.operation == "passthrough":
+        return Bound(0), True
+    tokens = attempt.input_bytes + _TEMPLATE_TOKENS
+    tools = body.get("tools")
+    if tools:
+        typed = sum(
+            1 for tool in tools if type(tool) is dict and tool.get("type") not in (None, "function", "custom")
+        )
+        tokens += _TOOLS_TOKENS + typed * _TYPED_TOOL_TOKENS if type(tools) is list else _TOOLS_TOKENS
+    long_cache, rounds, media, bounded = False, 0, False, True
+    if price.rates.cache_write_1h is not None:
+        long_cache = asks_long_cache(body)
+    if unseen:
+        media = not _MEDIA.isdisjoint(unseen)
+        if not _PICTURES.isdisjoint(unseen):
+            each = _IMAGE_TOKENS_BY_TILE if attempt.model.startswith("gpt-4o-mini") else _IMAGE_TOKENS
+            tokens += max(1, _pictures(body)) * each
+        if not seen_whole(attempt):
+            bounded = price.context is not None
+            if any(name.startswith(("server_tool", "mcp", "compaction")) for name in unseen):
+                rounds = tool_rounds
+            tokens = max(tokens, price.context or 0) * (1 + rounds)
+    if "audio" in body or body.get("modalities"):
+        media = True
+    choices = attempt.choices
+    best_of, prompts = body.get("best_of"), body.get("prompt")
+    if type(best_of) is int:
+        choices = max(choices, best_of)
+    if type(prompts) is list and prompts and type(prompts[0]) is not int:
+        choices *= len(prompts)  # legacy completions answer each prompt
+    return Bound(tokens, max(1, choices), rounds, long_cache, media), bounded
+
+
+def price_options(body: Tree) -> tuple[tuple[str, str], ...]:
+    """Settings of a body that change its price, as the list names them."""
+    found: list[tuple[str, str]] = []
+    for name in _OPTION_NAMES:
+        value = body.get(name)
+        if value is not None:
+            key = "speed" if name == "speed" else "service_tier"
+            found.append((key, str(value)[:40].lower().removeprefix("service_tier_")))
+    return tuple(found)
+
+
+def asks_long_cache(node: Any) -> bool:
+    """Whether some `cache_control` asks for the hour-long cache (Anthropic: twice the price of input)."""
+    waiting = [node]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is dict:
+            control = item.get("cache_control")
+            if type(control) is dict and control.get("ttl") not in (None, "5m"):
+                return True
+            waiting += [value for value in item.values() if type(value) in (dict, list)]
+        else:
+            waiting += [value for value in item if type(value) in (dict, list)]
+    return False
+
+
+def _pictures(node: Any) -> int:
+    """How many pictures a body holds or refers to, in any dialect's spelling."""
+    found, waiting = 0, [node]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is dict:
+            found += item.get("type") in _PICTURE_TYPES or "inlineData" in item or "inline_data" in item
+            waiting += [value for value in item.values() if type(value) in (dict, list)]
+        else:
+            waiting += [value for value in item if type(value) in (dict, list)]
+    return found
