@@ -1,1 +1,47 @@
-"""injection."""
+"""injection: find prompt injections and jailbreaks in any disguise, leave honest text alone.
+
+Every text of a call is read in all the forms that a model could read: look-alike letters, invisible and tag
+characters, escapes, encodings up to three deep, mirror writing and simple ciphers, markup taken out, letters
+spaced or glued, and texts joined over parts and messages. Signatures (re2 patterns with examples) are matched in
+each form. What is forwarded is never altered. A plain ASCII text costs one pass and nothing else.
+
+Settings:
+
+| setting | default | meaning |
+|---|---|---|
+| `scan` | `[user, tool]` | whose texts are judged: `system`, `user`, `assistant`, `tool` (definitions, names, arguments, results), `output` (the reply) |
+| `block_at` | 0.90 | score from which a call is refused |
+| `flag_at` | 0.60 | score from which it is reported |
+| `deny` | `[]` | literal texts that are refused, in any case and any form |
+| `allow` | `[]` | literal texts that are read over, in any case and any form |
+| `families` | `{}` | per family: `mode: enforce \\| monitor \\| disabled`, `weight: 0..1` on its scores |
+| `signatures` | `[]` | your own: `{id, pattern, score, family}`; re2, case does not matter |
+| `budget` | 65536 + 40 per character | characters that the forms of one text may have; `score` (0.60) is what an exhausted budget counts |
+
+Families: `instruction_override`, `prompt_extraction`, `template_breakout`, `roleplay_jailbreak`,
+`policy_puppetry`, `tool_injection`, `exfiltration`, `encoded_payload`; besides `deny` and `unscanned`. The names
+are what reports, metrics and messages carry; the text itself is in none of them.
+
+Hooks: pre_request; post_response (hangs a filter on the reply when `output` is in `scan`).
+
+Replies are judged in overlapping windows of 2,048 characters, 1,024 apart, so that a stream and a whole reply get
+the same verdict, and every 16 characters for what is readable without decoding. At most 64 characters are held
+back: of a match longer than that the beginning is out when the stream is stopped.
+
+Monitor mode: everything is judged and counted, nothing is refused.
+
+It can't find what has no form: paraphrase, persuasion, and a plain order in a tool's result that says nothing
+about other orders. Text about attacks passes when the attack stands in quotation marks.
+
+Example:
+
+    plugins:
+      - use: injection
+        scan: [user, tool, output]
+        deny: ["project bluebird"]
+        families: {roleplay_jailbreak: {mode: monitor}}
+"""
+
+from .plugin import Injection
+
+__all__ = ["Injection"]

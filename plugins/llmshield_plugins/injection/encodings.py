@@ -15,7 +15,6 @@ from typing import Final
 
 import re2
 
-from .escapes import utf8
 from .view import Piece
 
 Decode = Callable[[str], Iterator[Piece]]
@@ -65,7 +64,11 @@ def _unxored(raw: bytes) -> str | None:
         for letter in b" e":
             key = byte ^ letter
             plain = raw.translate(_xor_table(key))
-            if key and plain.isascii() and 2 * (len(plain) - len(plain.translate(None, _FREQUENT))) > len(plain):
+            if (
+                key
+                and plain.isascii()
+                and 2 * (len(plain) - len(plain.translate(None, _FREQUENT))) > len(plain)
+            ):
                 return readable(plain)
     return None
 
@@ -228,8 +231,51 @@ def _numbers(pattern: object, base: int) -> Decode:
 _MORSE: Final = re2.compile(r"(?:[.\-_]{1,6}[ /|\r\n]{1,4}){7,}[.\-_]{0,6}")
 _MORSE_CODE: Final = dict(
     zip(
-        ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
-        "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----. .-.-.- --..-- ..--.. -....- -..-. .----. -.-.--".split(),
+        [
+            ".-",
+            "-...",
+            "-.-.",
+            "-..",
+            ".",
+            "..-.",
+            "--.",
+            "....",
+            "..",
+            ".---",
+            "-.-",
+            ".-..",
+            "--",
+            "-.",
+            "---",
+            ".--.",
+            "--.-",
+            ".-.",
+            "...",
+            "-",
+            "..-",
+            "...-",
+            ".--",
+            "-..-",
+            "-.--",
+            "--..",
+            "-----",
+            ".----",
+            "..---",
+            "...--",
+            "....-",
+            ".....",
+            "-....",
+            "--...",
+            "---..",
+            "----.",
+            ".-.-.-",
+            "--..--",
+            "..--..",
+            "-....-",
+            "-..-.",
+            ".----.",
+            "-.-.--",
+        ],
         "abcdefghijklmnopqrstuvwxyz0123456789.,?-/'!",
         strict=True,
     )
@@ -264,7 +310,7 @@ def nato_text(text: str) -> Iterator[Piece]:
         for part in _NATO_ONE.finditer(match.group()):
             letters.append(_NATO.get(part.group(1).lower(), " "))
             gap: str = part.group(2)
-            if len(gap) > 1 and not gap.startswith(",") or gap in ("/", "|", "\n"):
+            if (len(gap) > 1 and not gap.startswith(",")) or gap in ("/", "|", "\n"):
                 letters.append(" ")
         yield Piece("".join(letters), match.start(), match.end())
 

@@ -69,7 +69,9 @@ def percent(text: str) -> Iterator[Piece]:
         run: str = match.group()
         if "%u" in run:
             read = "".join(
-                _character(int(part[1:5], 16)) + part[5:] if part[:1] == "u" else _character(int(part[:2], 16))
+                _character(int(part[1:5], 16)) + part[5:]
+                if part[:1] == "u"
+                else _character(int(part[:2], 16))
                 for part in run.split("%")[1:]
             )
         else:
@@ -80,7 +82,7 @@ def percent(text: str) -> Iterator[Piece]:
 def _one_backslash(match: Any) -> str:
     braces, u4, x2, u8, name, octal, simple = match.groups()
     if simple is not None:
-        return _SIMPLE.get(simple, simple)
+        return _SIMPLE.get(str(simple), str(simple))
     if name is not None:
         try:
             return unicodedata.lookup(name)
@@ -97,7 +99,10 @@ def backslash(text: str) -> Iterator[Piece]:
             read = _SIMPLE.get(run[1], run[1])
         elif "\\ud" in run.lower():
             # A pair of surrogates is one character.
-            units = "".join(chr(int(m.group(2), 16)) if m.group(2) else _one_backslash(m) for m in _BACKSLASH_ONE.finditer(run))
+            units = "".join(
+                chr(int(m.group(2), 16)) if m.group(2) else _one_backslash(m)
+                for m in _BACKSLASH_ONE.finditer(run)
+            )
             read = units.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         else:
             read = "".join(_one_backslash(m) for m in _BACKSLASH_ONE.finditer(run))
@@ -145,7 +150,9 @@ def utf7(text: str) -> Iterator[Piece]:
     """`+AGkAZw-`: UTF-16 in base64 between plus and minus."""
     for match in _UTF7.finditer(text):
         body: str = match.group(1)
-        raw = binascii.a2b_base64(body[: len(body) - (len(body) % 4 == 1)] + "=" * (-len(body) % 4 if len(body) % 4 != 1 else 0))
+        raw = binascii.a2b_base64(
+            body[: len(body) - (len(body) % 4 == 1)] + "=" * (-len(body) % 4 if len(body) % 4 != 1 else 0)
+        )
         raw = raw[: len(raw) // 2 * 2]
         read = raw.decode("utf-16-be", "replace")
         if read and "\ufffd" not in read and _mostly_ascii(read):

@@ -18,12 +18,14 @@ from . import views
 from .folds import PLAIN, SKELETON
 from .matcher import Matcher, Pattern
 from .signatures import GAP, Signature, builtin
-from .view import View
+from .view import View, folded
 
 Action = Literal["allow", "flag", "block"]
 
 # Spans reported of one signature in one view: enough to show, little to look up.
 _MAX_SPANS: Final = 4
+# Weak signs add up only within this many characters, or every long document would be an attack.
+_NEAR: Final = 2_048
 _QUOTES: Final = "\"'`"
 # What remains of a score when the pattern stands in quotation marks in a text that talks about attacks.
 _MENTION: Final = 0.45
@@ -70,6 +72,7 @@ class Rules:
     allow: tuple[str, ...] = ()
     own: tuple[Signature, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
+    monitored: frozenset[str] = frozenset()
     budget: Budget = Budget()
 
 
@@ -86,7 +89,9 @@ def literal(text: str, *, squeezed: bool = False) -> str:
 
 def _forms(text: str) -> list[str]:
     """A literal as it stands and under both folds."""
-    return list(dict.fromkeys(form for form in (text, PLAIN.apply(text), SKELETON.apply(text)) if form.strip()))
+    return list(
+        dict.fromkeys(form for form in (text, PLAIN.apply(text), SKELETON.apply(text)) if form.strip())
+    )
 
 
 class Scanner:
@@ -99,7 +104,17 @@ class Scanner:
         signatures += rules.own
         for number, text in enumerate(rules.deny):
             signatures += [
-                Signature(f"deny[{number}]", "deny", "", 1.0, 1.0, literal(form), literal(form, squeezed=True) or None, "", "")
+                Signature(
+                    f"deny[{number}]",
+                    "deny",
+                    "",
+                    1.0,
+                    1.0,
+                    literal(form),
+                    literal(form, squeezed=True) or None,
+                    "",
+                    "",
+                )
                 for form in _forms(text)
             ]
         self._signatures: Sequence[Signature] = signatures
@@ -110,13 +125,19 @@ class Scanner:
         self._common = self._talk + 1
         self._noise = ([self._common], [self._talk, self._common])
         self._matcher = Matcher(
-            [Pattern(s.pattern, "roleplay" if s.family == "roleplay_jailbreak" else "orders") for s in signatures]
+            [
+                Pattern(s.pattern, "roleplay" if s.family == "roleplay_jailbreak" else "orders")
+                for s in signatures
+            ]
             + [pattern for pattern, _, _ in triggers]
             + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
         )
         self._squeezed = [index for index, s in enumerate(signatures) if s.squeezed is not None]
-        self._squeezed_matcher = Matcher([Pattern(signatures[i].squeezed or "", "squeezed") for i in self._squeezed])
+        self._squeezed_matcher = Matcher(
+            [Pattern(signatures[i].squeezed or "", "squeezed") for i in self._squeezed]
+        )
         self._patterns: dict[tuple[int, bool], Any] = {}
+        self._words = Matcher([Pattern(views.COMMON, "words")])
         self._raw = bool(rules.own or rules.deny)
         self._allow = (
             re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in _forms(text)))
@@ -124,16 +145,67 @@ class Scanner:
             else None
         )
 
+    def is_plain(self, texts: Sequence[str]) -> bool:
+        """Whether these texts hold nothing that is worth a closer look; one pass over all of them."""
+        joined = texts[0] if len(texts) == 1 else "\n".join(texts)
+        if not joined.isascii() or self._matcher.match(joined) not in self._noise:
+            return False
+        # Everyday words in one text must not hide another that has none.
+        return len(texts) == 1 or all(
+            not views.may_be_transposed(text) or self._words.match(text) for text in texts
+        )
+
     def scan(self, text: str, role: str = "user") -> Judgement:
         """Judge one text. `role` is system, user, assistant, tool or output. Any string gets a judgement."""
+        matched = None
         if text.isascii():
             matched = self._matcher.match(text)
             if matched in self._noise:
                 return _CLEAN
+            if self._allow is not None:
+                matched = None
         else:
-            matched = None
             text = _speakable(text)
         return self._walk(View("text", text), matched, role)
+
+    def look(self, text: str) -> Judgement:
+        """Judge a part of a longer text by what stands in it unencoded, away from its edges.
+
+        What this finds, `scan` of the whole finds as well; so with `allow` literals, which may lie across an
+        edge, it finds nothing.
+        """
+        if self._allow is not None:
+            return _CLEAN
+        text = _speakable(text)
+        root = View("text", text)
+        forms = (
+            [root]
+            if text.isascii()
+            else list(dict.fromkeys((folded("plain", root, PLAIN), folded("skeleton", root, SKELETON), root)))
+        )
+        hits: list[Hit] = []
+        for view in forms:
+            for index in self._matcher.match(view.text):
+                if index < self._first_trigger:
+                    hits += self._inside(index, view)
+        return self.judge(hits)
+
+    def _inside(self, index: int, view: View) -> list[Hit]:
+        """The first hit of a signature that touches neither end of a view."""
+        signature = self._signatures[index]
+        for match in self._pattern(index, squeezed=False).finditer(view.text):
+            if match.start() > 0 and match.end() < len(view.text):
+                score = min(1.0, signature.score * self.rules.weights.get(signature.family, 1.0))
+                return [
+                    Hit(
+                        signature.id,
+                        signature.family,
+                        score,
+                        *view.span(match.start(), match.end()),
+                        view.path(),
+                    )
+                ]
+        return []
 
     def _match(self, view: View) -> list[int]:
         """Indices in the main set that match in a view, allowed literals taken out."""
@@ -154,8 +226,6 @@ class Scanner:
         talk = exhausted = False
         seen: set[str] = set()
         queue: deque[tuple[View, bool]] = deque([(root, True)])
-        if matched is not None and self._allow is not None:
-            matched = None
         while queue:
             view, again = queue.popleft()
             if view.text in seen and view.name != "squeezed":
@@ -194,35 +264,55 @@ class Scanner:
             return _CLEAN
         return self._judge(found, role, talk=talk, exhausted=exhausted, size=len(root.text))
 
-    def _judge(self, found: dict[int, list[View]], role: str, *, talk: bool, exhausted: bool, size: int) -> Judgement:
-        families: dict[str, float] = {}
+    def _judge(
+        self, found: dict[int, list[View]], role: str, *, talk: bool, exhausted: bool, size: int
+    ) -> Judgement:
         hits: list[Hit] = []
-        miss = 1.0
         for index, where in found.items():
             signature = self._signatures[index]
             spans, view = self._first_spans(index, where)
             if view is None:
                 continue
             score = signature.tool_score if role == "tool" else signature.score
-            if talk and signature.family != "deny" and all(quoted for _, _, quoted in spans):
+            if (
+                talk
+                and role != "output"
+                and signature.family != "deny"
+                and all(quoted for _, _, quoted in spans)
+            ):
                 score = min(score, _MENTION)
             score *= self.rules.weights.get(signature.family, 1.0)
-            score = min(score, 1.0)
-            miss *= 1.0 - score
-            families[signature.family] = max(families.get(signature.family, 0.0), score)
             path = view.path()
-            hits.extend(Hit(signature.id, signature.family, score, start, end, path) for start, end, _ in spans)
-        total = 1.0 - miss
+            hits.extend(
+                Hit(signature.id, signature.family, score, start, end, path) for start, end, _ in spans
+            )
         if exhausted:
-            families["unscanned"] = self.rules.budget.score
-            hits.append(Hit("unscanned", "unscanned", self.rules.budget.score, 0, size, "text"))
-            total = max(total, self.rules.budget.score)
-        total = round(total, 4)
-        action: Action = "block" if total >= self.rules.block_at else "flag" if total >= self.rules.flag_at else "allow"
-        hits.sort(key=lambda hit: (hit.start, hit.end, hit.signature))
+            score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
+            hits.append(Hit("unscanned", "unscanned", score, 0, size, "text"))
+        return self.judge(hits)
+
+    def judge(self, hits: Iterable[Hit]) -> Judgement:
+        """The judgement that these hits make together."""
+        hits = sorted(hits, key=lambda hit: (hit.start, hit.end, hit.signature))
+        if not hits:
+            return _CLEAN
+        total = _together(hits)
+        enforced = total
+        if self.rules.monitored and any(hit.family in self.rules.monitored for hit in hits):
+            enforced = _together([hit for hit in hits if hit.family not in self.rules.monitored])
+        families: dict[str, float] = {}
+        for hit in hits:
+            families[hit.family] = max(families.get(hit.family, 0.0), hit.score)
+        action: Action = "allow"
+        if enforced >= self.rules.block_at:
+            action = "block"
+        elif total >= self.rules.flag_at:
+            action = "flag"
         return Judgement(action, total, tuple(sorted(families, key=lambda f: (-families[f], f))), tuple(hits))
 
-    def _first_spans(self, index: int, where: Sequence[View]) -> tuple[list[tuple[int, int, bool]], View | None]:
+    def _first_spans(
+        self, index: int, where: Sequence[View]
+    ) -> tuple[list[tuple[int, int, bool]], View | None]:
         """The spans in the first view in which the exact pattern matches; the Set's answer is only a hint."""
         for view in where:
             spans = self._spans(index, view)
@@ -232,13 +322,7 @@ class Scanner:
 
     def _spans(self, index: int, view: View) -> list[tuple[int, int, bool]]:
         """Where a signature matches in a view: spans of the text as given, and whether it stands in quotes."""
-        squeezed = view.name == "squeezed"
-        key = (index, squeezed)
-        pattern = self._patterns.get(key)
-        if pattern is None:
-            signature = self._signatures[index]
-            source = signature.squeezed if squeezed else signature.pattern
-            pattern = self._patterns[key] = re2.compile(f"(?i){source}")
+        pattern = self._pattern(index, squeezed=view.name == "squeezed")
         spans: list[tuple[int, int, bool]] = []
         for match in pattern.finditer(view.text):
             start, end = view.span(match.start(), match.end())
@@ -246,6 +330,15 @@ class Scanner:
             if len(spans) == _MAX_SPANS:
                 break
         return spans
+
+    def _pattern(self, index: int, *, squeezed: bool) -> Any:
+        """The exact pattern of a signature, compiled when it is first wanted."""
+        pattern = self._patterns.get((index, squeezed))
+        if pattern is None:
+            signature = self._signatures[index]
+            source = signature.squeezed if squeezed else signature.pattern
+            pattern = self._patterns[index, squeezed] = re2.compile(f"(?i){source}")
+        return pattern
 
 
 def _is_quoted(text: str, start: int, end: int) -> bool:
@@ -270,6 +363,21 @@ def _speakable(text: str) -> str:
     return text
 
 
-def longest(judgements: Iterable[Judgement]) -> Judgement:
-    """The gravest of several judgements; allow if there is none."""
-    return max(judgements, key=lambda judgement: judgement.score, default=_CLEAN)
+def _together(hits: Sequence[Hit]) -> float:
+    """The score of hits near each other, as independent evidence (noisy-or), at the worst place of the text.
+
+    `hits` are in the order of their start. One signature counts once; all mentions together count as one.
+    """
+    worst = 0.0
+    for first, hit in enumerate(hits):
+        scores: dict[str, float] = {}
+        for other in hits[first:]:
+            if other.start > hit.start + _NEAR:
+                break
+            key = "mention" if other.score == _MENTION else other.signature
+            scores[key] = max(scores.get(key, 0.0), other.score)
+        miss = 1.0
+        for score in scores.values():
+            miss *= 1.0 - min(score, 1.0)
+        worst = max(worst, 1.0 - miss)
+    return round(worst, 4)

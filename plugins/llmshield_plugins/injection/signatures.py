@@ -4,8 +4,8 @@ A pattern is written once and used twice: as it stands, and squeezed (blanks and
 texts whose letters were spaced or glued. Blanks mean "any run of blanks, punctuation and marks"; `{word}` stands
 for an entry of words.yaml, `{~3}` for up to three words, `{fill3}` for up to three small words.
 
-Reading the YAML takes 300 ms, so the package carries `signatures.json`, made from it by `refresh()`; it is used
-only while it carries the digest of the YAML files beside it.
+Reading the YAML takes 300 ms, so the package carries `signatures.json`, made from it by `python -m
+llmshield_plugins.injection`; it is used only while it carries the digest of the YAML files beside it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def _from_yaml() -> list[dict[str, Any]]:
                     "score": float(row["score"]),
                     "tool_score": float(row.get("tool_score", row["score"])),
                     "pattern": expand(raw, words),
-                    "squeezed": expand(raw, words, squeezed=True) if row["score"] >= 0.85 and _squeezable(raw) else None,
+                    "squeezed": expand(raw, words, squeezed=True)
+                    if row["score"] >= 0.85 and _squeezable(raw)
+                    else None,
                     "example": row["example"],
                     "counter_example": row["counter_example"],
                 }
@@ -158,7 +160,3 @@ def builtin() -> tuple[Signature, ...]:
     if rows is None:
         rows = _from_yaml()
     return tuple(Signature(**row) for row in rows)
-
-
-if __name__ == "__main__":
-    refresh()

@@ -21,7 +21,7 @@ _UPPER: Final = string.ascii_uppercase
 LEET: Final = str.maketrans("0134579@$!|+8", "oieastgasiltb")
 LEET_L: Final = str.maketrans("0134579@$!|+8", "oleastgaslltb")
 ATBASH: Final = str.maketrans(_LOWER + _UPPER, _LOWER[::-1] + _UPPER[::-1])
-ROT47: Final = str.maketrans({chr(c): chr(33 + (c - 33 + 47) % 94) for c in range(33, 127)})
+ROT47: Final = {c: 33 + (c - 33 + 47) % 94 for c in range(33, 127)}
 # Letters that, upside down, are other ASCII letters; the rest of the turned alphabet has code points of its own.
 FLIP: Final = str.maketrans("bdnpquwm" "6" "9" "ʍɯɥɐɔǝɟƃɓᴉıɾʞʃꞁɹʇʌʎ" "¡¿˙'", "qpudbnmw" "9" "6" "wmhacefggiijkllrtvy" "!?.,")  # fmt: skip
 CAESAR: Final = tuple(
@@ -38,7 +38,9 @@ def shifted(word: str, by: int) -> str:
     return word.translate(CAESAR[by % 26])
 
 
-_SPACED: Final = re2.compile(r"(?:[A-Za-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}|[ ][._\-*/,+~^=:;#|][ ])){3,}[A-Za-z0-9@$!]?")
+_SPACED: Final = re2.compile(
+    r"(?:[A-Za-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}|[ ][._\-*/,+~^=:;#|][ ])){3,}[A-Za-z0-9@$!]?"
+)
 
 
 def spaced(text: str) -> Iterator[Piece]:
@@ -105,7 +107,9 @@ def unfenced(text: str, rails: int) -> str:
         if rail in (0, rails - 1):
             order.extend(range(rail, size, period))
         else:
-            pairs = zip(range(rail, size + period, period), range(period - rail, size + period, period), strict=False)
+            pairs = zip(
+                range(rail, size + period, period), range(period - rail, size + period, period), strict=False
+            )
             order.extend(i for pair in pairs for i in pair if i < size)
     plain = [""] * size
     for position, letter in zip(order, text, strict=True):

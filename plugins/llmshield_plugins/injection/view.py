@@ -42,7 +42,7 @@ class View:
         self.name = name
         self.text = text
         self.parent = parent
-        self.depth = 0 if parent is None else parent.depth + deeper
+        self.depth: int = 0 if parent is None else parent.depth + deeper
         self._locate = locate
 
     def span(self, start: int, end: int) -> Span:
@@ -93,7 +93,9 @@ def without(name: str, parent: View, characters: str) -> View:
 
     def locate(start: int, end: int) -> Span:
         if not origins:
-            origins.extend(index for index, character in enumerate(parent.text) if character not in characters)
+            origins.extend(
+                index for index, character in enumerate(parent.text) if character not in characters
+            )
             origins.append(len(parent.text))
         return origins[start], origins[end - 1] + 1 if end > start else origins[start]
 
@@ -106,7 +108,9 @@ def mirrored(name: str, parent: View, text: str) -> View:
     return View(name, text, parent, lambda start, end: (size - end, size - start), deeper=True)
 
 
-def edited(name: str, parent: View, pieces: Iterable[Piece], *, keep: bool, deeper: bool = False) -> View | None:
+def edited(
+    name: str, parent: View, pieces: Iterable[Piece], *, keep: bool, deeper: bool = False
+) -> View | None:
     """A view in which some parts are replaced (`keep`: the rest stays) or that holds the parts only, one a line.
 
     `pieces` come in order and do not overlap. None if there are none.
@@ -143,7 +147,9 @@ def edited(name: str, parent: View, pieces: Iterable[Piece], *, keep: bool, deep
         return None
 
     def locate(start: int, end: int) -> Span:
-        return _place(offsets, sources, texts, start)[0], _place(offsets, sources, texts, max(start, end - 1))[1]
+        return _place(offsets, sources, texts, start)[0], _place(
+            offsets, sources, texts, max(start, end - 1)
+        )[1]
 
     return View(name, "".join(texts), parent, locate, deeper=deeper)
 

@@ -51,7 +51,7 @@ def _payload(name: str, decode: Callable[[str], Iterator[Piece]]) -> Make:
     return make
 
 
-def _cipher(name: str, table: dict[int, str]) -> Make:
+def _cipher(name: str, table: dict[int, int]) -> Make:
     return lambda view: (_deeper(same_length(name, view, view.text.translate(table))),)
 
 
@@ -67,7 +67,13 @@ def _backwards(view: View) -> Iterable[View]:
 
 def _word_order(view: View) -> Iterable[View]:
     size = len(view.text)
-    yield View("word_order", spellings.word_order_backwards(view.text), view, lambda start, end: (0, size), deeper=True)
+    yield View(
+        "word_order",
+        spellings.word_order_backwards(view.text),
+        view,
+        lambda start, end: (0, size),
+        deeper=True,
+    )
 
 
 def _leet(view: View) -> Iterable[View]:
@@ -101,7 +107,10 @@ def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
     for shift in range(1, 26):
         pattern = "|".join(re2.escape(spellings.shifted(word, shift)) for word in words)
         yield pattern, _cipher("rot13" if shift == 13 else f"caesar{shift}", spellings.CAESAR[26 - shift])
-    yield "|".join(re2.escape(w.translate(spellings.ATBASH)) for w in words), _cipher("atbash", spellings.ATBASH)
+    yield (
+        "|".join(re2.escape(w.translate(spellings.ATBASH)) for w in words),
+        _cipher("atbash", spellings.ATBASH),
+    )
     yield "|".join(re2.escape(w.translate(spellings.ROT47)) for w in words), _cipher("rot47", spellings.ROT47)
     yield "|".join(re2.escape(w[::-1]) for w in words), _backwards
 
@@ -120,12 +129,24 @@ def triggers(words: Iterable[str] = ()) -> list[tuple[Pattern, Make, bool]]:
         add(pattern, _in_place(name, decode), True)
     add(r"<[a-z!?/]", _in_place("tags", markup.without_tags), True)
     add(r"\]\(", _in_place("links", markup.link_labels), False)
-    add(r"""["'][ \t]?(?:\+|\.|&|,|\|\|)[ \t]?\r?\n?[ \t]*["']|[a-z]-\r?\n[a-z]""", _in_place("joined", spellings.joined), False)
+    add(
+        r"""["'][ \t]?(?:\+|\.|&|,|\|\|)[ \t]?\r?\n?[ \t]*["']|[a-z]-\r?\n[a-z]""",
+        _in_place("joined", spellings.joined),
+        False,
+    )
     add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, False)
     add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, False)
     add(r"[a-z0-9]{14}", _glued, False)
-    add(r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}", _leet, False)
-    add(r"\b(?:prompt system|instructions? (?:prior|previous|above|your|system|earlier|these|the)|rules? (?:previous|your|prior))\b", _word_order, False)
+    add(
+        r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}",
+        _leet,
+        False,
+    )
+    add(
+        r"\b(?:prompt system|instructions? (?:prior|previous|above|your|system|earlier|these|the)|rules? (?:previous|your|prior))\b",
+        _word_order,
+        False,
+    )
     add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), True)
     for name, pattern, decode in encodings.ENCODINGS:
         add(pattern, _payload(name, decode), True, "runs")
@@ -164,11 +185,19 @@ def of_unicode(view: View) -> Iterator[View]:
 _FENCE_MIN, _FENCE_MAX, _FENCE_RAILS = 20, 2_000, range(2, 8)
 
 
+def may_be_transposed(text: str) -> bool:
+    """Whether a text has the length and the letters of a transposition cipher."""
+    if not _FENCE_MIN <= len(text) <= _FENCE_MAX or not text.isascii():
+        return False
+    return sum(map(str.isalpha, text)) * 3 >= len(text) * 2
+
+
 def of_no_words(view: View) -> Iterator[View]:
     """The readings of a short text without one everyday word: rail fences."""
     text = view.text.strip()
-    if not text.isascii() or not _FENCE_MIN <= len(text) <= _FENCE_MAX or sum(c.isalpha() for c in text) * 3 < len(text) * 2:
-        return
-    size = len(view.text)
-    for rails in _FENCE_RAILS:
-        yield View("rail_fence", spellings.unfenced(text, rails), view, lambda start, end: (0, size), deeper=True)
+    if may_be_transposed(text):
+        size = len(view.text)
+        for rails in _FENCE_RAILS:
+            yield View(
+                "rail_fence", spellings.unfenced(text, rails), view, lambda start, end: (0, size), deeper=True
+            )

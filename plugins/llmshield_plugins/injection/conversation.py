@@ -1,0 +1,69 @@
+"""The texts of a call as one text: what a model reads when an attack is cut over parts, messages and roles.
+
+Three joins are scanned as one text: the scanned roles without and all roles with and without a blank between.
+Of each text only the ends are taken, since what lies inside one text has been judged alone; only hits that cross
+from one text into another count, and only of signatures that are sure of themselves: two halves that a chance
+brought together make weak signs anywhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+
+from llmshield.call import Text
+
+from .scan import Hit
+
+# A signature's match is hardly longer; literals of the policy may be, and then the ends are longer.
+_END = 100
+_SURE = 0.9
+# No signature reaches over this: a line break and twelve words that are in no filler.
+_BREAK = "\n" + "qx " * 12 + "\n"
+
+
+class Conversation:
+    """The joins of some texts; `longest` is the length of the longest literal of the policy."""
+
+    def __init__(self, texts: Sequence[Text], scanned: Collection[str], longest: int) -> None:
+        end = max(_END, longest + 1)
+        ends = [
+            value if len(value) <= 2 * end else f"{value[:end]}{_BREAK}{value[-end:]}"
+            for value in (t.value for t in texts)
+        ]
+        mine = [index for index, text in enumerate(texts) if text.role in scanned]
+        everyone = list(range(len(texts)))
+        parts: list[str] = []
+        self._offsets: list[int] = []
+        self._owners: list[tuple[int, Text]] = []
+        self._scanned = scanned
+        at = 0
+        joins = [(mine, ""), (mine, " ")]
+        if len(mine) != len(texts):
+            joins += [(everyone, ""), (everyone, " ")]
+        for number, (indices, between) in enumerate(joins):
+            for index in indices:
+                self._offsets.append(at)
+                self._owners.append((number, texts[index]))
+                parts += (ends[index], between)
+                at += len(ends[index]) + len(between)
+            parts.append(_BREAK)
+            at += len(_BREAK)
+        self.text = "".join(parts)
+
+    def across(self, hits: Iterable[Hit]) -> list[Hit]:
+        """The hits that begin in one text and end in another, one of them a scanned one."""
+        return [hit for hit in hits if hit.score >= _SURE and self._crosses(hit)]
+
+    def _crosses(self, hit: Hit) -> bool:
+        first, last = self._index(hit.start), self._index(max(hit.start, hit.end - 1))
+        if first == last or self._owners[first][0] != self._owners[last][0]:
+            return False
+        return any(owner.role in self._scanned for _, owner in self._owners[first : last + 1])
+
+    def owner(self, hit: Hit) -> Text:
+        """The text in which a hit begins."""
+        return self._owners[self._index(hit.start)][1]
+
+    def _index(self, at: int) -> int:
+        return max(0, bisect_right(self._offsets, at) - 1)

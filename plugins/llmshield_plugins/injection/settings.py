@@ -1,0 +1,107 @@
+"""The settings of the injection plugin, checked when the policy is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import re2
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from llmshield.hookspecs import Settings as Base
+
+from .scan import Budget, Rules
+from .signatures import FAMILIES, Signature
+
+Role = Literal["system", "user", "assistant", "tool", "output"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Phrase = Annotated[str, StringConstraints(min_length=2, max_length=1_000)]
+
+
+class FamilySettings(Base):
+    """How one family counts: `monitor` is reported and never refuses, `disabled` is not looked for."""
+
+    mode: Literal["enforce", "monitor", "disabled"] = "enforce"
+    weight: Share = 1.0
+
+
+class OwnSignature(Base):
+    """A user's own pattern."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,60}$")]
+    pattern: Annotated[str, StringConstraints(min_length=2, max_length=4_000)]
+    score: Share = 0.95
+    family: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")] = "own"
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_re2(cls, pattern: str) -> str:
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            compiled = re2.compile(pattern, options)
+        except re2.error as error:
+            reason = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+            raise ValueError(
+                f"is no re2 expression: {reason} (re2 knows no look-around and no back-references)"
+            ) from error
+        if compiled.fullmatch("") is not None:
+            raise ValueError("matches the empty text, so it would match every text")
+        return pattern
+
+
+class BudgetSettings(Base):
+    """How much reading one text may cost."""
+
+    base: Annotated[int, Field(ge=1_024, le=10_000_000)] = 65_536
+    factor: Annotated[int, Field(ge=1, le=1_000)] = 40
+    score: Share = 0.60
+
+
+class InjectionSettings(Base):
+    """Everything that may stand beside `use: injection`."""
+
+    scan: tuple[Role, ...] = ("user", "tool")
+    block_at: Share = 0.90
+    flag_at: Share = 0.60
+    deny: tuple[Phrase, ...] = ()
+    allow: tuple[Phrase, ...] = ()
+    families: Mapping[str, FamilySettings] = {}
+    signatures: tuple[OwnSignature, ...] = ()
+    budget: BudgetSettings = BudgetSettings()
+
+    @field_validator("deny", "allow")
+    @classmethod
+    def _has_letters(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
+        for phrase in phrases:
+            if not any(c.isalnum() for c in phrase):
+                raise ValueError(f"{phrase!r} has neither letter nor digit")
+        return phrases
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InjectionSettings:
+        if self.flag_at > self.block_at:
+            raise ValueError(
+                f"flag_at ({self.flag_at}) is above block_at ({self.block_at}): what is blocked is flagged as well"
+            )
+        known = {*FAMILIES, "deny", "unscanned", *(own.family for own in self.signatures)}
+        unknown = sorted(set(self.families) - known)
+        if unknown:
+            raise ValueError(f"families: {unknown[0]!r} is none of {', '.join(sorted(known))}")
+        return self
+
+    def rules(self) -> Rules:
+        """The same for the scanner."""
+        return Rules(
+            block_at=self.block_at,
+            flag_at=self.flag_at,
+            deny=self.deny,
+            allow=self.allow,
+            own=tuple(
+                Signature(s.id, s.family, "", s.score, s.score, s.pattern, None, "", "")
+                for s in self.signatures
+            ),
+            weights={name: 0.0 if f.mode == "disabled" else f.weight for name, f in self.families.items()},
+            monitored=frozenset(name for name, f in self.families.items() if f.mode == "monitor"),
+            budget=Budget(self.budget.base, self.budget.factor, self.budget.score),
+        )
