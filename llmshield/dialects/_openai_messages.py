@@ -11,22 +11,10 @@ from typing import Any
 from llmshield.call import Call, Channel, ChannelKind, FinishKind, Path, Tree
 from llmshield.dialects import Event, Piece, WholeReply
 from llmshield.dialects._openai import FINISH, malformed, read_usage, upstream_error
+from llmshield.dialects._openai_choices import CHUNK_KEYS
 from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spelled
 
 _REASONING = frozenset(("reasoning_content", "reasoning"))
-CHUNK_KEYS = frozenset(
-    (
-        "id",
-        "object",
-        "created",
-        "model",
-        "system_fingerprint",
-        "service_tier",
-        "choices",
-        "usage",
-        "obfuscation",
-    )
-)
 CHOICE_KEYS = frozenset(("index", "delta", "message", "finish_reason", "logprobs"))
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
@@ -51,6 +39,8 @@ class MessageReader:
         self._channels: dict[tuple[ChannelKind, int, int, Path], Channel] = {}
         self.open: dict[int, list[Channel]] = {}
         self.tools: dict[tuple[int, int], Tool] = {}
+        self.superseded: dict[Channel, int] = {}
+        """Calls whose index another call has taken over, with that index."""
         self._counts: dict[int, int] = {}
 
     def channel(self, kind: ChannelKind, choice: int, index: int = 0, path: Path = ()) -> Channel:
@@ -69,6 +59,15 @@ class MessageReader:
             for key in [key for key in self._channels if key[1] == choice]:
                 del self._channels[key]
         return ended
+
+    def wire(self, channel: Channel) -> int:
+        """The index on the wire of the call that a channel (or a leaf of its arguments) belongs to."""
+        if channel in self.superseded:
+            return self.superseded[channel]
+        for (choice, wire), tool in self.tools.items():
+            if choice == channel.choice and tool.channel.index == channel.index:
+                return wire
+        return channel.index
 
     def read(
         self, event: Event | None, pieces: list[Piece], choice: Tree, number: int, message: Tree
@@ -139,6 +138,8 @@ class MessageReader:
             # Some servers give every call the index 0 and tell them apart by id alone.
             if tool is not None and event is not None:
                 event.ends = (*event.ends, tool.channel)
+                self.superseded[tool.channel] = tool.wire
+                self.open[number].remove(tool.channel)
             count = self._counts[number] = self._counts.get(number, -1) + 1
             channel = Channel(
                 "tool_arguments", number, count, CUSTOM if custom else (), name if type(name) is str else None

@@ -23,7 +23,8 @@ from llmshield.dialects._openai import (
     refuse_twins,
     whole_number,
 )
-from llmshield.dialects._openai_chat_stream import ChatCodec, usage_tree
+from llmshield.dialects._openai_chat_stream import ChatCodec
+from llmshield.dialects._openai_choices import usage_tree
 from llmshield.dialects._openai_codec import DONE
 from llmshield.dialects._openai_messages import read_chat
 from llmshield.dialects._openai_texts import (
