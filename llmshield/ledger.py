@@ -258,7 +258,7 @@ class Ledger:
         """Repeat a step until the store has taken it. Its hold is renewed meanwhile, so it is not expired."""
         tries = 0
         while True:
-            await clock.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
+            await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
             tries += 1
             try:
                 await step()
@@ -271,7 +271,7 @@ class Ledger:
         """Renew what is under way, charge what nobody came back for. A store that is away is told in
         `available`; reserving fails meanwhile, so nothing is lost by going on."""
         while True:
-            await clock.sleep(_TICK_S)
+            await asyncio.sleep(_TICK_S)  # housekeeping keeps the machine's pace, whatever the clock says
             try:
                 if self._open and clock.monotonic() >= self._renew_at:
                     await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))

@@ -276,7 +276,7 @@ class CostCap(Plugin):
     async def _watch_locks(self) -> None:
         """Learn of locks that other processes set. Without a store nothing is sent anyway."""
         while True:
-            await clock.sleep(_LOCKS_S)
+            await asyncio.sleep(_LOCKS_S)  # housekeeping keeps the machine's pace, whatever the clock says
             try:
                 await self._see_locks()
             except StoreUnavailable:
