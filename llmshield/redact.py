@@ -190,13 +190,20 @@ def _redact_unknown(message: str) -> str:
     message = _COOKIES.sub(lambda m: m[1] + HIDDEN, message)
     message = _AFTER_HEADER.sub(_hide_value, message)
     message = _AFTER_WORD.sub(lambda m: _hide_value(m) if _looks_secret(m[2]) else m[0], message)
-    return _URL_LOGIN.sub(lambda m: f"{m[1]}{HIDDEN}@", message)
+    message = _URL_LOGIN.sub(lambda m: f"{m[1]}{HIDDEN}@", message)
+    from llmshield.secrets_patterns import (
+        find_secrets,
+    )  # compiled on the first suspicious message, not at import
+
+    for start, end, _ in reversed(find_secrets(message)):
+        message = f"{message[:start]}{HIDDEN}{message[end:]}"
+    return message
 
 
 def _hide_value(match: re2._Match) -> str:
     """The match without its second group; a reference to a secret (`env://NAME`) is none."""
     value = match[2]
-    if value == HIDDEN or _REFERENCE.fullmatch(value) is not None:
+    if HIDDEN.startswith(value) or _REFERENCE.fullmatch(value) is not None:
         return str(match[0])
     start = match.start(2) - match.start()
     return f"{match[0][:start]}{HIDDEN}{match[0][start + len(value) :]}"

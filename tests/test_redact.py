@@ -110,6 +110,9 @@ UNKNOWN = [
     ("password=correct1horse", "correct1horse"),
     ("client_secret: 'f00dbabe99'", "f00dbabe99"),
     ("LLMSHIELD_ADMIN_TOKEN=8e4c1b7a22", "8e4c1b7a22"),
+    ("the key AKIAZ7VRSQTUPLOWD5NX is not known", "AKIAZ7VRSQTUPLOWD5NX"),
+    ("got ghp_x8Jq2LmZ7vRt5Yw1Nc4Kp9Sd3Fg6Hb0AaQeU", "ghp_x8Jq2LmZ7vRt5Yw1Nc4Kp9Sd3Fg6Hb0AaQeU"),
+    ("Incorrect: sk-ant-api03-Zm9vYmFyYmF6cXV4_1234567890abcdefghij", "Zm9vYmFyYmF6cXV4"),
     ("bearer eyJhbGciOiJIUzI1NiJ9.e30.abc", "eyJhbGciOiJIUzI1NiJ9"),
 ]
 

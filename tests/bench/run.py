@@ -243,7 +243,9 @@ class Bench:
             seconds,
             request,
         ]
-        result = subprocess.run(list(map(str, command)), check=True, capture_output=True)
+        result = subprocess.run(list(map(str, command)), check=False, capture_output=True)
+        if result.returncode:
+            sys.exit(f"bench: {result.stderr.decode().strip()} (port {port}, {request.name})")
         figures = json.loads(result.stdout)
         if figures["errors"]:
             sys.exit(f"bench: {figures['errors']} of {figures['replies']} replies were not 200")
