@@ -60,15 +60,15 @@ INSERT OR IGNORE INTO flush VALUES (1, 0);
 """
 
 _CHARGE = """
-INSERT INTO account (name, "window", ends_ms, spent, requests, tokens) VALUES (?1, ?2, ?3, max(0, min(?4, 4611686018427387903)), ?6, ?7)
-ON CONFLICT DO UPDATE SET spent = max(0, min(spent + ?4, 4611686018427387903)), held = max(0, held - ?5),
-  requests = requests + ?6, tokens = min(tokens + ?7, 4611686018427387903)
+INSERT INTO account (name, "window", ends_ms, spent, requests, tokens) VALUES (?, ?, ?, max(0, min(?, 4611686018427387903)), ?, ?)
+ON CONFLICT DO UPDATE SET spent = max(0, min(spent + ?, 4611686018427387903)), held = max(0, held - ?),
+  requests = requests + excluded.requests, tokens = min(tokens + excluded.tokens, 4611686018427387903)
 """
 _HOLD = """
-INSERT INTO account (name, "window", ends_ms, held) VALUES (?1, ?2, ?3, ?4)
-ON CONFLICT DO UPDATE SET held = min(held + ?4, 4611686018427387903)
+INSERT INTO account (name, "window", ends_ms, held) VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET held = min(held + excluded.held, 4611686018427387903)
 """
-_FREE = 'UPDATE account SET held = max(0, held - ?3) WHERE name = ?1 AND "window" = ?2'
+_FREE = 'UPDATE account SET held = max(0, held - ?) WHERE name = ? AND "window" = ?'
 _ENTRY = "INSERT INTO journal VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -150,7 +150,7 @@ def release(connection: sqlite3.Connection, id: str, lines: Sequence[Line]) -> i
     if not hold:
         return 0
     amount: int = hold[0][0]
-    connection.executemany(_FREE, [(line.account, line.window, amount) for line in lines])
+    connection.executemany(_FREE, [(amount, line.account, line.window) for line in lines])
     return amount
 
 
@@ -177,8 +177,8 @@ def balances(connection: sqlite3.Connection, prefix: str) -> list[Balance]:
     """See `Store.balances`; `substr`, because a name may hold LIKE's wildcards."""
     rows = connection.execute(
         'SELECT name, "window", spent, held, requests, tokens FROM account'
-        ' WHERE name >= ?1 AND substr(name, 1, length(?1)) = ?1 ORDER BY name, "window"',
-        (prefix,),
+        ' WHERE name >= ? AND substr(name, 1, length(?)) = ? ORDER BY name, "window"',
+        (prefix, prefix, prefix),
     )
     return [Balance(*row) for row in rows]
 
@@ -189,8 +189,8 @@ def page(
     """The next entries of the journal after number `after`, each with its number."""
     rows = connection.execute(
         "SELECT seq, id, kind, at_ms, amount, tenant, provider, model, tokens_in, tokens_out, accounts FROM journal"
-        " WHERE seq > ?1 AND at_ms >= ?2 AND (?3 IS NULL OR at_ms < ?3) ORDER BY seq LIMIT ?4",
-        (after, since_ms, until_ms, limit),
+        " WHERE seq > ? AND at_ms >= ? AND at_ms < ? ORDER BY seq LIMIT ?",
+        (after, since_ms, 2**63 - 1 if until_ms is None else until_ms, limit),
     )
     return [
         (row[0], Entry(row[1], row[2], row[3], row[4], Labels(*row[5:8]), row[8], row[9],
@@ -263,7 +263,7 @@ def _charge(
 ) -> None:  # fmt: skip
     requests, tokens = int(kind != "correct"), tokens_in + tokens_out
     for name, window, ends_ms in keys:
-        connection.execute(_CHARGE, (name, window, ends_ms, charge, held, requests, tokens))
+        connection.execute(_CHARGE, (name, window, ends_ms, charge, requests, tokens, charge, held))
     accounts = orjson.dumps([(name, window) for name, window, _ in keys])
     connection.execute(_ENTRY, (id, kind, now_ms, charge, *labels, tokens_in, tokens_out, accounts))
 
