@@ -48,7 +48,7 @@ NOT_TEXT: dict[str, str] = {
 """Leaves of the API's own making that show no text of model, user or web."""
 
 _SEALS = ("signature", "encrypted_content")
-_CALLS = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
+_CALLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 
 
 def block_pieces(pieces: list[Piece], blocks: list[Any], first: int = 0) -> None:

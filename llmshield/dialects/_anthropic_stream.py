@@ -124,6 +124,8 @@ class MessagesStream(StreamCodec):
         event = Event(name, tree)
         blocks = message.get("content")
         if type(blocks) is list and blocks:
+            if any(type(block) is not dict for block in blocks):
+                raise _ShapeError("message_start holds something else than blocks")
             block_pieces(event.pieces, blocks)
             event.output = True
         add_others(event.pieces, message, Channel("other"), ("content",))
@@ -154,7 +156,9 @@ class MessagesStream(StreamCodec):
             self._thinking[index] = block
             block.channel("reasoning")
             thinking = content.get("thinking")
-            if type(thinking) is str and thinking:
+            if thinking is not None and type(thinking) is not str:
+                raise _ShapeError("a thinking block holds no text")
+            if thinking:
                 event.output = True
                 block.read.append(thinking)
                 pieces.append(Piece(block.channel("reasoning"), content, "thinking"))
@@ -167,12 +171,13 @@ class MessagesStream(StreamCodec):
         return event
 
     def _block_delta(self, name: str, tree: dict[str, Any]) -> Event:
-        block = self._blocks.get(tree.get("index"))  # type: ignore[arg-type]
+        index = tree.get("index")
+        block = self._blocks.get(index) if type(index) is int else None
         delta = tree.get("delta")
         if block is None or type(delta) is not dict:
             raise _ShapeError("content_block_delta belongs to no open block")
         kind = delta.get("type")
-        known = _KINDS.get(kind)  # type: ignore[arg-type]
+        known = _KINDS.get(kind) if type(kind) is str else None
         event = Event(name, tree)
         if known is None:
             if kind == "signature_delta":
@@ -202,7 +207,8 @@ class MessagesStream(StreamCodec):
         return event
 
     def _block_stop(self, name: str, tree: dict[str, Any]) -> Event:
-        block = self._blocks.pop(tree.get("index"), None)  # type: ignore[arg-type]
+        index = tree.get("index")
+        block = self._blocks.pop(index, None) if type(index) is int else None
         if block is None:
             raise _ShapeError("content_block_stop belongs to no open block")
         return Event(name, tree, ends=tuple(block.channels.values()))
