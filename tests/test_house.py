@@ -1,0 +1,203 @@
+"""Rules of the house that no linter knows: every file has its tests, names point down, files stay readable."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOTS = {"llmshield": ROOT / "llmshield", "llmshield_plugins": ROOT / "plugins" / "llmshield_plugins",
+         "llmshield_addons": ROOT / "addons" / "llmshield_addons"}  # fmt: skip
+TESTS = ROOT / "tests"
+
+ELSEWHERE = {
+    "llmshield/__init__.py": "a version and a sentence",
+    "llmshield/__main__.py": "calls cli.main",
+    "llmshield/mounts/__init__.py": "empty",
+    "llmshield/call.py": "shapes; every test of a dialect or plugin uses them",
+    "llmshield/errors.py": "shapes; tests/test_redact.py covers what its constructors do",
+    "llmshield/hookspecs.py": "the contract; tests/test_chain.py validates plugins against it",
+    "llmshield/verdicts.py": "shapes; tests/test_chain.py",
+    "llmshield/clock.py": "three lines over the standard library; tests/test_testing.py holds it still",
+}
+"""Source files without a test file of their own, and why."""
+
+LONGEST = 400
+LONGER = {
+    "llmshield/call.py": "the shapes of one call, in one place",
+}
+"""Files above 400 lines (blank lines and comments included), and why they are one subject."""
+
+
+def sources():
+    """Every source file, as its path from the repository's root."""
+    return [
+        path.relative_to(ROOT).as_posix() for root in ROOTS.values() for path in sorted(root.rglob("*.py"))
+    ]
+
+
+def has_test(source):
+    """`llmshield/policy/units.py` -> `tests/policy/test_units.py`, also `test_policy_units.py`, `test_units_more.py`.
+
+    A folder's `__init__.py` and private modules are tested through the room: any test file of it counts.
+    """
+    parts = Path(source).with_suffix("").parts
+    room = () if parts[0] == "llmshield" else (parts[0],)
+    *folders, name = parts[1:] if not room else parts[2:]
+    stems = {path.stem for path in TESTS.joinpath(*room, *folders).glob("test_*.py")}
+    if room and folders:  # a plugin that is a folder is one subject
+        return bool(stems)
+    if name.startswith("_"):
+        above = {path.stem for path in TESTS.joinpath(*room, *folders[:-1]).glob("test_*.py")}
+        return not folders or bool(stems) or f"test_{folders[-1]}" in above
+    return any(stem.endswith(f"_{name}") or stem.startswith(f"test_{name}_") for stem in stems)
+
+
+@pytest.mark.parametrize("source", [source for source in sources() if source not in ELSEWHERE])
+def test_every_source_file_has_its_test_file(source):
+    assert has_test(source), f"write a test for {source}, or say in ELSEWHERE why it has none"
+
+
+def test_the_list_of_exceptions_is_true():
+    missing = [source for source in {*ELSEWHERE, *LONGER} if not (ROOT / source).exists()]
+
+    assert missing == []
+
+
+def imports(path):
+    """(module, imported names) of every import in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, ()
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module, tuple(alias.name for alias in node.names)
+
+
+def all_python():
+    for folder in (*ROOTS.values(), TESTS):
+        yield from sorted(folder.rglob("*.py"))
+
+
+def test_nobody_imports_what_only_a_development_tree_has():
+    """`import plugins` and `import tests` succeed here and nowhere else."""
+    found = [
+        (path.relative_to(ROOT).as_posix(), module)
+        for path in all_python()
+        for module, _ in imports(path)
+        if module.split(".")[0] in {"plugins", "addons", "tests", "policies"}
+    ]
+
+    assert found == []
+
+
+def test_imports_are_absolute():
+    """Save inside a plugin that is a folder: it may be copied and renamed as a whole."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for room, folder in ROOTS.items()
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level > (1 if room == "llmshield_plugins" else 0)
+    ]
+
+    assert found == []
+
+
+def test_plugins_use_public_names_only():
+    """A plugin is written against what authors outside may use too: no `_name`, no `_module` of the core."""
+    found = [
+        (path.name, module, name)
+        for root in ("llmshield_plugins", "llmshield_addons")
+        for path in ROOTS[root].rglob("*.py")
+        for module, names in imports(path)
+        if module.split(".")[0] == "llmshield"
+        for name in (*module.split("."), *names)
+        if name.startswith("_") and not name.startswith("__")
+    ]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("source", sources())
+def test_files_stay_readable(source):
+    lines = len((ROOT / source).read_text(encoding="utf-8").splitlines())
+
+    assert lines <= (700 if source in LONGER else LONGEST), (
+        "look for a second subject in it (LONGER needs a reason)"
+    )
+
+
+@pytest.mark.parametrize("source", sources())
+def test_every_file_says_what_it_is_for(source):
+    text = (ROOT / source).read_text(encoding="utf-8")
+
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), "the first lines say what a file is for"
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest's reports name files; two `test_units.py` would be told apart by nobody."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+    assert list(TESTS.rglob("__init__.py")) == []
+
+
+def test_nothing_of_one_machine_is_in_the_tree():
+    """No home folders, no temporary files, no index hosts: a clone elsewhere must be the same project."""
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not tracked:
+        pytest.skip("no git here")
+    marks = ["/ro" "ot/", "/wo" "rk/", "files.python" "hosted.org", "registry.npm" "js.org", "/ho" "me/"]  # fmt: skip
+    found = []
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".db", ".png"} or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found += [(name, mark) for mark in marks if mark in text]
+
+    assert found == []
+
+
+def test_locks_hold_what_the_project_asks_for():
+    """Every direct requirement is pinned with hashes, and no index host is named."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["pii"]]
+    for lock in ("dev", "demo"):
+        text = (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8")
+        pinned = {line.split("==")[0] for line in text.splitlines() if line[:1].isalnum()}
+        for requirement in wanted if lock == "dev" else project["project"]["dependencies"]:
+            name = requirement.split(";")[0].split("[")[0]
+            for mark in "<>=! ":
+                name = name.split(mark)[0]
+            assert name.lower().replace("_", "-").replace(".", "-") in pinned, (
+                f"{name} is not in {lock}.lock; run `make lock`"
+            )
+        assert "://" not in text
+        assert text.count("--hash=sha256:") > len(pinned)
+
+
+def test_import_contracts_name_every_room():
+    """Exhaustive contracts are what makes a new module take its floor; `make lint` runs them."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+
+    assert tool["contracts"][0]["exhaustive"] is True
+    assert set(tool["root_packages"]) == set(ROOTS)
+
+
+def test_the_core_loads_no_plugin_and_no_heavy_thing():
+    """Importing the package, and reading `--version`, must stay cheap wherever it is installed."""
+    code = "import llmshield, sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    heavy = {"aiohttp", "pydantic", "presidio_analyzer", "spacy", "mitmproxy", "numpy", "typer", "uvicorn"}
+    assert not heavy & set(loaded)
+    assert "llmshield_plugins" not in loaded
