@@ -1,0 +1,209 @@
+"""Money among processes: caps are never overspent, and a kill loses and doubles nothing."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llmshield.stores import Grant, Labels, Line, Store, open_store
+
+CAP = 1_000_000_000_000
+LARGEST = CAP // 200
+LINES = (Line("tenant=acme", "ever"), Line("tenant=acme", "day:2026-11-20", CAP, 4_000_000_000_000))
+
+SPEND = """
+import asyncio, json, random, sys
+from llmshield.stores import Grant, Labels, Line, open_store
+
+url, name, clients, cap = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+lines = (Line("tenant=acme", "ever"), Line("tenant=acme", "day:2026-11-20", cap, 4_000_000_000_000))
+labels = Labels("acme", "openai", "gpt-4o")
+
+async def spend(store, client, rng):
+    spent = 0
+    for turn in range(100_000):
+        id = f"{name}.{client}.{turn}"
+        held = await store.reserve(id, lines, cap // 200, cap // 200, 3_000_000_000_000, 2_000_000_000_000, labels)
+        if not isinstance(held, Grant):
+            return spent
+        await asyncio.sleep(rng.random() / 500)
+        cost = rng.randrange(held.amount + 1)
+        if rng.random() < 0.05:
+            await store.release(id, lines)
+            continue
+        await store.settle(id, lines, cost, 2_000_000_000_000, labels, 1, 1)
+        spent += cost
+    raise SystemExit("never refused")
+
+async def main():
+    store = open_store(url)
+    await store.open()
+    rng = random.Random(name)
+    print(json.dumps(sum(await asyncio.gather(*[spend(store, client, rng) for client in range(clients)]))))
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("run", range(5))
+async def test_a_cap_is_never_overspent(url: str, run: int, store: Store) -> None:
+    """4 processes x 16 clients spend at random until they are refused: overshoot is exactly 0."""
+    processes, clients = (4, 16) if store.shared else (1, 64)
+    spent = 0
+    if store.shared:
+        workers = [
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                SPEND,
+                url,
+                f"{run}-{index}",
+                str(clients),
+                str(CAP),
+                stdout=subprocess.PIPE,
+            )
+            for index in range(processes)
+        ]
+        for worker in workers:
+            out, _ = await worker.communicate()
+            spent += json.loads(out)
+    else:
+        spent = await _spend_here(store, clients)
+
+    by_window = {found.window: found for found in await store.balances("tenant=acme")}
+    entries = [entry async for entry in store.journal()]
+
+    assert by_window["ever"].spent == by_window["day:2026-11-20"].spent == spent
+    assert spent <= CAP
+    assert CAP - spent < LARGEST * processes * clients
+    assert by_window["ever"].held == by_window["day:2026-11-20"].held == await store.holds() == 0
+    assert sum(entry.amount for entry in entries) == spent
+    assert len({entry.id for entry in entries}) == len(entries) == by_window["ever"].requests
+
+
+async def _spend_here(store: Store, clients: int) -> int:
+    rng, labels = random.Random(1), Labels("acme", "openai", "gpt-4o")
+
+    async def spend(client: int) -> int:
+        spent = 0
+        for turn in range(100_000):
+            id = f"{client}.{turn}"
+            held = await store.reserve(id, LINES, LARGEST, LARGEST, 3 * 10**12, 2 * 10**12, labels)
+            if not isinstance(held, Grant):
+                return spent
+            await asyncio.sleep(rng.random() / 500)
+            cost = rng.randrange(held.amount + 1)
+            await store.settle(id, LINES, cost, 2 * 10**12, labels, 1, 1)
+            spent += cost
+        raise AssertionError("never refused")
+
+    return sum(await asyncio.gather(*[spend(client) for client in range(clients)]))
+
+
+KILL = """
+import asyncio, os, random, signal, sys, time
+from llmshield.stores import Grant, Labels, Line, open_store
+import redis.asyncio
+
+url, log, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+lines = (Line("tenant=acme", "ever"), Line("tenant=acme", "day:2026-11-20", 10**15, 4_000_000_000_000))
+labels = Labels("acme", "openai", "gpt-4o")
+
+async def client(store, out, name, rng):
+    turn = 0
+    while True:
+        turn += 1
+        id = f"{name}.{turn}"
+        held = await store.reserve(id, lines, 1_000, 1_000, 2_000_000_060_000, 2_000_000_000_000, labels)
+        assert isinstance(held, Grant)
+        os.write(out, f"held {id} 1000\\n".encode())
+        cost = rng.randrange(1001)
+        os.write(out, f"billed {id} {cost}\\n".encode())
+        await asyncio.sleep(0)
+        await store.settle(id, lines, cost, 2_000_000_000_000, labels, 1, 1)
+        os.write(out, f"settled {id} {cost}\\n".encode())
+
+async def live(name, ready):
+    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    store = open_store(url)
+    await store.open()
+    os.write(ready, b"x")
+    rng = random.Random(name)
+    await asyncio.gather(*[client(store, out, f"{name}.{index}", rng) for index in range(4)])
+
+rng = random.Random(7)
+for index in range(rounds):
+    seen, ready = os.pipe()
+    pid = os.fork()
+    if not pid:
+        asyncio.run(live(f"p{index}", ready))
+    os.read(seen, 1)
+    time.sleep(rng.random() * 0.04)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(seen)
+    os.close(ready)
+"""
+
+
+async def kill_rounds(url: str, log: Path, rounds: int) -> None:
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILL, url, str(log), str(rounds))
+    assert await worker.wait() == 0
+    acknowledged: dict[str, dict[str, int]] = {"held": {}, "billed": {}, "settled": {}}
+    for line in log.read_text().splitlines():
+        what, id, amount = line.split(" ")
+        acknowledged[what][id] = int(amount)
+    assert len(acknowledged["settled"]) > rounds
+    store = open_store(url)
+    await store.open()
+    try:
+        at_once = {found.window: found for found in await store.balances("tenant=acme")}["ever"]
+        assert at_once.spent + at_once.held >= sum(acknowledged["billed"].values())
+        await store.expire(2_000_000_060_000)
+        entries = [entry async for entry in store.journal()]
+        amounts = {entry.id: (entry.kind, entry.amount) for entry in entries}
+
+        assert max(Counter(entry.id for entry in entries).values()) == 1
+        for id, cost in acknowledged["settled"].items():
+            assert amounts[id] == ("settle", cost)
+        for id in acknowledged["held"].keys() - acknowledged["settled"].keys():
+            assert amounts[id] in {("expire", 1_000), ("settle", acknowledged["billed"].get(id, -1))}
+        for found in await store.balances("tenant=acme"):
+            assert (found.spent, found.held) == (sum(entry.amount for entry in entries), 0)
+        assert await store.holds() == 0
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+async def test_a_kill_loses_and_doubles_nothing(url: str, tmp_path: Path) -> None:
+    """25 kills at random points on each store; every acknowledged step is there once."""
+    await kill_rounds(url, tmp_path / "acknowledged", 25)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+async def test_a_kill_loses_and_doubles_nothing_many_times(url: str, tmp_path: Path) -> None:
+    """The same, 1,000 times on each store."""
+    await kill_rounds(url, tmp_path / "acknowledged", 1_000)
+
+
+def test_several_processes_make_one_new_file(tmp_path: Path) -> None:
+    """They all create the tables and switch to WAL at the same instant."""
+    script = (
+        "import asyncio, sys\nfrom llmshield.stores import open_store\n"
+        "async def main():\n s = open_store(sys.argv[1]); await s.open(); await s.ping(); await s.close()\n"
+        "asyncio.run(main())"
+    )
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    workers = [subprocess.Popen([sys.executable, "-c", script, url]) for _ in range(6)]
+
+    assert [worker.wait(30) for worker in workers] == [0] * 6
+    assert os.path.exists(tmp_path / "new.db")
