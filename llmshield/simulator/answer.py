@@ -65,6 +65,17 @@ class Usage:
     cache_write: int = 0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Citation:
+    """Words of the first choice's text that a source is given for: `text[start:end]`."""
+
+    text: str
+    start: int
+    end: int
+    title: str = "A simulated source"
+    url: str = "https://example.com/source"
+
+
 @dataclasses.dataclass(slots=True)
 class Answer:
     """Everything a dialect needs to write the reply, whole or streamed."""
@@ -77,6 +88,7 @@ class Answer:
     finish: str | None = None
     sealed: bool = False
     """Reasoning comes as a block that only the provider can read."""
+    citation: Citation | None = None
 
     def id(self, prefix: str, what: str = "") -> str:
         """An identifier that looks like the provider's and says which call it belongs to."""
@@ -157,7 +169,16 @@ def compose(ask: Ask, want: Directives, script: Scripted | None, number: int, cr
         usage.input, usage.output = script.usage
     if want.usage is not None:
         usage.input, usage.output = (int(part) for part in want.usage.split(":"))
-    return Answer(number, created, ask.model, choices, usage, want.finish, want.thinking == "redacted")
+    cited = _citation(ask, choices[0]) if want.citations else None
+    return Answer(number, created, ask.model, choices, usage, want.finish, want.thinking == "redacted", cited)
+
+
+def _citation(ask: Ask, choice: Choice) -> Citation | None:
+    """The user's words where the text repeats them, else the whole text; nothing without a text."""
+    whole, said = "".join(choice.text), spoken(ask.user)
+    start = max(whole.find(said), 0)
+    end = start + len(said) if said and said in whole else len(whole)
+    return Citation(whole[start:end], start, end, f"Source about {said[:80]}") if whole else None
 
 
 def _choice(ask: Ask, want: Directives, script: Scripted | None, index: int) -> Choice:

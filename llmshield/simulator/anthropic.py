@@ -118,13 +118,23 @@ def _blocks(ask: Ask, answer: Answer, choice: Choice) -> list[tuple[dict[str, An
         found.append(({"type": "thinking", "thinking": "", "signature": ""}, deltas))
     texts = choice.text or choice.refusal
     if texts:
-        found.append(({"type": "text", "text": ""}, [{"type": "text_delta", "text": p} for p in texts]))
+        said: list[dict[str, Any]] = [{"type": "text_delta", "text": p} for p in texts]
+        said += [{"type": "citations_delta", "citation": c} for c in _citations(answer)]
+        found.append(({"type": "text", "text": ""}, said))
     for tool in choice.tools:
         name = tool.id if tool.id.startswith("toolu_") else answer.id("toolu_", tool.id)
         block = {"type": "tool_use", "id": name, "name": tool.name, "input": {}}
         deltas = [{"type": "input_json_delta", "partial_json": p} for p in ["", *tool.pieces]]
         found.append((block, deltas))
     return found
+
+
+def _citations(answer: Answer) -> list[dict[str, Any]]:
+    cited = answer.citation
+    if cited is None:
+        return []
+    place = {"start_char_index": 0, "end_char_index": len(cited.text), "document_index": 0, "file_id": None}
+    return [{"type": "char_location", "cited_text": cited.text, "document_title": cited.title, **place}]
 
 
 def _reason(answer: Answer, choice: Choice) -> tuple[str, str | None]:
@@ -158,7 +168,9 @@ def whole(ask: Ask, answer: Answer) -> dict[str, Any]:
         elif block["type"] == "thinking":
             block["thinking"], block["signature"] = "".join(choice.reasoning), SIGNATURE
         elif block["type"] == "text":
-            block["text"] = "".join(d["text"] for d in deltas)
+            block["text"] = "".join(d["text"] for d in deltas if d["type"] == "text_delta")
+            if answer.citation is not None:
+                block["citations"] = _citations(answer)
         content.append(block)
     reason, sequence = _reason(answer, choice)
     return {

@@ -41,6 +41,7 @@ class Directives:
     ascii         1: every character beyond ASCII is sent as a JSON escape
     stable        1: ids and dates are the same in every reply
     thinking      1: reasoning although the request does not ask; redacted: sealed blocks (Anthropic)
+    citations     1: the answer cites the user's own words, in the dialect's way, with title and offsets
     args          echo: free strings of generated tool arguments hold the last user message
     usage         IN:OUT, the tokens that are reported
     cached, cache_write, reasoning  tokens of these kinds that are reported
@@ -73,6 +74,7 @@ class Directives:
     ascii: bool = False
     stable: bool = False
     thinking: str | None = None
+    citations: bool = False
     args: str | None = None
     usage: str | None = None
     cached: int = 0

@@ -204,6 +204,21 @@ def _logprobs(ask: Ask, choice: Choice) -> dict[str, Any]:
     return {"avgLogprobs": -0.25, "logprobsResult": {"chosenCandidates": chosen, "topCandidates": top}}
 
 
+def _grounding(answer: Answer, index: int) -> dict[str, Any]:
+    """Citations twice over, as the API has them: sources by offset, and supports that repeat the text."""
+    cited = answer.citation
+    if cited is None or index:
+        return {}
+    source = {"startIndex": cited.start, "endIndex": cited.end, "uri": cited.url, "title": cited.title}
+    segment = {"startIndex": cited.start, "endIndex": cited.end, "text": cited.text}
+    grounding = {
+        "webSearchQueries": [cited.text],
+        "groundingChunks": [{"web": {"uri": cited.url, "title": cited.title}}],
+        "groundingSupports": [{"segment": segment, "groundingChunkIndices": [0]}],
+    }
+    return {"citationMetadata": {"citationSources": [source]}, "groundingMetadata": grounding}
+
+
 def whole(ask: Ask, answer: Answer) -> dict[str, Any]:
     """The reply as one object."""
     candidates: list[dict[str, Any]] = []
@@ -222,6 +237,7 @@ def whole(ask: Ask, answer: Answer) -> dict[str, Any]:
             "index": index,
             "safetyRatings": _ratings(),
             **_logprobs(ask, choice),
+            **_grounding(answer, index),
         }
         candidates.append(candidate)
     return {
@@ -248,6 +264,7 @@ def events(ask: Ask, answer: Answer) -> Iterator[Event]:
             "index": index,
             "safetyRatings": _ratings(),
             **_logprobs(ask, choice),
+            **_grounding(answer, index),
         }
         final = index == len(answer.choices) - 1
         yield Event(

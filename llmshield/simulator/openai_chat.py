@@ -140,7 +140,7 @@ def whole(ask: Ask, answer: Answer) -> dict[str, Any]:
             "role": "assistant",
             "content": "".join(choice.text) if choice.text or not (choice.tools or choice.refusal) else None,
             "refusal": "".join(choice.refusal) or None,
-            "annotations": [],
+            "annotations": _annotations(answer) if index == 0 else [],
         }
         if choice.reasoning:
             message["reasoning_content"] = "".join(choice.reasoning)
@@ -172,6 +172,14 @@ def whole(ask: Ask, answer: Answer) -> dict[str, Any]:
         "service_tier": "default",
         "system_fingerprint": FINGERPRINT,
     }
+
+
+def _annotations(answer: Answer) -> list[dict[str, Any]]:
+    cited = answer.citation
+    if cited is None:
+        return []
+    place = {"start_index": cited.start, "end_index": cited.end, "title": cited.title, "url": cited.url}
+    return [{"type": "url_citation", "url_citation": place}]
 
 
 def _tool(answer: Answer, tool: ToolCall) -> dict[str, Any]:
@@ -221,6 +229,8 @@ def events(ask: Ask, answer: Answer) -> Iterator[Event]:
                 continue
             kind, delta, logs = step
             yield chunk(index, delta, kind, logs)
+    if answer.citation is not None:
+        yield chunk(0, {"annotations": _annotations(answer)}, "other")
     for index, choice in enumerate(answer.choices):
         yield chunk(index, {}, "finish", finish=_reason(ask, answer, choice))
     if ask.include_usage:

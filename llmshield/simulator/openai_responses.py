@@ -87,6 +87,7 @@ def _response(ask: Ask, answer: Answer, status: str, output: list[Any]) -> dict[
         "id": answer.id("resp_"),
         "object": "response",
         "created_at": answer.created,
+        "completed_at": answer.created if status == "completed" else None,
         "status": status,
         "background": False,
         "error": None,
@@ -113,11 +114,24 @@ def _response(ask: Ask, answer: Answer, status: str, output: list[Any]) -> dict[
     }
 
 
-def _text_part(ask: Ask, choice: Choice) -> dict[str, Any]:
+def _annotations(answer: Answer) -> list[dict[str, Any]]:
+    cited = answer.citation
+    if cited is None:
+        return []
+    place = {"start_index": cited.start, "end_index": cited.end, "title": cited.title, "url": cited.url}
+    return [{"type": "url_citation", **place}]
+
+
+def _text_part(ask: Ask, answer: Answer, choice: Choice) -> dict[str, Any]:
     if choice.refusal:
         return {"type": "refusal", "refusal": "".join(choice.refusal)}
     logs = [] if ask.top_logprobs is None else [logprob(t, ask.top_logprobs) for t in choice.text]
-    return {"type": "output_text", "text": "".join(choice.text), "annotations": [], "logprobs": logs}
+    return {
+        "type": "output_text",
+        "text": "".join(choice.text),
+        "annotations": _annotations(answer),
+        "logprobs": logs,
+    }
 
 
 def _message(answer: Answer, status: str, content: list[Any]) -> dict[str, Any]:
@@ -168,7 +182,7 @@ def _output(ask: Ask, answer: Answer, choice: Choice) -> list[Any]:
         shown = "".join(_summary(ask, choice))
         output.append(_thought(ask, answer, [{"type": "summary_text", "text": shown}] if shown else []))
     if choice.text or choice.refusal or not choice.tools:
-        output.append(_message(answer, status, [_text_part(ask, choice)]))
+        output.append(_message(answer, status, [_text_part(ask, answer, choice)]))
     output.extend(_tool(answer, tool, "completed", tool.arguments) for tool in choice.tools)
     return output
 
@@ -228,7 +242,7 @@ def _message_events(
     opened = _message(answer, "in_progress", [])
     yield event("start", "response.output_item.added", output_index=index, item=opened)
     at: dict[str, Any] = {"item_id": item["id"], "output_index": index, "content_index": 0}
-    part = _text_part(ask, choice)
+    part = _text_part(ask, answer, choice)
     if choice.refusal:
         yield event("start", "response.content_part.added", **at, part={"type": "refusal", "refusal": ""})
         for delta in choice.refusal:
@@ -240,6 +254,9 @@ def _message_events(
         for delta in choice.text:
             logs = [] if ask.top_logprobs is None else [logprob(delta, ask.top_logprobs)]
             yield event("delta", "response.output_text.delta", **at, delta=delta, logprobs=logs)
+        for number, annotation in enumerate(part["annotations"]):
+            name = "response.output_text.annotation.added"
+            yield event("other", name, **at, annotation_index=number, annotation=annotation)
         yield event("other", "response.output_text.done", **at, text=part["text"], logprobs=part["logprobs"])
     yield event("other", "response.content_part.done", **at, part=part)
     yield event("other", "response.output_item.done", output_index=index, item=item)

@@ -17,7 +17,12 @@ def said(text):
 @pytest.fixture
 async def client(start):
     sim = await start(name="provider-b", models=["claude-x"])
-    async with anthropic.AsyncAnthropic(base_url=sim.url, api_key="sk-ant", max_retries=0) as made:
+    async with anthropic.AsyncAnthropic(
+        base_url=sim.url,
+        api_key="sk-ant",
+        max_retries=0,
+        http_client=anthropic.DefaultAsyncHttpxClient(verify=False),
+    ) as made:
         made.sim = sim
         yield made
 
@@ -127,6 +132,16 @@ async def test_bounds_stops_and_cache(client):
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "You")
     assert (cached.usage.input_tokens, cached.usage.cache_read_input_tokens) == (30, 60)
     assert cached.usage.cache_creation_input_tokens == 10
+
+
+async def test_citations(client):
+    asked = {"extra_headers": {"x-simulate": "citations=1"}}
+    whole = await create(client, **asked)
+    async with client.messages.stream(model="c", max_tokens=500, messages=said("hi"), **asked) as stream:
+        final = await stream.get_final_message()
+
+    assert whole.content[0].citations[0].cited_text == "hi"
+    assert final.content[0].citations == whole.content[0].citations
 
 
 class City(BaseModel):

@@ -29,7 +29,12 @@ DECLARED = types.Tool(
 
 
 def made(url):
-    return genai.Client(api_key="g-key", http_options=types.HttpOptions(base_url=url))
+    return genai.Client(
+        api_key="g-key",
+        http_options=types.HttpOptions(
+            base_url=url, client_args={"verify": False}, async_client_args={"verify": False}
+        ),
+    )
 
 
 @pytest.fixture
@@ -97,6 +102,18 @@ async def test_the_sdks_own_function_loop(client):
 
     assert reply.text == "Hello, I am provider-b. The tool said: sunny in Rome"
     assert len(client.sim.calls) == 2
+
+
+async def test_citations(client):
+    whole = await client.models.generate_content(model="m@citations=1", contents="hi")
+    stream = await client.models.generate_content_stream(model="m@citations=1", contents="hi")
+    last = [c async for c in stream][-1].candidates[0]
+    source = whole.candidates[0].citation_metadata.citations[0]
+
+    assert whole.text[source.start_index : source.end_index] == "hi"
+    assert whole.candidates[0].grounding_metadata.grounding_supports[0].segment.text == "hi"
+    assert last.citation_metadata == whole.candidates[0].citation_metadata
+    assert last.grounding_metadata == whole.candidates[0].grounding_metadata
 
 
 class City(BaseModel):
