@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 
@@ -84,7 +85,7 @@ class _Ear(Same):
 def run(text: str, cuts: list[int], make) -> str:
     pieces = JsonPieces(make)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    out = [pieces.feed(text[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    out = [pieces.feed(text[a:b]) for a, b in itertools.pairwise(edges)]
     return "".join(out) + pieces.flush()
 
 

@@ -94,12 +94,46 @@ class OpenAICodec(StreamCodec):
         """Meter the usage in this tree, if there is any."""
 
 
+class Names:
+    """The names of an object in a reply, as a Piece's holder: reading gives the name, writing renames.
+
+    Its Piece comes after those of the values: once it is renamed, a value is no more found under the old name.
+    """
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Tree) -> None:
+        self._node = node
+
+    def __getitem__(self, name: str) -> str:
+        return name
+
+    def __setitem__(self, name: str, new: str) -> None:
+        node = self._node
+        while new in node:  # two names masked alike must not swallow each other
+            new += "_"
+        items = list(node.items())
+        node.clear()
+        for key, value in items:
+            node[new if key == name else key] = value
+
+
 def other_pieces(
-    pieces: list[Piece], holder: Any, key: Any, choice: int, path: Path, *, whole: bool = True, index: int = 0
+    pieces: list[Piece],
+    holder: Any,
+    key: Any,
+    choice: int,
+    path: Path,
+    *,
+    whole: bool = True,
+    index: int = 0,
+    free: bool = False,
 ) -> None:
     """Every string below `holder[key]`, a field that the dialect does not know: none goes out unfiltered.
 
     `path` names the place, so that each has a channel of its own. `whole` False: they stream (inside a delta).
+    Names are filtered where they may be a model's (`free`: below arguments, metadata and the like) or do not
+    look like a field's name.
     """
     value = holder[key]
     kind = type(value)
@@ -107,11 +141,37 @@ def other_pieces(
         if value:
             pieces.append(Piece(Channel("other", choice, index, path), holder, key, whole))
     elif kind is dict:
+        free = free or key in _FREE
         for name in value:
-            other_pieces(pieces, value, name, choice, (*path, name), whole=whole, index=index)
+            other_pieces(pieces, value, name, choice, (*path, name), whole=whole, index=index, free=free)
+        for name in value:
+            if free or not _is_field(name):
+                pieces.append(Piece(Channel("other", choice, index, (*path, "~")), Names(value), name, True))
     elif kind is list:
         for position in range(len(value)):
-            other_pieces(pieces, value, position, choice, (*path, position), whole=whole, index=index)
+            other_pieces(
+                pieces, value, position, choice, (*path, position), whole=whole, index=index, free=free
+            )
+
+
+_FREE = frozenset(
+    (
+        "arguments",
+        "attributes",
+        "env",
+        "filters",
+        "headers",
+        "metadata",
+        "parameters",
+        "input_schema",
+        "output_schema",
+    )
+)
+
+
+def _is_field(name: str) -> bool:
+    """True for names as programmers give them to fields."""
+    return len(name) <= 32 and name.isascii() and name.isidentifier() and name.islower()
 
 
 def put_at(node: Any, path: Path, text: str) -> None:

@@ -49,22 +49,34 @@ ECHO = frozenset(
 """Fields of a response that repeat the request as it was sent, or are ids and enums: no model wrote them. They
 are left as they are, so that a filter never judges the caller's own instructions as if they were the answer."""
 
-_LABELS = frozenset(
-    (
-        "type", "id", "status", "call_id", "item_id", "role", "container_id", "file_id", "response_id", "phase",
-        "approval_request_id", "object", "output_format", "quality", "size", "background", "execution", "environment",
-        "event_id",
-    )
-)  # fmt: skip
-"""Ids and enums of items and events: no text while they look like a token."""
+LABELS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "id", "call_id", "item_id", "container_id", "file_id", "response_id", "approval_request_id", "event_id",
+        ),
+        "id",
+    ),
+    **dict.fromkeys(
+        (
+            "type", "status", "role", "phase", "object", "output_format", "quality", "size", "background", "execution",
+        ),
+        "enum",
+    ),
+}  # fmt: skip
+"""Leaves of items and events, by name, that hold no text while they look like a token, with the reason."""
 
-_OPAQUE = frozenset(("encrypted_content", "partial_image_b64", "obfuscation"))
-"""Sealed reasoning (an edit would break the next turn), pictures, padding."""
+OPAQUE: dict[str, str] = {
+    "encrypted_content": "sealed by the provider; an edit would break the next turn",
+    "partial_image_b64": "a picture",
+    "result": "a picture, of image_generation_call alone",
+    "obfuscation": "random padding of the provider",
+}
+"""Leaves of items and events that pass whatever they hold."""
 
 
 def is_label(key: Any, value: Any) -> bool:
     """True for a leaf that holds no text: ids, enums, sealed and binary content."""
-    return (key in _LABELS and type(value) is str and is_token(value)) or key in _OPAQUE
+    return (key in LABELS and type(value) is str and is_token(value)) or (key in OPAQUE and key != "result")
 
 
 class ItemReader:

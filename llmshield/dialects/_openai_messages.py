@@ -16,6 +16,7 @@ from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spel
 
 _REASONING = frozenset(("reasoning_content", "reasoning"))
 CHOICE_KEYS = frozenset(("index", "delta", "message", "finish_reason", "logprobs"))
+_AUDIO_KEYS = frozenset(("id", "data", "expires_at", "transcript"))
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -111,6 +112,8 @@ class MessageReader:
         other_pieces(pieces, holder, key, number, path, whole=self._whole)
         if not self._whole:
             for piece in pieces[start:]:
+                if piece.whole:
+                    continue  # a name
                 piece.channel = self.channel("other", number, 0, piece.channel.path)
 
     def _tool(
@@ -188,6 +191,9 @@ class MessageReader:
             pieces.append(
                 Piece(self.channel("content", number, 1), audio, "transcript", self._whole, False, shadows)
             )
+        for key, value in audio.items():
+            if key not in _AUDIO_KEYS and value not in _EMPTY:
+                self._other(pieces, audio, key, number, ("audio", key))
 
 
 def read_chat(call: Call, tree: Any) -> WholeReply:

@@ -30,9 +30,16 @@ from llmshield.dialects._openai_items import (
     read_items,
 )
 from llmshield.dialects._sse import write_event
+from llmshield.dialects._tree import is_token
 from llmshield.errors import CallError
 
 _DONE_FIELDS = frozenset(("text", "refusal", "arguments", "input", "code", "command", "transcript"))
+_DELTA_KEYS = frozenset(
+    (
+        "type", "sequence_number", "item_id", "output_index", "content_index", "summary_index", "command_index",
+        "delta", "logprobs", "obfuscation",
+    )
+)  # fmt: skip
 _FIRST = frozenset(("response.created", "response.in_progress", "response.queued"))
 _LAST = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 
@@ -46,6 +53,8 @@ class ResponsesCodec(OpenAICodec):
         self._open: dict[Place, Channel] = {}
         self._deltas: dict[Channel, Tree] = {}
         self._response: Tree = {}
+        self._item: str | None = None
+        """The item that the last delta belonged to."""
         self._written = -1
         """Sequence number of the last event that was written."""
         self._shift = 0
@@ -59,6 +68,8 @@ class ResponsesCodec(OpenAICodec):
             self._delta(event, tree, kind[:-6])
         elif kind in _FIRST:
             self._head(tree)
+            if self._response.get("output"):
+                event.pieces, _ = read_items(self._response, self._reader, repeats=True)
         elif kind in _LAST:
             self._last(event, tree, kind)
         elif kind == "error":
@@ -68,7 +79,13 @@ class ResponsesCodec(OpenAICodec):
 
     def _delta(self, event: Event, tree: Tree, base: str) -> None:
         value = tree.get("delta")
-        if base == "response.audio" or not value:  # sound, or nothing
+        if not tree.keys() <= _DELTA_KEYS or tree.get("item_id") != self._item:
+            self._around_delta(event, tree)
+        if base == "response.audio":  # sound
+            return
+        if not value:
+            if tree.get("logprobs"):
+                tree["logprobs"] = []
             return
         place = _place(base, tree)
         if type(value) is not str:  # a shell's output: an object of streams
@@ -83,6 +100,14 @@ class ResponsesCodec(OpenAICodec):
         shadows = check_logprobs(tree, value) if "logprobs" in tree else ()
         event.pieces.append(Piece(channel, tree, "delta", False, False, shadows))
         event.output = True
+
+    def _around_delta(self, event: Event, tree: Tree) -> None:
+        """What a delta event holds besides its delta."""
+        for key, value in tree.items():
+            if key == "item_id" and type(value) is str and is_token(value):
+                self._item = value
+            elif key == "item_id" or key not in _DELTA_KEYS:
+                self._reader.rest(event.pieces, tree, key, _index(tree, "output_index"), repeats=False)
 
     def _other(self, event: Event, tree: Tree, kind: str) -> None:
         """Parts and items begun and done, texts done, annotations, and events that nobody knows yet."""

@@ -83,6 +83,8 @@ NOT_TEXT_REPLY: dict[str, str] = {
     "/choices/*/delta/role": "enum",
     "/choices/*/message/audio/id": "id",
     "/choices/*/message/audio/data": "sound; goes when the transcript changes",
+    "/choices/*/delta/audio/id": "id",
+    "/choices/*/delta/audio/data": "sound; not filtered in a stream",
     "/choices/*/delta/tool_calls/*/id": "id",
     "/choices/*/delta/tool_calls/*/type": "enum",
     "/choices/*/message/tool_calls/*/id": "id",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from llmshield.call import Call, Operation, Path, Role, Tree
 from llmshield.dialects import StreamCodec, WholeReply, WireRequest
 from llmshield.dialects._openai import OpenAIDialect, base_call, created, refuse_twins, whole_number
-from llmshield.dialects._openai_items import read_response
+from llmshield.dialects._openai_items import ECHO, read_response
 from llmshield.dialects._openai_responses_stream import ResponsesCodec
 from llmshield.dialects._openai_texts import (
     FILE,
@@ -59,6 +59,15 @@ NOT_TEXT: dict[str, str] = {
     "/input/*/content/*/file_data": "base64; scanned when it holds text, else marked unseen",
     "/input/*/content/*/input_audio/data": "sound in base64; marked unseen",
     "/input/*/content/*/input_audio/format": "enum",
+    "/input/*/summary/*/type": "enum",
+    "/input/*/output/type": "enum",
+    "/input/*/output/file_id": "id of an uploaded picture; marked unseen",
+    "/input/*/output/*/type": "enum",
+    "/input/*/output/*/detail": "enum",
+    "/input/*/output/*/file_id": "id of an uploaded file; marked unseen",
+    "/prompt/variables/*/type": "enum",
+    "/prompt/variables/*/detail": "enum",
+    "/prompt/variables/*/file_id": "id of an uploaded file; marked unseen",
     "/previous_response_id": "id of what the provider holds; marked unseen",
     "/conversation": "id of what the provider holds; marked unseen",
     "/conversation/id": "as above",
@@ -76,13 +85,10 @@ NOT_TEXT: dict[str, str] = {
 are (`_tree.is_token`): a sentence in one of them is a Text like any other."""
 
 NOT_TEXT_REPLY: dict[str, str] = {
-    "/id": "id",
-    "/object": "constant",
-    "/model": "name of the model",
-    "/status": "enum",
+    "/delta": "sound, in response.audio.delta alone",
+    **{f"/{name}": "repeats the request, or is an id or enum" for name in sorted(ECHO)},
 }
-"""The same for replies: besides these, `_openai_items.ECHO` (what repeats the request), and in items and events
-the labels and opaque fields of `_openai_items.is_label`."""
+"""The same for replies and stream events; in items and events also `_openai_items.LABELS` and `OPAQUE`."""
 
 _ROLES: dict[Any, Role] = {
     "system": "system",
