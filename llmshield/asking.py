@@ -55,7 +55,7 @@ class Asking:
 
     async def ask_with_failover(self, x: Exchange, call: Call, route: Route) -> None:
         """Walk targets until one has answered; on_failure says whom to ask next."""
-        tries: dict[Target, int] = {}
+        tries: dict[tuple[str, str], int] = {}
         failures: list[UpstreamError] = []
         target = route.targets[0]
         if route.after:
@@ -68,9 +68,10 @@ class Asking:
                 failures.append(error)
                 failed = error
             attempt = x.attempts[-1]
-            tries[target] = tries.get(target, 0) + 1
+            here = (attempt.provider, attempt.model)
+            tries[here] = tries.get(here, 0) + 1
             failure = Failure(
-                attempt, failed.reason, failed.status, failed.code, failed.retry_after_s, tries[target],
+                attempt, failed.reason, failed.status, failed.code, failed.retry_after_s, tries[here],
                 x.client.started, route, tuple(x.attempts),
             )  # fmt: skip
             verdict = None

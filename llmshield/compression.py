@@ -30,7 +30,7 @@ class Decompressor(Protocol):
         ...
 
 
-def decompressor(encoding: str, limit: int = 64 * 1024 * 1024) -> Decompressor:
+def decompressor(encoding: str, limit: int = 32 * 1024 * 1024) -> Decompressor:
     """A decompressor for a `Content-Encoding`; `limit` is the largest plain size in bytes.
 
     Raises: WireError for a coding that is unknown, or several of them.
