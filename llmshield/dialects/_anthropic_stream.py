@@ -150,8 +150,7 @@ class MessagesStream(StreamCodec):
                     pieces.append(Piece(block.channel("content"), content, "text"))
             else:
                 block.channel("content")
-            if len(content) > 2:
-                add_others(pieces, content, Channel("other", 0, index), ("text",))
+            add_others(pieces, content, Channel("other", 0, index), ("text",))
         elif kind == "thinking":
             self._thinking[index] = block
             block.channel("reasoning")
