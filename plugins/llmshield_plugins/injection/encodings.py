@@ -74,7 +74,12 @@ def _unxored(raw: bytes) -> str | None:
 
 
 def _text(raw: bytes) -> str | None:
-    return readable(raw) or _unxored(raw)
+    read = readable(raw)
+    if read is not None and 3 * len(raw.translate(None, _FREQUENT)) < 2 * len(raw):
+        return read
+    # Text under an XOR key is often readable as well, but no prose.
+    unxored = _unxored(raw)
+    return read if unxored is None else f"{read or ''}\n{unxored}"
 
 
 _BASE64_RUN: Final = re2.compile(r"[A-Za-z0-9+/_-]{8,}(?:[ \t]*(?:\r?\n)[ \t]*[A-Za-z0-9+/_-]{4,})*={0,2}")
@@ -88,6 +93,8 @@ def base64_text(text: str) -> Iterator[Piece]:
             continue
         body = "".join(run.split()).rstrip("=").replace("-", "+").replace("_", "/")
         found = _base64(body)
+        if found is None:
+            found = _base64(body[::-1])
         if found is None and "/" in body:
             # A path or URL in front of the payload: try what stands behind the last slash.
             found = _base64(body.rpartition("/")[2])

@@ -27,6 +27,7 @@ _MAX_SPANS: Final = 4
 # Weak signs add up only within this many characters, or every long document would be an attack.
 _NEAR: Final = 2_048
 _QUOTES: Final = "\"'`"
+_VALUES: Final = ('":', "':", "=", ",", "[", "{")
 # What remains of a score when the pattern stands in quotation marks in a text that talks about attacks.
 _MENTION: Final = 0.45
 
@@ -346,7 +347,8 @@ def _is_quoted(text: str, start: int, end: int) -> bool:
     before = text[max(0, start - 60) : start + 1].rpartition("\n")[2]
     for quote in _QUOTES:
         at = before.rfind(quote)
-        if at < 0 or (at and before[at - 1].isalnum()):
+        # An apostrophe is no quotation mark, nor is what opens a value in JSON, YAML or an attribute.
+        if at < 0 or (at and before[at - 1].isalnum()) or before[:at].rstrip(" ").endswith(_VALUES):
             continue
         closing = text.find(quote, max(start + 1, end - 3), end + 120)
         if closing >= 0:

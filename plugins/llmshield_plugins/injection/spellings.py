@@ -12,6 +12,7 @@ from typing import Final
 
 import re2
 
+from .lexicon import split
 from .view import Piece
 
 _LOWER: Final = string.ascii_lowercase
@@ -29,13 +30,13 @@ CAESAR: Final = tuple(
 )
 
 # Words that nearly every instruction to a model holds; looked for in each cipher and backwards.
-KEYWORDS: Final = ("instruction", "previous", "ignore", "disregard", "prompt", "forget", "system", "rules", "override",
-                   "reveal", "unrestricted", "guidelines")  # fmt: skip
-
-
-def shifted(word: str, by: int) -> str:
-    """The word in Caesar's cipher, `by` letters on."""
-    return word.translate(CAESAR[by % 26])
+KEYWORDS: Final = (
+    "instruct", "previous", "ignore", "disregard", "prompt", "forget", "system", "override", "reveal", "restrict",
+    "guideline", "filter", "anything", "rules", "above", "pretend", "conversation", "developer", "password", "without",
+    "repeat", "bypass", "output", "hidden", "policies", "chatbot",
+)  # fmt: skip
+# Short ones count as whole words only.
+SHORT_KEYWORDS: Final = ("the", "you", "your", "all", "must")
 
 
 _SPACED: Final = re2.compile(
@@ -62,12 +63,13 @@ def joined(text: str) -> Iterator[Piece]:
         yield Piece("", match.start(), match.end())
 
 
+_LETTERS: Final = re2.compile(r"(?:[A-Za-z0-9@$!|][^A-Za-z0-9@$!|]{1,4}){5,}[A-Za-z0-9@$!|]?")
 _LONG: Final = re2.compile(r"[A-Za-z0-9]{14,}")
 
 
 def squeezed(text: str) -> Iterator[Piece]:
     """Runs of letters without blanks: spaced-out words drawn together, and words glued to one."""
-    for match in _SPACED.finditer(text):
+    for match in _LETTERS.finditer(text):
         yield Piece("".join(c for c in match.group() if c.isalnum()), match.start(), match.end())
 
 
@@ -75,6 +77,15 @@ def glued(text: str) -> Iterator[Piece]:
     """Runs of 14 and more letters and digits."""
     for match in _LONG.finditer(text):
         yield Piece(match.group(), match.start(), match.end())
+
+
+def worded(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The same runs with blanks put between the words that are found in them."""
+    for run, start, end in pieces:
+        if run.isascii() and run.isalpha():
+            read = split(run)
+            if read != run:
+                yield Piece(f" {read} ", start, end)
 
 
 def words_backwards(text: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import re2
+
 from . import encodings, escapes, hidden, markup, spellings
 from .folds import PLAIN, SKELETON
 from .matcher import Pattern
@@ -20,16 +22,18 @@ MAX_DEPTH: Final = 3
 # Everyday words and tokens of many languages and programs. A text that holds none of them is worth reading as
 # a transposition cipher; one that holds any is not.
 COMMON: Final = (
-    r"\b(?:the|and|you|your|is|are|of|to|in|it|for|with|this|that|what|how|can|please|my|me|was|be|on|not|have|a|i|do|if|"
-    r"de|la|le|les|el|los|las|un|una|une|et|est|en|que|por|para|con|der|die|das|und|ist|nicht|ein|eine|zu|den|il|di|"
-    r"che|per|non|sono|je|het|een|van|och|att|det|som|ja|na|nie|jest|si|se|ve|bir|bu|dan|yang|ini|ke|va|ha|az|egy|"
-    r"o|os|da|do|em|um|uma|nao|def|return|import|class|function|var|const|let|int|true|false|null|http|https|www|com)\b"
+    r"\b(?:the|and|you|your|are|for|with|this|that|what|how|can|please|was|not|have|has|but|from|all|any|will|would|"
+    r"should|could|there|their|they|she|her|his|him|who|why|when|where|which|about|into|one|two|new|use|using|get|"
+    r"make|need|want|help|tell|give|write|show|like|know|does|did|list|find|some|more|than|then|them|its|our|out|"
+    r"des|les|une|est|que|por|para|con|los|las|del|der|die|das|und|ist|nicht|ein|eine|den|mit|auf|che|per|non|sono|"
+    r"het|een|van|och|att|det|som|nie|jest|bir|dan|yang|ini|untuk|egy|hogy|nao|uma|com|def|return|import|class|"
+    r"function|var|const|let|int|self|none|true|false|null|http|https|www|org)\b"
 )
 # Words about attacks; beside a quoted attack they make it a mention, not an order.
 TALK: Final = (
-    r"\b(?:prompt.?injections?|jailbreak(?:s|ing)?|attacks?|attackers?|adversar\w+|phrases?|e\.g|for example|for instance|"
-    r"such as|examples?|what does|means?|meaning|detect\w*|classif\w*|explain\w*|red.?team\w*|vulnerabilit\w+|"
-    r"security|malicious|sentence|article|paper|study|blog|tweet|wrote|term|known as|so.?called|defen[sc]e|defend)\b"
+    r"\b(?:prompt.?injections?|jailbreak(?:s|ing)?|attacks?|attackers?|adversar\w+|phrases? (?:like|such as|'|\")|e\.g|"
+    r"for example|for instance|such as|what does|the meaning of|detect\w*|classif\w*|red.?team\w*|vulnerabilit\w+|"
+    r"security|malicious|known as|so.?called|defen[sc]e|defend|injected|suspicious|research\w*)\b"
 )
 
 _KEEP, _ONLY = True, False
@@ -84,35 +88,54 @@ def _leet(view: View) -> Iterable[View]:
 
 def _unmarked(view: View) -> Iterable[View]:
     made = without("unmarked", view, spellings.MARKS)
-    return () if made is view else (made,)
+    if made is not view:
+        yield made
+    if "_" in view.text:
+        yield same_length("unmarked", view, view.text.replace("_", " "))
 
 
 def _spaced(view: View) -> Iterable[View]:
-    return filter(None, (
-        edited("spaced", view, spellings.spaced(view.text), keep=_KEEP),
-        edited("squeezed", view, spellings.squeezed(view.text), keep=_ONLY),
-    ))  # fmt: skip
+    for name, pieces, keep in (
+        ("spaced", spellings.spaced(view.text), _KEEP),
+        ("worded", spellings.worded(spellings.squeezed(view.text)), _KEEP),
+        ("squeezed", spellings.squeezed(view.text), _ONLY),
+    ):
+        made = edited(name, view, pieces, keep=keep)
+        if made is not None:
+            yield made
 
 
 def _glued(view: View) -> Iterable[View]:
-    made = edited("squeezed", view, spellings.glued(view.text), keep=_ONLY)
-    return () if made is None else (made,)
+    for name, pieces, keep in (
+        ("worded", spellings.worded(spellings.glued(view.text)), _KEEP),
+        ("squeezed", spellings.glued(view.text), _ONLY),
+    ):
+        made = edited(name, view, pieces, keep=keep)
+        if made is not None:
+            yield made
 
 
 def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
     """A trigger for each shift of Caesar's cipher, Atbash, ROT47 and mirror writing of these words."""
-    import re2
+    every = list(words)
+    lettered = [word for word in every if any("a" <= letter <= "z" for letter in word.lower())]
 
-    words = [word for word in words if any("a" <= c <= "z" for c in word.lower())]
+    def trigger(change: Callable[[str], str], of: list[str]) -> str:
+        long = [re2.escape(change(word)) for word in (*spellings.KEYWORDS, *of)]
+        short = "|".join(re2.escape(change(word)) for word in spellings.SHORT_KEYWORDS)
+        return "|".join(long) + rf"|(?:^|[^a-z])(?:{short})(?:[^a-z]|$)"
+
     for shift in range(1, 26):
-        pattern = "|".join(re2.escape(spellings.shifted(word, shift)) for word in words)
-        yield pattern, _cipher("rot13" if shift == 13 else f"caesar{shift}", spellings.CAESAR[26 - shift])
-    yield (
-        "|".join(re2.escape(w.translate(spellings.ATBASH)) for w in words),
-        _cipher("atbash", spellings.ATBASH),
-    )
-    yield "|".join(re2.escape(w.translate(spellings.ROT47)) for w in words), _cipher("rot47", spellings.ROT47)
-    yield "|".join(re2.escape(w[::-1]) for w in words), _backwards
+        there, back = spellings.CAESAR[shift], spellings.CAESAR[26 - shift]
+        make = _cipher("rot13" if shift == 13 else f"caesar{shift}", back)
+        yield trigger(_translated(there), lettered), make
+    yield trigger(_translated(spellings.ATBASH), lettered), _cipher("atbash", spellings.ATBASH)
+    yield trigger(_translated(spellings.ROT47), every), _cipher("rot47", spellings.ROT47)
+    yield trigger(lambda word: word[::-1], every), _backwards
+
+
+def _translated(table: dict[int, int]) -> Callable[[str], str]:
+    return lambda word: word.translate(table)
 
 
 def triggers(words: Iterable[str] = ()) -> list[tuple[Pattern, Make, bool]]:
@@ -143,14 +166,15 @@ def triggers(words: Iterable[str] = ()) -> list[tuple[Pattern, Make, bool]]:
         False,
     )
     add(
-        r"\b(?:prompt system|instructions? (?:prior|previous|above|your|system|earlier|these|the)|rules? (?:previous|your|prior))\b",
+        r"\b(?:prompt|instructions?|directions|rules?|guidelines?|restrictions?|polic(?:y|ies)|filters?|message)\b[^\n]*"
+        r"\b(?:ignore|disregard|forget|reveal|repeat|print|override|bypass|pretend|stop|output)\b",
         _word_order,
         False,
     )
     add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), True)
     for name, pattern, decode in encodings.ENCODINGS:
         add(pattern, _payload(name, decode), True, "runs")
-    for pattern, make in _ciphers([*spellings.KEYWORDS, *words]):
+    for pattern, make in _ciphers(words):
         add(pattern, make, True, "words")
     return out
 
@@ -193,10 +217,14 @@ def may_be_transposed(text: str) -> bool:
 
 
 def of_no_words(view: View) -> Iterator[View]:
-    """The readings of a short text without one everyday word: rail fences."""
+    """The readings of a short text without one everyday word: letters moved or shifted."""
     text = view.text.strip()
     if may_be_transposed(text):
         size = len(view.text)
+        for shift in range(1, 26):
+            yield same_length("caesar", view, view.text.translate(spellings.CAESAR[shift]))
+        yield same_length("atbash", view, view.text.translate(spellings.ATBASH))
+        yield from _backwards(view)
         for rails in _FENCE_RAILS:
             yield View(
                 "rail_fence", spellings.unfenced(text, rails), view, lambda start, end: (0, size), deeper=True
