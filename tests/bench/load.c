@@ -23,7 +23,7 @@ struct conn {
     size_t head_n;        /* bytes of the head so far; the head itself is in `head` */
     long long body_left;  /* -1: in the head */
     long long started;
-    char head[16384];
+    char head[1 << 19];   /* a head and the burst of events that may come with it */
     char last[5];         /* the last bytes of a chunked body: it ends with "0\r\n\r\n" */
     int match;            /* how much of "data:" stands at the end of what was read */
 };

@@ -177,7 +177,7 @@ class Bench:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         policy = folder / "policy.yaml"
         text = self.options.policy.read_text()
-        policy.write_text(text.replace("PORT", str(upstream)).replace("FOLDER", str(folder)))
+        policy.write_text(text.replace("127.0.0.1:9/", f"127.0.0.1:{upstream}/"))
         command = [
             Path(sys.executable).with_name("llmshield"), "serve", "--policy", policy,
             "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}",
