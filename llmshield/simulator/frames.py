@@ -81,9 +81,7 @@ def sse(event: Event, style: Style) -> bytes:
     prefix = b"data:" + style.space
     if style.multiline and len(data) > 2 and not isinstance(event.data, bytes):
         # Line ends between tokens are lawful JSON: the reader joins the lines with a newline.
-        lines = (
-            json.dumps(orjson.loads(data), indent=1).encode().split(b"\n") if not style.stand_ins else [data]
-        )
+        lines = [data] if style.stand_ins else json.dumps(event.data, indent=1).encode().split(b"\n")
         return head + b"".join(prefix + line + eol for line in lines) + eol
     return head + prefix + data + eol + eol
 

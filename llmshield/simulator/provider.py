@@ -38,7 +38,7 @@ class Provider:
     """The simulated provider.
 
     name         who replies say they are from (default: the model's name)
-    require_key  the one key that is accepted; others get 401 (Gemini too: see wire habits of the gateways)
+    require_key  the one key that is accepted; others get 401, in all three families
     models       what the model lists show
     script       replies for the next calls, in order; then it answers as usual
     reply        function of the request that gives a reply, or None for the usual one
