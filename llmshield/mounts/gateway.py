@@ -159,7 +159,9 @@ async def serve(
     stop: asyncio.Event | None = None,
     signals: bool = True,
 ) -> None:
-    """Run the gateway until `stop`, or SIGTERM and SIGINT where `signals` are ours; `on_ready(data_url, admin_url)` is called once it serves.
+    """Run the gateway until `stop`, or SIGTERM and SIGINT where `signals` are ours.
+
+    `on_ready(data_url, admin_url)` is called once it serves.
 
     Raises: ShieldError when a port is taken, a key can't be resolved or a plugin can't start.
     """
@@ -176,14 +178,17 @@ async def serve(
         head_s = policy.server.limits.head
 
     data = _Server(_config(Gateway(runtime), Protocol))
-    ports = [loop.create_task(data.serve(sockets=[data_socket]))]
+    servers = [data]
+    sockets = [data_socket]
+    ports: list[asyncio.Task[None]] = []
     if admin_socket is not None:
         # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
-        ports.append(
-            loop.create_task(_Server(_config(Admin(runtime), Protocol)).serve(sockets=[admin_socket]))
-        )
+        servers.append(_Server(_config(Admin(runtime), Protocol)))
+        sockets.append(admin_socket)
+        ports.append(loop.create_task(servers[1].serve(sockets=[admin_socket])))
     try:
         await runtime.start()
+        ports.insert(0, loop.create_task(data.serve(sockets=[data_socket])))
         url = _url(data_socket)
         admin_url = _url(admin_socket) if admin_socket is not None else None
         log.info(
@@ -201,9 +206,11 @@ async def serve(
     finally:
         for name in ours:
             loop.remove_signal_handler(name)
-        for port in ports:
-            port.cancel()
+        for server in servers:
+            server.should_exit = True
         await asyncio.gather(*ports, return_exceptions=True)
+        for sock in sockets:
+            sock.close()
         await runtime.close()
         log.info("stopped")
 
