@@ -35,8 +35,6 @@ KEYWORDS: Final = (
     "guideline", "filter", "anything", "rules", "above", "pretend", "conversation", "developer", "password", "without",
     "repeat", "bypass", "output", "hidden", "policies", "chatbot",
 )  # fmt: skip
-# Short ones count as whole words only.
-SHORT_KEYWORDS: Final = ("the", "you", "your", "all", "must")
 
 
 _SPACED: Final = re2.compile(

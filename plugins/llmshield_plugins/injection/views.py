@@ -121,9 +121,7 @@ def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
     lettered = [word for word in every if any("a" <= letter <= "z" for letter in word.lower())]
 
     def trigger(change: Callable[[str], str], of: list[str]) -> str:
-        long = [re2.escape(change(word)) for word in (*spellings.KEYWORDS, *of)]
-        short = "|".join(re2.escape(change(word)) for word in spellings.SHORT_KEYWORDS)
-        return "|".join(long) + rf"|(?:^|[^a-z])(?:{short})(?:[^a-z]|$)"
+        return "|".join(re2.escape(change(word)) for word in (*spellings.KEYWORDS, *of))
 
     for shift in range(1, 26):
         there, back = spellings.CAESAR[shift], spellings.CAESAR[26 - shift]
