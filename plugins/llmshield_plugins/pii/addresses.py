@@ -1,0 +1,66 @@
+"""Street addresses as they are written in English, German, Dutch, French, Spanish, Italian and Portuguese.
+
+A house number and the word for a street make an address; a town, a region and a postcode behind it belong to it.
+Words that also mean other things (Park, Point, View) need a unit or a postcode as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmshield_plugins.pii.expressions import compiled
+
+Hit = tuple[int, int, str, float]
+
+# Suffixes of USPS Publication 28, appendix C1, those that are rarely anything else first.
+_STRONG = (
+    "Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|"
+    "Circle|Cir|Trail|Trl|Crescent|Cres|Square|Sq|Mews|Alley|Turnpike|Tpke|Freeway|Expressway|Causeway|Cul-de-sac|"
+    "Close|Esplanade|Stravenue|Throughway|Trafficway|Motorway|Skyway"
+)
+_WEAK = (
+    "Way|Place|Pl|Plaza|Row|Walk|Loop|Run|Pike|Path|Pass|Park|Point|View|Hill|Hills|Grove|Gardens|Garden|Gate|Gateway|"
+    "Heights|Ridge|Bridge|Brook|Bypass|Canyon|Cape|Center|Cliff|Club|Common|Corner|Course|Cove|Creek|Crest|Crossing|"
+    "Dale|Dam|Divide|Estate|Estates|Extension|Falls|Ferry|Field|Fields|Flat|Flats|Ford|Forest|Forge|Fork|Forks|Fort|"
+    "Glen|Glens|Green|Harbor|Haven|Hollow|Inlet|Island|Islands|Isle|Junction|Key|Knoll|Knolls|Lake|Lakes|Land|Landing|"
+    "Light|Lock|Locks|Lodge|Mall|Manor|Meadow|Meadows|Mill|Mills|Mission|Mount|Mountain|Neck|Orchard|Oval|Overpass|"
+    "Parade|Passage|Pine|Pines|Plain|Plains|Port|Prairie|Quay|Radial|Ramp|Ranch|Rapid|Rapids|Rest|River|Route|Shoal|"
+    "Shoals|Shore|Shores|Spring|Springs|Spur|Station|Stream|Summit|Trace|Track|Tunnel|Underpass|Union|Valley|Viaduct|"
+    "Village|Ville|Vista|Wells|Wharf|Yard|Broadway"
+)
+_NUMBER = r"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,4})?"
+_COMPASS = r"(?:(?:N|S|E|W|NE|NW|SE|SW|North|South|East|West)\.?[ ])?"
+_NAME = r"(?:[A-Z0-9][A-Za-z0-9.'-]*[ ]{1,2}){1,4}"
+_AFTER_COMPASS = r"(?:[ ](?:NE|NW|SE|SW|N|S|E|W)\b)?"
+_UNIT = r"(?:,?[ ](?:Apartment|Apt|Suite|Ste|Unit|Floor|Fl|Room|Rm|Flat|#)\.?[ ]?#?[A-Za-z0-9-]{1,6}\b)"
+_TOWN = r"(?:,[ ](?:[A-Z][A-Za-z.'-]*[ ]?){1,4})"
+_CODE = r"(?:,?[ ](?:[A-Z]{2}[ ])?[0-9]{5}(?:-[0-9]{4})?\b|,?[ ][A-Z]{1,2}[0-9][A-Z0-9]?[ ]?[0-9][A-Z]{2}\b|,?[ ][A-Z][0-9][A-Z][ ]?[0-9][A-Z][0-9]\b)"
+_STATE = r"(?:,?[ ][A-Z]{2}\b)"
+
+_WORDS = r"(?:[A-Za-z][A-Za-z.'-]*[ ]){0,4}?[A-Z][A-Za-z.'-]*"
+_EUROPE_CODE = r"(?:,?[ ](?:[A-Z]{1,2}-)?[0-9]{4,5}(?:[ ][A-Z]{2})?[ ][A-Z][A-Za-z.'-]+(?:[ ](?:am|an der|a\.|[A-Z][A-Za-z-]+))?)?"
+
+# (expression, score): the longest match at the leftmost place wins.
+SHAPES: tuple[tuple[str, float], ...] = (
+    (rf"{_NUMBER},?[ ]{{1,2}}{_COMPASS}{_NAME}(?:{_STRONG})\b\.?{_AFTER_COMPASS}{_UNIT}?(?:{_TOWN}?{_CODE}|{_TOWN}{_STATE}|{_TOWN})?", 0.8),
+    (rf"{_NUMBER},?[ ]{{1,2}}{_COMPASS}{_NAME}(?:{_WEAK})\b\.?{_AFTER_COMPASS}(?:{_UNIT}(?:{_TOWN}?{_CODE}|{_TOWN})?|{_TOWN}?{_CODE}|{_TOWN}{_STATE})", 0.75),
+    (rf"{_NUMBER}(?:[ ]?(?:bis|ter))?,?[ ](?i:rue|avenue|av\.?|boulevard|bd\.?|chemin|impasse|place|quai|allee|route)[ ]{_WORDS}(?:[ ][A-Z][A-Za-z'-]+){{0,3}}{_EUROPE_CODE}", 0.75),
+    (rf"(?:[A-Z][A-Za-z.-]*[ ])?[A-Z][A-Za-z.-]*(?:strase|strasse|Strase|Strasse|str\.|Str\.|weg|Weg|platz|Platz|allee|Allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|kade)[ ]{{1,2}}[0-9]{{1,4}}[ ]?[a-zA-Z]?\b{_EUROPE_CODE}", 0.75),
+    (rf"(?:Strase|Strasse|Platz|Rue|Calle|Via|Viale|Piazza|Plaza|Avenida|Av\.|Rua|Paseo|Corso|Largo|Carrera)[ ](?:[A-Za-z.'-]+[ ]){{0,4}}?[A-Za-z.'-]+,?[ ](?:n[.o]*[ ]?)?[0-9]{{1,4}}[a-zA-Z]?\b{_EUROPE_CODE}", 0.7),
+    (r"(?i)P\.?[ ]?O\.?[ ]?Box[ ]{1,2}[0-9]{1,6}\b", 0.75),
+)  # fmt: skip
+_SHAPES = tuple((compiled(expression), score) for expression, score in SHAPES)
+
+
+def addresses(text: str, numbers: list[int]) -> Iterator[Hit]:
+    """Every street address in an ASCII text, of the shapes with these numbers."""
+    data = text.encode("ascii")
+    for number in numbers:
+        expression, score = _SHAPES[number]
+        for match in expression.finditer(data):
+            start, end = match.span()
+            if start and (text[start - 1].isalnum() or text[start - 1] in "_.$#"):
+                continue
+            while text[end - 1] in " ,.":
+                end -= 1
+            yield start, end, "STREET_ADDRESS", score

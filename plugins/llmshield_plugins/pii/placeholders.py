@@ -1,0 +1,105 @@
+"""Placeholders of one call: `<EMAIL_ADDRESS_1>` for a value, and the value for a placeholder.
+
+The mapping lives in this object, this object in `call.state`, and nowhere else: no log, no metric, no repr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from llmshield_plugins.pii.expressions import compiled
+
+# Anything that could be read as a placeholder: `EMAIL_ADDRESS_1`, in any case, escaped for Markdown or written
+# with blanks.
+_LIKE = compiled(r"[A-Za-z][A-Za-z_\\ -]{1,47}[_\\ -]{1,2}[0-9]{1,6}")
+
+
+def canonical(name: str) -> str:
+    """`Email\\_Address\\_1` and `email address 1` are EMAIL_ADDRESS_1."""
+    parts = name.replace("\\", "").replace("-", "_").replace(" ", "_").upper().split("_")
+    return "_".join(part for part in parts if part)
+
+
+class Placeholders:
+    """What was replaced in one call. Same value and kind: same placeholder; numbers count from 1 for each kind.
+
+    `texts` gives the client's own texts, asked for once: names that occur there are never given out, so that
+    nobody can make another's value appear by writing its placeholder.
+    """
+
+    __slots__ = ("_given", "_numbers", "_taken", "_texts", "originals")
+
+    def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
+        self._texts = texts
+        self._taken: set[str] | None = None
+        self._given: dict[tuple[str, str], str] = {}
+        self._numbers: dict[str, int] = {}
+        self.originals: dict[str, str] = {}
+        """Name without brackets -> value, for those that may be restored."""
+
+    def give(self, kind: str, value: str) -> str:
+        """The placeholder for a value that the client sent; the answer may bring it back."""
+        name = self._given.get((kind, value))
+        if name is None:
+            name = self._name(kind, self._numbers)
+            self._given[kind, value] = name
+            self.originals[name] = value
+        return f"<{name}>"
+
+    def known(self, kind: str, value: str) -> str | None:
+        """The placeholder that this value already has."""
+        name = self._given.get((kind, value))
+        return None if name is None else f"<{name}>"
+
+    def fork(self) -> Numbering:
+        """Numbering that goes on from here for what a provider wrote; such names are never restored."""
+        return Numbering(self, dict(self._numbers))
+
+    def _name(self, kind: str, numbers: dict[str, int]) -> str:
+        if self._taken is None:
+            self._taken = set()
+            for text in self._texts():
+                self._taken.update(_names(text))
+        number = numbers.get(kind, 0) + 1
+        while f"{kind}_{number}" in self._taken:
+            number += 1
+        numbers[kind] = number
+        return f"{kind}_{number}"
+
+    def __repr__(self) -> str:
+        return f"<Placeholders {len(self.originals)}>"
+
+
+class Numbering:
+    """Placeholders for values that a provider wrote into one channel of a reply."""
+
+    __slots__ = ("_given", "_numbers", "_of")
+
+    def __init__(self, of: Placeholders, numbers: dict[str, int]) -> None:
+        self._of = of
+        self._numbers = numbers
+        self._given: dict[tuple[str, str], str] = {}
+
+    def give(self, kind: str, value: str) -> str:
+        """The client's own value gets its own placeholder (and is restored); any other a new one."""
+        known = self._of.known(kind, value)
+        if known is not None:
+            return known
+        name = self._given.get((kind, value))
+        if name is None:
+            name = self._given[kind, value] = self._of._name(kind, self._numbers)
+        return f"<{name}>"
+
+
+def _names(text: str) -> set[str]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    out: set[str] = set()
+    for match in _LIKE.finditer(text):
+        name = canonical(match.group())
+        # `see EMAIL ADDRESS 1` holds the name at its end.
+        parts = name.split("_")
+        out.update("_".join(parts[i:]) for i in range(len(parts) - 1))
+    return out

@@ -1,0 +1,176 @@
+"""The plugin itself: settings in, edits and filters out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections import Counter
+
+from llmshield.call import Call, Channel, Reply, Stop, Text
+from llmshield.hookspecs import Plugin, Resources, hookimpl
+from llmshield.verdicts import Block
+from llmshield_plugins.pii import kinds, operators
+from llmshield_plugins.pii.custom import Custom
+from llmshield_plugins.pii.detector import Detector, Found
+from llmshield_plugins.pii.guard import Guard
+from llmshield_plugins.pii.placeholders import Placeholders
+from llmshield_plugins.pii.presidio_bridge import Presidio
+from llmshield_plugins.pii.repeats import repeats
+from llmshield_plugins.pii.restore import Restorer, hold_back
+from llmshield_plugins.pii.scanner import Scanner
+from llmshield_plugins.pii.settings import EntityRule, PiiSettings
+from llmshield_plugins.pii.walker import Walker
+
+
+class Pii(Plugin):
+    """See the package's docstring and docs/plugins/pii.md."""
+
+    Settings = PiiSettings
+    settings: PiiSettings
+
+    def __init__(self, settings: PiiSettings) -> None:
+        super().__init__(settings)
+        self._roles = frozenset(settings.scan)
+        self._key = _hash_key(settings.hash_key)
+        self._rules = _rules(settings)
+        self._allow = frozenset(value.casefold() for value in settings.allow)
+        self._custom = Custom(settings.recognisers, settings.hold_back)
+        self._walker = self._build(None)
+
+    async def start(self, resources: Resources) -> None:
+        """Load presidio if the policy has a kind that needs it; off the event loop, it takes seconds."""
+        needed = self._presidio_kinds()
+        if needed:
+            self._walker = self._build(await asyncio.to_thread(Presidio, needed))
+
+    @classmethod
+    def scanner(cls, settings: PiiSettings) -> Scanner:
+        """What `llmshield scan --plugin pii` uses: one verdict for one text, no call around it."""
+        plugin = cls(settings)
+        needed = plugin._presidio_kinds()
+        if needed:
+            plugin._walker = plugin._build(Presidio(needed))
+        return Scanner(plugin._walker, plugin._rules)
+
+    @hookimpl
+    def pre_request(self, call: Call) -> Block | None:
+        """Find values in every text of the roles in `scan` and in metadata; propose what takes their place."""
+        texts = [text for text in call.texts if text.kind == "metadata" or text.role in self._roles]
+        values = [text.value for text in texts]
+        if not values or not self._walker.suspects("\n".join(values)):
+            return None
+        found = [self._walker.whole(value) for value in values]
+        if not any(found):
+            return None
+        for text, items in zip(texts, found, strict=True):
+            block = self._refusal(text, items)
+            if block is not None:
+                self._report(call, text, items)
+                return block
+        found = repeats(values, found, self._rules)
+        placeholders = Placeholders(lambda: [text.value for text in call.texts])
+        call.state[self] = placeholders
+        for text, value, items in zip(texts, values, found, strict=True):
+            for item in items:
+                new = operators.apply(
+                    self._rules[item.kind],
+                    item.kind,
+                    value[item.start : item.end],
+                    placeholders.give,
+                    self._key,
+                )
+                if new is not None:
+                    text.replace(item.start, item.end, new)
+            if items:
+                self._report(call, text, items)
+        return None
+
+    @hookimpl
+    def post_response(self, call: Call, reply: Reply) -> None:
+        """Hang on the output guard (if `scan` has `output`), and the restorer (if anything was replaced)."""
+        placeholders: Placeholders | None = call.state.get(self)
+        if "output" in self._roles:
+            known = placeholders or Placeholders(lambda: [text.value for text in call.texts])
+            seen: Counter[tuple[str, str]] = Counter()
+            reply.filter(lambda channel: self._guard(channel, known, seen), hold_back=self.settings.hold_back)
+            reply.at_end(lambda _: _report_seen(call, seen))
+        if self.settings.restore and placeholders is not None and placeholders.originals:
+            originals = placeholders.originals
+            reply.filter(lambda channel: Restorer(originals), phase="restore", hold_back=hold_back(originals))
+
+    def _guard(self, channel: Channel, placeholders: Placeholders, seen: Counter[tuple[str, str]]) -> Guard:
+        numbering = placeholders.fork()
+
+        def treat(item: Found, value: str) -> str | Stop | None:
+            rule = self._rules[item.kind]
+            if value in placeholders.originals:
+                return None  # the name of a placeholder, which some expression took for a value
+            seen[item.kind, _word(rule)] += 1
+            if rule.action == "block":
+                return Stop(Block(f"Blocked by policy 'pii': {item.kind} in the answer."))
+            return operators.apply(rule, item.kind, value, numbering.give, self._key)
+
+        return Guard(self._walker, treat)
+
+    def _refusal(self, text: Text, items: list[Found]) -> Block | None:
+        for item in items:
+            if self._rules[item.kind].action == "block":
+                return Block(f"Blocked by policy 'pii': {item.kind} in {text.param}.", param=text.param)
+        return None
+
+    def _report(self, call: Call, text: Text, items: list[Found]) -> None:
+        count: Counter[str] = Counter(item.kind for item in items)
+        score: dict[str, float] = {}
+        for item in items:
+            score[item.kind] = max(item.score, score.get(item.kind, 0.0))
+        for kind, number in count.items():
+            call.report(kind, _word(self._rules[kind]), score=score[kind], place=text.place, count=number)
+
+    def _keep(self, item: Found, value: str) -> bool:
+        """Whether the policy wants this finding."""
+        rule = self._rules.get(item.kind)
+        return rule is not None and item.score >= rule.min_score and value.casefold() not in self._allow
+
+    def _presidio_kinds(self) -> frozenset[str]:
+        if not self.settings.presidio or not kinds.presidio_installed():
+            return frozenset()
+        return frozenset(kind for kind in kinds.PRESIDIO.values() if kind in self._rules)
+
+    def _build(self, presidio: Presidio | None) -> Walker:
+        if presidio is None:
+            detector = Detector(self._keep)
+        else:
+            detector = Detector(self._keep, extra=presidio.find, extra_patterns=presidio.patterns)
+        return Walker(detector, self._custom, self._keep)
+
+
+def _rules(settings: PiiSettings) -> dict[str, EntityRule]:
+    """Kind -> rule, for every kind that may be found and that the policy wants."""
+    names = kinds.available() | {recogniser.kind for recogniser in settings.recognisers}
+    rules = {name: settings.rule(name) for name in names}
+    return {name: rule for name, rule in rules.items() if rule is not None}
+
+
+def _word(rule: EntityRule) -> str:
+    """The action as records and metrics count it."""
+    return rule.action if rule.action in ("block", "flag") else "redact"
+
+
+def _report_seen(call: Call, seen: Counter[tuple[str, str]]) -> None:
+    for (kind, action), count in seen.items():
+        call.report(kind, action, place="reply", count=count)
+
+
+def _hash_key(written: str | None) -> bytes:
+    """Raises: ValueError when the environment lacks the variable that the policy names."""
+    if written is None:
+        return secrets.token_bytes(32)
+    if written.startswith("env://"):
+        value = os.environ.get(written.removeprefix("env://"), "")
+        if not value:
+            raise ValueError(
+                f"hash_key: the environment variable {written.removeprefix('env://')!r} is not set"
+            )
+        return value.encode()
+    return written.encode()

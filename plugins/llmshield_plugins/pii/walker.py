@@ -1,0 +1,79 @@
+"""From left to right over a text that may not be complete: what is decided, what must wait.
+
+A whole text is the case where nothing waits. Both kinds of search come together here: the segments of the
+detector, and the policy's own recognisers, which look at the text as it stands.
+"""
+
+from __future__ import annotations
+
+from llmshield_plugins.pii.custom import Custom
+from llmshield_plugins.pii.detector import Detector, Found, Keep, resolve
+from llmshield_plugins.pii.segments import next_segment, token_start
+from llmshield_plugins.pii.shapes import shape
+
+
+class Walker:
+    """Finds values by a policy. Holds no text."""
+
+    def __init__(self, detector: Detector, custom: Custom, keep: Keep) -> None:
+        self._detector = detector
+        self._custom = custom
+        self._keep = keep
+
+    def whole(self, text: str) -> list[Found]:
+        """Every value in `text`, in order, without overlap."""
+        if not self._custom:
+            return self._detector.whole(text)
+        return self.settle(text, 0, final=True)[0]
+
+    def suspects(self, text: str) -> bool:
+        """Whether `whole` could find anything; False is certain."""
+        return self._detector.suspects(text) or (bool(self._custom) and bool(self._custom.find(text, 0)))
+
+    def settle(self, text: str, start: int, *, final: bool) -> tuple[list[Found], int]:
+        """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows.
+
+        What is before `start` has been settled and serves as context.
+        """
+        form = shape(text)
+        if not self._custom:
+            return self._segments(text, form, start, final)
+        return self._both(text, form, start, final)
+
+    def _segments(self, text: str, form: bytes, start: int, final: bool) -> tuple[list[Found], int]:
+        found: list[Found] = []
+        position = start
+        while True:
+            segment, hold = next_segment(text, form, position, final)
+            if segment is None:
+                return found, max(position, hold)
+            more, position = self._detector.judged(text, segment)
+            found += more
+
+    def _both(self, text: str, form: bytes, start: int, final: bool) -> tuple[list[Found], int]:
+        own = self._custom.find(text, start)
+        upto = (
+            len(text)
+            if final
+            else max(start, token_start(form, max(start, len(text) - self._custom.width - 1)))
+        )
+        found: list[Found] = []
+        solid: list[tuple[int, int]] = [(f.start, f.end) for f in own]
+        position = start
+        while True:
+            segment, hold = next_segment(text, form, position, final)
+            if segment is None:
+                upto = min(upto, max(position, hold))
+                break
+            more, after = self._detector.judged(text, segment)
+            found += more
+            solid.append((segment.start, after))
+            position = after
+        moved = True
+        while moved:
+            moved = False
+            for first, last in solid:
+                if first < upto < last:
+                    upto, moved = first, True
+        wanted = [f for f in own if f.end <= upto and self._keep(f, text[f.start : f.end])]
+        return resolve([f for f in found if f.end <= upto] + wanted), max(start, upto)
