@@ -25,13 +25,12 @@ from llmshield.identity import Identity
 from llmshield.logs import log
 from llmshield.policy import Policy
 from llmshield.policy.globs import compile_globs
-from llmshield.policy.providers import Timeout
+from llmshield.policy.providers import APP, Timeout
 from llmshield.replies import Replies
 from llmshield.traffic import Dialects, canonical_path, checked_query
 from llmshield.transport import Transport
 from llmshield.verdicts import Answer, Block, Route, Target
 
-APP = "app"
 _MAX_ATTEMPTS = 32
 """Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
 _ERROR_BODY = 1024 * 1024
@@ -89,6 +88,8 @@ class Engine:
         Raises: CancelledError when the mount cancels (the client is gone), after everything was ended.
         """
         x = Exchange(incoming, client, new_id(), clock.monotonic())
+        if incoming.on_begin is not None:
+            incoming.on_begin(x)
         task = asyncio.current_task()
         if task is not None:
             self._live.add(task)
@@ -229,6 +230,10 @@ class Engine:
                     param="model",
                 )
         family = call.family
+        if family == APP:
+            if APP not in x.incoming.local:
+                raise CallError("no_provider", "`apps:` are for the middleware; there is no wrapped app here.")
+            return Route((Target(APP),), why="apps")
         if call.operation == "models" or not self.policy.routes:
             names = [p.name for p in self.policy.providers.values() if p.dialect == family]
             if APP in x.incoming.local and (not names or call.operation == "models"):

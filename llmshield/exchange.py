@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Reply
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.transport import Transport
 
-_NOT_OURS = frozenset({"upstream_error", "upstream_timeout", "no_provider", "client_timeout", "shutting_down"})
+_NOT_OURS = frozenset(
+    {"upstream_error", "upstream_timeout", "no_provider", "client_timeout", "shutting_down"}
+)
 """Errors that are no decision of the policy: providers, networks, ends."""
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -50,7 +52,7 @@ class Client(Protocol):
 @dataclass(slots=True)
 class Incoming:
     """A request as its mount took it: nothing parsed but the head. `local` are transports of this request alone
-    (the wrapped app)."""
+    (the wrapped app); `on_begin` is given the exchange before anything happens."""
 
     method: str
     raw_path: bytes
@@ -60,6 +62,7 @@ class Incoming:
     read_body: Callable[[int], Awaitable[bytes]]
     mount: str = "gateway"
     local: Mapping[str, Transport] = field(default_factory=dict)
+    on_begin: Callable[[Exchange], None] | None = None
 
 
 @dataclass(slots=True)
@@ -111,6 +114,26 @@ class Exchange:
             elif took.action in {"would-block", "would-redact"}:
                 would = would if would == "would-block" else took.action
         return "redact" if redacted else would or "allow"
+
+    def decision(self) -> dict[str, Any]:
+        """What was decided so far, for `scope["llmshield"]`: plain values, never a text."""
+        return {
+            "request_id": self.id,
+            "tenant": self.caller.tenant if self.caller is not None else None,
+            "tier": self.caller.tier if self.caller is not None else None,
+            "action": self.action,
+            "status": self.status or None,
+            "provider": self.attempts[-1].provider if self.attempts else None,
+            "plugins": [
+                {
+                    "plugin": took.plugin,
+                    "hook": took.hook,
+                    "action": took.action,
+                    "findings": [finding.type for finding in took.findings],
+                }
+                for took in self.trail.took
+            ],
+        }
 
     @property
     def cost_picousd(self) -> int | None:

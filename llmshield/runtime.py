@@ -15,6 +15,7 @@ from llmshield import chain as chains
 from llmshield.audit import Audit
 from llmshield.chain import Chain
 from llmshield.circuits import Circuits
+from llmshield.dialects._app import AppJson
 from llmshield.engine import Engine
 from llmshield.errors import PluginError, SecretError, ShieldError, StoreError
 from llmshield.hookspecs import Resources
@@ -41,7 +42,12 @@ class Runtime:
     def __init__(self, policy: Policy, *, mount: str) -> None:
         self.policy = policy
         self.mount = mount
-        self.dialects = Dialects()
+        self.dialects = Dialects(
+            [
+                AppJson(app.matches, request=app.texts.request, reply=app.texts.reply, stream=app.texts.stream)
+                for app in policy.apps
+            ]
+        )
         self.chain: Chain = chains.build(policy)
         self.metrics = Metrics()
         self.audit = Audit(policy.audit, policy.hash)

@@ -138,6 +138,7 @@ async def run_exchange(
     *,
     mount: str,
     local: Mapping[str, Transport] | None = None,
+    on_begin: Callable[[Exchange], None] | None = None,
 ) -> Exchange | None:
     """One request through the engine; None when the client went away before its end."""
     raw_path = scope.get("raw_path") or scope["path"].encode("utf-8")
@@ -151,6 +152,7 @@ async def run_exchange(
         read_body=client.read_body,
         mount=mount,
         local=local or {},
+        on_begin=on_begin,
     )
     task = asyncio.current_task()
     try:

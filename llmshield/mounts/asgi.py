@@ -16,6 +16,7 @@ from typing import Any
 
 from llmshield.dialects import WireRequest
 from llmshield.errors import CallError, UpstreamError
+from llmshield.exchange import Exchange
 from llmshield.mounts._asgi import App, AsgiClient, Lifespan, Message, Receive, Scope, Send, run_exchange
 from llmshield.policy import Policy, load
 from llmshield.policy.globs import compile_globs
@@ -68,8 +69,11 @@ class ShieldMiddleware:
         if not self.runtime.ready:
             await self._start_late()
         client = AsgiClient(receive, send, self._policy.server.limits.receive)
-        local = {"app": AppTransport(self.app, scope, client)}
-        await run_exchange(self.runtime.engine, scope, client, mount="asgi", local=local)
+        app = AppTransport(self.app, scope, client)
+        await run_exchange(
+            self.runtime.engine, scope, client, mount="asgi", local={"app": app}, on_begin=app.begin
+        )
+        scope["llmshield"] = app.decision()  # for the middleware around us
 
     def _guards(self, scope: Scope) -> bool:
         """Whether this request is LLM traffic. A path that hides what it is counts as what it hides."""
@@ -105,17 +109,22 @@ class AppTransport:
         self._app = app
         self._scope = scope
         self._client = client
+        self._exchange: Exchange | None = None
+
+    def begin(self, exchange: Exchange) -> None:
+        """Remember whose decision the app is told."""
+        self._exchange = exchange
+
+    def decision(self) -> dict[str, Any]:
+        """What was decided so far."""
+        return self._exchange.decision() if self._exchange is not None else {}
 
     async def ask(self, request: WireRequest, timeouts: Timeouts) -> Upstream:
         """Run the app on the guarded body until its head is there. Raises: UpstreamError when it fails."""
         headers = [(name, value) for name, value in self._scope["headers"] if name not in _DROPPED]
         if request.method == "POST":
             headers.append((b"content-length", str(len(request.body)).encode()))
-        scope = {
-            **self._scope,
-            "headers": headers,
-            "llmshield": {"request_id": request.headers.get("x-client-request-id", "")},
-        }
+        scope = {**self._scope, "headers": headers, "llmshield": self.decision()}
         upstream = _AppUpstream(self._app, scope, request.body)
         await upstream.head(timeouts)
         self._client.app_headers = [

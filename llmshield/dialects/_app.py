@@ -1,0 +1,237 @@
+"""JSON of an application's own, guarded where the policy's `apps:` say that texts are.
+
+Made from the policy, so it is no member of the room by name: each `apps:` entry is one instance. The wrapped app
+is the only provider of such calls. Texts are JSON pointers (RFC 6901); a step `*` is every item or member. A
+streamed reply is server-sent events with JSON data, or one JSON object a line (application/x-ndjson).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from llmshield.call import Call, Channel, Operation, Path, Tree
+from llmshield.dialects import Dialect, Event, Piece, StreamCodec, WholeReply, WireReply, WireRequest
+from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_event
+from llmshield.dialects._tree import add_text, dump, load_reply
+from llmshield.errors import CallError, ErrorKind, UpstreamError
+from llmshield.verdicts import Answer
+
+_STATUS: dict[ErrorKind, int] = {
+    "blocked": 400, "bad_request": 400, "unauthenticated": 401, "forbidden": 403, "model_denied": 404,
+    "not_found": 404, "method_not_allowed": 405, "unsupported": 501, "unsupported_media": 415, "too_large": 413,
+    "conflict": 409, "rate_limited": 429, "budget_spent": 429, "policy_unavailable": 500, "store_unavailable": 503,
+    "no_provider": 503, "upstream_error": 502, "upstream_timeout": 504, "client_timeout": 408, "shutting_down": 503,
+}  # fmt: skip
+
+_LINE_LIMIT = 10 * 2**20
+
+
+class AppJson(Dialect):
+    """One `apps:` entry. `matches` tells its paths, the pointers its texts."""
+
+    name: ClassVar[str] = "app"
+    family: ClassVar[str] = "app"
+
+    def __init__(
+        self,
+        matches: Callable[[str], bool],
+        *,
+        request: Sequence[str] = (),
+        reply: Sequence[str] = (),
+        stream: Sequence[str] = (),
+    ) -> None:
+        self._matches = matches
+        self._request = [_steps(pointer) for pointer in request]
+        self._reply = [_steps(pointer) for pointer in reply]
+        self._stream = [_steps(pointer) for pointer in stream]
+
+    def claims(self, method: str, path: str, headers: Mapping[str, str]) -> Operation | None:
+        return "generate" if method == "POST" and self._matches(path) else None
+
+    def read_call(self, id: str, operation: Operation, request: WireRequest, tree: Tree) -> Call:
+        call = Call(
+            id=id, dialect=self.name, family=self.family, operation=operation, model="", body=tree,
+            headers=request.headers, method=request.method, path=request.path, query=request.query,
+            stream=bool(self._stream),
+        )  # fmt: skip
+        for steps in self._request:
+            for holder, key, path in _places(tree, steps):
+                add_text(call, "user", holder, key, path)
+        return call
+
+    def write_call(self, call: Call, model: str) -> Tree:
+        return dict(call.body)
+
+    def target(self, call: Call, model: str) -> tuple[str, str]:
+        return call.path, call.query
+
+    def bound(self, body: Tree) -> int | None:
+        return None
+
+    def clamp(self, body: Tree, tokens: int) -> None:
+        """An application's JSON has no bound that we know of."""
+
+    def read_reply(self, call: Call, tree: Any) -> WholeReply:
+        return WholeReply(tree, list(_pieces(tree, self._reply, whole=True)), None, None, "")
+
+    def open_stream(self, call: Call) -> StreamCodec:
+        return _AppStream(self._stream)
+
+    def answer(self, call: Call, answer: Answer) -> Tree:
+        tree: Tree = {}
+        for steps in self._reply[:1]:
+            _plant(tree, steps, answer.text)
+        return tree
+
+    def answer_stream(self, call: Call, answer: Answer) -> bytes:
+        tree: Tree = {}
+        for steps in self._stream[:1]:
+            _plant(tree, steps, answer.text)
+        return write_event(tree)
+
+    def write_error(self, error: CallError, request_id: str) -> WireReply:
+        headers = {"content-type": "application/json", **error.headers}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        body = {"error": {"message": error.message, "code": error.code or error.kind, "param": error.param}}
+        return WireReply(error.status or _STATUS[error.kind], headers, dump(body))
+
+    def read_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        return UpstreamError(
+            "status", f"The app answered {status}.", status=status, headers=headers, body=body
+        )
+
+    def credentials(self, key: str) -> dict[str, str]:
+        return {}
+
+
+class _AppStream(StreamCodec):
+    """Events or lines of an application's own; what is no JSON object passes as it is, unless it is broken."""
+
+    def __init__(self, pointers: Sequence[Path]) -> None:
+        self._pointers = pointers
+        self._sse = SseParser()
+        self._lines: bytearray | None = None
+        self._last: dict[Channel, Path] = {}
+        self._name = ""
+
+    def feed(self, data: bytes) -> list[Event]:
+        if (
+            self._lines is None
+            and not self._last
+            and not self._sse.pending
+            and data.lstrip()[:1] in {b"{", b"["}
+        ):
+            self._lines = bytearray()
+        if self._lines is not None:
+            return self._feed_lines(data)
+        events = [self._event(name, body) for name, body in self._sse.feed(data)]
+        if self._sse.error is not None:
+            events.append(Event(error=UpstreamError("malformed", self._sse.error)))
+        return events
+
+    def _feed_lines(self, data: bytes) -> list[Event]:
+        assert self._lines is not None
+        self._lines += data
+        *whole, rest = self._lines.split(b"\n")
+        self._lines = rest
+        if len(rest) > _LINE_LIMIT:
+            return [Event(error=UpstreamError("malformed", "A line of the app's stream is too long."))]
+        return [self._event("", bytes(line)) for line in whole if line.strip()]
+
+    def _event(self, name: str, body: bytes) -> Event:
+        if name == COMMENT or not body:
+            return Event(name=COMMENT)
+        try:
+            tree = load_reply(body)
+        except ValueError:
+            if body.isascii() and len(body) <= 32 and body.strip(b"[]").isalpha():
+                return Event(name=name, raw=body, ends=tuple(self._last))  # `[DONE]` and its like
+            return Event(error=UpstreamError("malformed", "An event of the app's stream is not JSON."))
+        pieces = list(_pieces(tree, self._pointers, whole=False, paths=self._last))
+        self._name = name
+        return Event(name=name, tree=tree, pieces=pieces, output=bool(pieces))
+
+    def close(self) -> list[Event]:
+        rest, self._lines = self._lines, None if self._lines is None else bytearray()
+        self.finished = True
+        return [self._event("", bytes(rest))] if rest and rest.strip() else []
+
+    def write(self, event: Event) -> bytes:
+        if event.name == COMMENT:
+            return b":\n\n"
+        if event.tree is None:
+            return (
+                (b"event: " + event.name.encode() + b"\n" if event.name else b"")
+                + b"data: "
+                + event.raw
+                + b"\n\n"
+            )
+        if self._lines is not None:
+            return escape_lines(dump(event.tree)) + b"\n"
+        return write_event(event.tree, event.name)
+
+    def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
+        tree: Tree = {}
+        _plant(tree, self._last[channel], text)
+        return self.write(Event(name=self._name, tree=tree))
+
+    def finalise(self) -> bytes:
+        return b""
+
+    def stop(self, error: CallError) -> bytes:
+        return self.abort(error, "")
+
+    def abort(self, error: CallError, request_id: str) -> bytes:
+        tree = {"error": {"message": error.message, "code": error.code or error.kind}}
+        return self.write(Event(name="error" if self._lines is None else "", tree=tree))
+
+
+def _steps(pointer: str) -> Path:
+    """The steps of a JSON pointer; numbers stay text until a list is met."""
+    return tuple(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])
+
+
+def _places(node: Any, steps: Path, done: Path = ()) -> Iterator[tuple[Any, Any, Path]]:
+    """Holder, key and path of every string that a pointer with wildcards leads to."""
+    step, rest = steps[0], steps[1:]
+    keys: list[Any]
+    if isinstance(node, dict):
+        keys = list(node) if step == "*" else [step] if step in node else []
+    elif isinstance(node, list):
+        index = int(step) if str(step).isdigit() else -1
+        keys = list(range(len(node))) if step == "*" else [index] if 0 <= index < len(node) else []
+    else:
+        return
+    for key in keys:
+        if rest:
+            yield from _places(node[key], rest, (*done, key))
+        elif isinstance(node[key], str):
+            yield node, key, (*done, key)
+
+
+def _pieces(
+    tree: Any, pointers: Sequence[Path], *, whole: bool, paths: dict[Channel, Path] | None = None
+) -> Iterator[Piece]:
+    for number, steps in enumerate(pointers):
+        for count, (holder, key, path) in enumerate(_places(tree, steps)):
+            channel = Channel("content", choice=count, index=number)
+            if paths is not None:
+                paths[channel] = path
+            yield Piece(channel, holder, key, whole=whole)
+
+
+def _plant(tree: Tree, steps: Path, text: str) -> None:
+    """Put a text where a path leads, making objects on the way; list positions become lists of one item."""
+    node: Any = tree
+    for step, following in zip(steps, (*steps[1:], None), strict=True):
+        is_index = isinstance(step, int) or step == "*"
+        value: Any = (
+            text if following is None else [] if isinstance(following, int) or following == "*" else {}
+        )
+        if is_index:
+            node.append(value)
+            node = node[-1]
+        else:
+            node = node.setdefault(step, value)
