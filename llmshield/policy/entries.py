@@ -13,8 +13,7 @@ from pydantic import BaseModel, ValidationError
 from llmshield import registry
 from llmshield.errors import PluginError
 from llmshield.hookspecs import Plugin
-from llmshield.policy.findings import did_you_mean
-from llmshield.policy.report import Report, did_you_list
+from llmshield.policy.report import Report
 from llmshield.policy.root import PluginUse
 from llmshield.policy.server import Defaults, Mode, OnError
 from llmshield.policy.validate import Draft, add_errors
@@ -90,7 +89,7 @@ def _build(
     except registry.NotFound as error:
         is_file = item.use.startswith(".")
         known = _files(base) if is_file else registry.names("plugin")
-        hint = did_you_mean(item.use, known) or did_you_list(known)
+        hint = report.suggest(item.use, known)
         what = str(error) if is_file else f"found the plugin {item.use[:80]!r}, which does not exist"
         report.add("LS401", path, what, hint)
         return None

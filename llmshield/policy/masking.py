@@ -14,6 +14,8 @@ from llmshield.redact import redact
 MASK = "***"
 _SHOWN = 60
 """Characters of a value in a message; a policy's own words are shorter, a pasted blob is not."""
+_LONGEST = 2_000
+"""A longer value is not shown at all: masking looks at the whole of it."""
 
 REFERENCE = re.compile(r"^[a-z][a-z0-9+.-]*://\S+$")
 """A value that points at a secret and is none: `env://OPENAI_API_KEY`."""
@@ -53,6 +55,8 @@ def found(value: Any) -> str:
     if isinstance(value, int | float):
         return f"the number {_clip(getattr(value, 'text', None) or repr(value))}"
     if isinstance(value, str):
+        if len(value) > _LONGEST:
+            return f"a text of {len(value)} characters"
         return repr(_clip(mask_tokens(value)))
     if isinstance(value, dict):
         return "a mapping"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Literal
 
-from llmshield.policy.findings import Finding, Path, write_path
+from llmshield.policy.findings import CODES, Finding, Path, did_you_mean, write_path
 from llmshield.policy.masking import REFERENCE, is_secret_key, mask_line, mask_tokens
 from llmshield.policy.nodes import Flaw, Node
 
 MAX_FINDINGS = 200
+"""A policy with more is no policy, and each costs time."""
 _SHOWN = 160
 """Characters of a source line in a finding."""
+_LONGEST = 2_000
+"""A longer line is not shown: masking looks at the whole of it."""
+_SUGGESTIONS = 300
+"""Names that are compared for "did you mean"; each comparison costs about 10 microseconds."""
 
 
 class Report:
@@ -22,6 +28,8 @@ class Report:
         self.root = root
         self._lines = text.split("\n")
         self._findings: dict[tuple[str, str, str, int, int], Finding] = {}
+        self._failed = False
+        self._shown: dict[int, str] = {}
         self._spoilt: set[tuple[int, int]] = set()
         self._secrets: dict[int, list[tuple[int, int]]] = {}
         if root is not None:
@@ -31,12 +39,12 @@ class Report:
     def findings(self) -> tuple[Finding, ...]:
         """All findings, by line and column; at most 200."""
         found = sorted(self._findings.values(), key=lambda item: (item.line, item.column, item.code))
-        return tuple(found[:MAX_FINDINGS])
+        return tuple(found)
 
     @property
     def failed(self) -> bool:
         """Whether any finding is an error."""
-        return any(item.severity == "error" for item in self._findings.values())
+        return self._failed
 
     def add(
         self, code: str, path: Path, message: str, hint: str = "", at: Literal["key", "value"] = "value"
@@ -70,20 +78,38 @@ class Report:
         spot = node if scalar and at == "value" else mark
         return spot.line, spot.column
 
+    def suggest(self, word: str, known: Iterable[str]) -> str:
+        """ "did you mean 'x'?" for the nearest of `known`, else all of them if they are few, else ""."""
+        if len(self._findings) >= MAX_FINDINGS:
+            return ""
+        names = list(islice(known, _SUGGESTIONS))
+        few = f"known: {', '.join(sorted(names))}" if 0 < len(names) <= 20 else ""
+        return did_you_mean(word, names) or few
+
     def line_of(self, path: Path) -> int:
         """The line at which the value at `path` starts."""
         return self.place(path)[0]
 
     def _put(self, code: str, message: str, line: int, column: int, path: str, hint: str) -> None:
+        self._failed = self._failed or CODES[code][0] == "error"
+        if len(self._findings) >= MAX_FINDINGS:
+            return
         line = min(max(line, 1), len(self._lines))  # an unfinished text is reported one line behind its end
-        source = _printable(self._masked(line)[:_SHOWN])
+        source = self._source(line, column)
         message, path, hint = (_printable(mask_tokens(text)) for text in (message, path, hint))
         finding = Finding(code, message, self.file, line, column, path, source, hint)
         self._findings.setdefault((code, path, message, line, column), finding)
 
-    def _masked(self, line: int) -> str:
-        previous = self._lines[line - 2] if line > 1 and self.root is None else ""
-        return mask_line(self._lines[line - 1], tuple(self._secrets.get(line, ())), previous)
+    def _source(self, line: int, column: int) -> str:
+        """The line with its secrets masked; of a long one the part around the column."""
+        if line not in self._shown:
+            text = self._lines[line - 1]
+            previous = self._lines[line - 2] if line > 1 and self.root is None else ""
+            spans = tuple(self._secrets.get(line, ()))
+            self._shown[line] = _printable(mask_line(text, spans, previous)) if len(text) <= _LONGEST else ""
+        shown = self._shown[line]
+        start = max(0, column - _SHOWN // 2) if len(shown) > _SHOWN else 0
+        return ("…" if start else "") + shown[start : start + _SHOWN]
 
     def _collect_secrets(self, root: Node) -> None:
         """Remember where values stand whose key's name says that they are secrets."""
@@ -98,11 +124,6 @@ class Report:
                 end = end_column - 1 if line == end_line else len(self._lines[line - 1])
                 if end > start:
                     self._secrets.setdefault(line, []).append((start, end))
-
-
-def did_you_list(known: Sequence[str]) -> str:
-    """ "known: a, b, c" for a short list of choices, else an empty string."""
-    return f"known: {', '.join(known)}" if 0 < len(known) <= 20 else ""
 
 
 def _scalars(root: Node, secret: Callable[[str], bool]) -> Iterator[Node]:

@@ -62,6 +62,30 @@ class Match(Section):
                 return False
         return True
 
+    def covers(self, other: Match) -> bool:
+        """Whether every call that `other` means is meant by this one too; False where it can't be told."""
+        if self.any:
+            return True
+        for key in ("model", "tenant", "tier"):
+            wide, narrow = getattr(self, key), getattr(other, key)
+            if wide is not None and (narrow is None or not all(map(self._covering[key], narrow))):
+                return False
+        return self.tags is None or (other.tags is not None and self.tags.items() <= other.tags.items())
+
+    @cached_property
+    def _covering(self) -> dict[str, Matcher]:
+        """For each key, whether its patterns take in another pattern.
+
+        A pattern without `?` that matches another's text matches all that the other does, because its `*` takes
+        the other's wildcards in. One with `?` is only known to cover itself.
+        """
+        out: dict[str, Matcher] = {}
+        for key in ("model", "tenant", "tier"):
+            globs: tuple[str, ...] = getattr(self, key) or ()
+            wide = compile_globs([glob for glob in globs if "?" not in glob])
+            out[key] = lambda glob, globs=frozenset(globs), wide=wide: glob in globs or wide(glob)  # type: ignore[misc]
+        return out
+
 
 def _target(value: Any) -> Any:
     """`openai` is short for `{provider: openai}`."""

@@ -5,19 +5,18 @@ Each rule is one function over the draft; it looks at what is valid and trusts n
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
-from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
 
 from llmshield import clock, registry
+from llmshield.policy import addresses
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import did_you_mean
-from llmshield.policy.globs import compile_globs, is_glob
+from llmshield.policy.globs import is_glob
 from llmshield.policy.masking import is_secret_key
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import APP, BASE_URLS, ProviderShape
-from llmshield.policy.report import Report, did_you_list
+from llmshield.policy.report import Report
 from llmshield.policy.routes import Match, Route
 from llmshield.policy.server import Server
 from llmshield.policy.tenants import Identify, Tenant, Tier
@@ -28,11 +27,8 @@ STORE_SCHEMES = {"rediss": "redis"}
 """Schemes that another store serves."""
 
 
-class Need(NamedTuple):
-    """A key that has no effect unless a plugin obeys it."""
-
-    key: str
-    plugin: str
+MOST_COMPARED = 200
+"""Routes that later ones are compared with: comparing each with each is quadratic."""
 
 
 def check(draft: Draft, report: Report) -> None:
@@ -53,7 +49,7 @@ def _server(draft: Draft, report: Report) -> None:
     scheme, _, rest = server.store.partition("://")
     name, known = STORE_SCHEMES.get(scheme, scheme), registry.names("store")
     if name not in known:
-        hint = did_you_mean(scheme, known) or did_you_list(known)
+        hint = report.suggest(scheme, known)
         report.add("LS315", ("server", "store"), f"found the store {scheme!r}, which does not exist", hint)
     elif name == "sqlite" and not rest.removeprefix("/"):
         report.add(
@@ -82,8 +78,7 @@ def _providers(draft: Draft, report: Report) -> None:
                 f"the key 'dialect' is missing, expected one of {choices}",
                 at="key",
             )
-        if shape.base_url is not None:
-            _base_url(shape, path, report)
+        addresses.check(shape, path, report)
         if shape.api_key is not None and not is_planned(str(shape.api_key)):
             scheme, known = shape.api_key.scheme, registry.names("resolver")
             if scheme not in known:
@@ -103,64 +98,8 @@ def _providers(draft: Draft, report: Report) -> None:
             )
 
 
-def _base_url(shape: ProviderShape, path: tuple[str, ...], report: Report) -> None:
-    """Whether the address can be used, and looks as the dialect's SDKs would write it."""
-    path = (*path, "base_url")
-    assert shape.base_url is not None
-    url = _split(shape.base_url)
-    if url is None:
-        report.add("LS307", path, "found no web address, expected https://HOST or https://HOST/v1")
-        return
-    if url.username is not None or url.password is not None:
-        report.add("LS309", path, "found a user or password in the address", "put keys into `api_key`")
-    if url.query or url.fragment:
-        report.add("LS307", path, "found a query or fragment, expected an address without")
-    if url.scheme == "http" and not shape.insecure and not _is_local(shape, url):
-        report.add(
-            "LS308", path, f"found plain http to {url.hostname!r}: keys and texts would be readable on the way",
-            "write https, or `insecure: true` beside it where the network is trusted",
-        )  # fmt: skip
-    tail = url.path.rstrip("/")
-    versioned = any(part[:1] == "v" and part[1:2].isdigit() for part in tail.split("/"))
-    if shape.dialect == "openai" and not versioned:
-        better = url._replace(path=f"{tail}/v1").geturl()
-        report.add(
-            "LS306",
-            path,
-            "found an address without version, expected one that ends in /v1",
-            f"write {better}",
-        )
-    elif shape.dialect in ("anthropic", "gemini") and versioned and tail.rsplit("/", 1)[-1][:1] == "v":
-        better = url._replace(path=tail.rpartition("/")[0]).geturl()
-        report.add(
-            "LS306", path, f"found a version at the end, expected none for {shape.dialect}", f"write {better}"
-        )
-
-
-def _split(text: str) -> SplitResult | None:
-    """The parts of a web address, or None if it is none."""
-    try:
-        url = urlsplit(text)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # a port that is no number, or half an IPv6 address
-        return None
-    clean = not any(char.isspace() or char in "\\\"'<>{}|^`$" for char in text)
-    return url if usable and clean else None
-
-
-def _is_local(shape: ProviderShape, url: SplitResult) -> bool:
-    """Whether the address that is dialled is on this machine."""
-    host = shape.connect.host if shape.connect is not None else url.hostname or ""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _routes(draft: Draft, report: Report) -> None:
-    names = [*draft.written("providers"), APP]
+    names = dict.fromkeys((*draft.written("providers"), APP))
     shapes: dict[str, ProviderShape] = draft.items("providers")
     before: list[tuple[int, Match]] = []
     route: Route
@@ -170,15 +109,16 @@ def _routes(draft: Draft, report: Report) -> None:
             what = "both `to` and `deny`" if route.deny else "neither `to` nor `deny`"
             report.add("LS207", path, f"found {what}, expected one of them")
         _match(route.match, (*path, "match"), report)
-        by = next((line for line, match in before if _covers(match, route.match)), None)
+        by = next((line for line, match in before if match.covers(route.match)), None)
         if by is not None:
             message = f"no call reaches this route: the one in line {by} matches first"
             report.add("LS303", (*path, "match"), message, "move it up, or delete it", at="key")
-        before.append((report.line_of((*path, "match")), route.match))
+        if len(before) < MOST_COMPARED:
+            before.append((report.line_of((*path, "match")), route.match))
         for position, target in enumerate(route.targets):
             place = (*path, "to", position)
             if target.provider not in names:
-                hint = did_you_mean(target.provider, names) or did_you_list(sorted(names))
+                hint = report.suggest(target.provider, names)
                 message = f"found the provider {target.provider!r}, which does not exist"
                 report.add("LS301", (*place, "provider"), message, hint)
             elif (shape := shapes.get(target.provider)) is not None:
@@ -200,32 +140,14 @@ def _match(match: Match, path: tuple[str | int, ...], report: Report) -> None:
         report.add("LS207", path, "found nothing to match", "write `any: true` for every call")
 
 
-def _covers(first: Match, second: Match) -> bool:
-    """Whether every call that `second` matches is matched by `first` already; False where it can't be told."""
-    if first.any:
-        return True
-    for key in ("model", "tenant", "tier"):
-        wide, narrow = getattr(first, key), getattr(second, key)
-        if wide is None:
-            continue
-        # A pattern without `?` that matches another pattern's text matches all that the other does: its `*`
-        # takes the other's wildcards in.
-        covering = compile_globs(
-            [glob for glob in wide if "?" not in glob] + [glob for glob in wide if glob in (narrow or ())]
-        )
-        if narrow is None or not all(glob in wide or covering(glob) for glob in narrow):
-            return False
-    return first.tags is None or (second.tags is not None and first.tags.items() <= second.tags.items())
-
-
 def _tenants(draft: Draft, report: Report) -> None:
-    tiers = draft.written("tiers")
+    tiers = dict.fromkeys(draft.written("tiers"))
     owners: dict[str, str] = {}
     tenant: Tenant
     for name, tenant in draft.items("tenants").items():
         path = ("tenants", name)
         if tenant.tier is not None and tenant.tier not in tiers:
-            hint = did_you_mean(tenant.tier, tiers) or did_you_list(tiers)
+            hint = report.suggest(tenant.tier, tiers)
             report.add(
                 "LS304", (*path, "tier"), f"found the tier {tenant.tier!r}, which does not exist", hint
             )
@@ -241,7 +163,7 @@ def _tenants(draft: Draft, report: Report) -> None:
 
 
 def _overrides(draft: Draft, report: Report) -> None:
-    names, now = used_names(draft.tree), clock.now()
+    names, now = dict.fromkeys(used_names(draft.tree)), clock.now()
     override: Override
     for index, override in draft.items("overrides").items():
         path = ("overrides", index)
@@ -255,7 +177,7 @@ def _overrides(draft: Draft, report: Report) -> None:
             )
         for name in override.plugins:
             if name not in names:
-                hint = did_you_mean(name, names) or did_you_list(names)
+                hint = report.suggest(name, names)
                 message = f"found the plugin {name!r}, which this policy does not use"
                 report.add("LS314", (*path, "plugins", name), message, hint, at="key")
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from llmshield.policy.findings import Path, did_you_mean
+from llmshield.policy.findings import Path
 from llmshield.policy.masking import found, is_secret_key, mask_tokens
-from llmshield.policy.report import Report, did_you_list
+from llmshield.policy.report import Report
 from llmshield.policy.root import PolicyFile
 from llmshield.policy.section import NAME
 
@@ -185,12 +185,13 @@ def _add(
         report.add("LS202", full, f"the key {full[-1]!r} is missing", at="key")
     elif kind in _OWN_CODES:
         if not hint and isinstance(error["input"], str):
-            hint = did_you_mean(error["input"], context.get("choices", ()))
+            choices = context.get("choices", ())
+            hint = report.suggest(error["input"], choices) if choices else ""
         report.add(_OWN_CODES[kind], full, error["msg"], hint)
     elif kind in ("literal_error", "enum"):
         expected = str(context.get("expected", ""))
         choices = re.findall(r"'([^']*)'", expected)
-        hint = did_you_mean(error["input"], choices) if isinstance(error["input"], str) else ""
+        hint = report.suggest(error["input"], choices) if isinstance(error["input"], str) else ""
         report.add("LS203", full, f"found {shown}, expected {expected.replace(chr(39), '')}", hint)
     elif kind in _KINDS:
         hint = "quote it" if kind == "string_type" and isinstance(error["input"], int | float) else ""
@@ -208,7 +209,7 @@ def _add(
 
 def _unknown(report: Report, path: Path, known: list[str]) -> None:
     """An unknown key, with the nearest of those that may stand there."""
-    hint = did_you_mean(str(path[-1]), known) or did_you_list(sorted(known))
+    hint = report.suggest(str(path[-1]), known)
     report.add("LS201", path, f"unknown key {mask_tokens(str(path[-1]))[:60]!r}", hint, at="key")
 
 
