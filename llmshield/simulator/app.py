@@ -80,6 +80,14 @@ class Simulator:
         """Tokens generated so far by model, as (input, output)."""
         return self.provider.bill()
 
+    async def wait(self, calls: int, timeout_s: float = 5.0) -> list[Received]:
+        """Wait until so many calls have come in and are over, and return them. Raises: TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            # Records change from the connections' callbacks; a poll keeps an event out of the hot path.
+            while len(self.calls) < calls or not all(c.finished or c.disconnected for c in self.calls):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        return list(self.calls)
+
     async def start(self) -> None:
         """Listen; the port stays the same when started again after `refuse`."""
         loop = asyncio.get_running_loop()

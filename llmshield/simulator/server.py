@@ -91,10 +91,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # A client that closes and one that only stops sending look alike: both are taken as having left.
-        if self.playing is not None and not self.playing.finished:
-            self.playing.disconnected = True
-            if self.transport is not None:
-                self.transport.abort()
+        if self.playing is not None and self.transport is not None:
+            self.transport.abort()
         return False
 
     def pause_writing(self) -> None:

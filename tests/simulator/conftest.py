@@ -101,6 +101,12 @@ async def start() -> AsyncIterator[Start]:
 
 
 @pytest.fixture
+def paths() -> dict[str, tuple[str, dict[str, Any]]]:
+    """A path and a small body for each API that streams."""
+    return PATHS
+
+
+@pytest.fixture
 def thread() -> Any:
     """A simulator in a thread, for synchronous clients."""
     with SimulatorThread(name="threaded") as simulator:

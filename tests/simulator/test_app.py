@@ -29,6 +29,17 @@ async def test_refusing_and_accepting_again(start, ask):
     assert (await ask(sim, wait=1)).status == 200
 
 
+async def test_waiting_for_calls_to_be_over(start, ask):
+    sim = await start(delay=0.005)
+    asking = asyncio.ensure_future(ask(sim, stream=True, wait=2))
+    (call,) = await sim.wait(1)
+
+    assert call.finished
+    assert (await asking).events()[-1] == "[DONE]"
+    with pytest.raises(TimeoutError):
+        await sim.wait(2, timeout_s=0.01)
+
+
 async def test_stopping_closes_what_is_open():
     async with Simulator(fault="silence") as sim:
         reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)

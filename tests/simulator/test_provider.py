@@ -1,10 +1,12 @@
 """Who decides what is answered: paths, keys, directives by source, counters, scripts."""
 
+import itertools
 import json
 
 import pytest
 
-from llmshield.simulator import Scripted
+from llmshield.simulator import FAULTS, Provider, Scripted
+from llmshield.simulator.plan import Step
 
 
 def text(raw):
@@ -238,6 +240,23 @@ async def test_latencies(start, ask):
     assert early.status == 200
     assert early.body == b""
     assert whole.wire == b""
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_every_fault_can_be_played_in_every_dialect(fault, paths):
+    """A fault that breaks the simulator itself would look like a fault of what is tested."""
+    provider = Provider(fault=fault, size=5000, pause=0.0, after=2)
+    for api, (path, body) in paths.items():
+        for stream in (False, True):
+            target = path.replace(":generateContent", ":streamGenerateContent") if stream else path
+            tree = {**body, "stream": stream} if api != "gemini" else body
+            for query in ("", "?alt=sse"):
+                call = provider.record("POST", target + query, [], json.dumps(tree).encode(), 0.0)
+                plan = provider.answer(call)
+                played = list(itertools.islice(plan.steps(), 3000))
+
+                assert call.faults == (fault,)
+                assert all(isinstance(step, Step) for step in (*played, *plan.before))
 
 
 async def test_the_bill(start, ask):
