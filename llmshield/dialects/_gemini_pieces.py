@@ -56,6 +56,7 @@ NOT_TEXT: dict[str, str] = {
     "sourceId": "id of a source",
     "logprobsResult": "spells the text again; goes when the text changes (see _gemini_stream)",
     "nullValue": "enum",
+    "jsonPath": "names inside a function's arguments; names are no texts of a reply",
 }
 """Leaves of the API's own making that show no text of model, user or web."""
 
@@ -149,8 +150,9 @@ def call_pieces(pieces: list[Piece], part: dict[str, Any], choice: int, index: i
             argument_pieces(pieces, call["args"], Channel("tool_arguments", choice, index, (), tool))
 
 
-def rest_pieces(pieces: list[Piece], candidate: dict[str, Any], choice: int) -> None:
-    """All other strings of a candidate."""
+def rest_pieces(pieces: list[Piece], candidate: dict[str, Any], choice: int, *, partial: bool = True) -> None:
+    """All other strings of a candidate; `partial`: arguments that come in pieces as well (not where they stream)."""
+    read = ("name", "args") if partial else ("name", "args", "partialArgs")
     channel = Channel("other", choice)
     other_pieces(pieces, candidate, channel, NOT_TEXT, ("content",))
     content = candidate.get("content")
@@ -162,4 +164,4 @@ def rest_pieces(pieces: list[Piece], candidate: dict[str, Any], choice: int) -> 
         other_pieces(pieces, part, channel, NOT_TEXT, ("text", *CALL_FIELDS))
         for field in CALL_FIELDS:
             if type(part.get(field)) is dict:
-                other_pieces(pieces, part[field], channel, NOT_TEXT, ("name", "args", "partialArgs"))
+                other_pieces(pieces, part[field], channel, NOT_TEXT, read)

@@ -32,6 +32,8 @@ from llmshield.errors import CallError, UpstreamError
 
 _ARRAY_END = "]"
 _KNOWN_TOP = ("candidates", "usageMetadata")
+_PLAIN = frozenset(("content", "index", "finishReason"))
+_PLAIN_CONTENT = frozenset(("parts", "role"))
 _USUAL = frozenset(("candidates", "usageMetadata", "modelVersion", "responseId", "createTime"))
 
 
@@ -144,7 +146,7 @@ class GeminiStream(StreamCodec):
             self.finished = False
         content = candidate.get("content")
         parts = content.get("parts") if type(content) is dict else None
-        plain = len(candidate) <= 2 and (type(content) is not dict or len(content) <= 2)
+        plain = candidate.keys() <= _PLAIN and (type(content) is not dict or content.keys() <= _PLAIN_CONTENT)
         for part in parts if type(parts) is list else ():
             if type(part) is not dict:
                 continue
@@ -170,8 +172,8 @@ class GeminiStream(StreamCodec):
                     event.output = True
             if len(part) > 1 or "text" not in part:
                 event.output = event.output or any(name not in ("text", "thoughtSignature") for name in part)
-        if not plain or "index" not in candidate:
-            rest_pieces(event.pieces, candidate, choice)
+        if not plain:
+            rest_pieces(event.pieces, candidate, choice, partial=False)
             self._count_searches(candidate)
         reason = candidate.get("finishReason")
         finish = None if reason is None else finish_kind(reason, called=state.calls > 0)
@@ -196,9 +198,10 @@ class GeminiStream(StreamCodec):
             state.calls += 1
         partial = call.get("partialArgs")
         for one in partial if type(partial) is list else ():
-            path = one.get("jsonPath") if type(one) is dict else None
-            if type(path) is not str:
+            if type(one) is not dict:
                 continue
+            path = one.get("jsonPath")
+            path = path if type(path) is str else ""
             channel = state.arguments.get(path)
             if channel is None:
                 tool = call.get("name")

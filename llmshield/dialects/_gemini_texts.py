@@ -18,6 +18,7 @@ from llmshield.dialects._wire import is_opaque, refuse_twins, seal_data
 from llmshield.errors import WireError
 
 NOT_TEXT: dict[str, str] = {
+    "role": "enum; decides the role of the texts beside it",
     "id": "id of a call",
     "model": "name of a model; must be the one in the path",
     "modelName": "name of a model",
