@@ -184,12 +184,13 @@ def _citation(ask: Ask, choice: Choice) -> Citation | None:
 def _choice(ask: Ask, want: Directives, script: Scripted | None, index: int) -> Choice:
     choice = Choice()
     if ask.thinking or want.thinking in ("1", "redacted"):
-        choice.reasoning = pieces(_THOUGHT)
+        choice.reasoning = pieces(_THOUGHT, want.chars)
     if script is not None:
-        choice.reasoning = _deltas(script.reasoning) if script.reasoning is not None else choice.reasoning
-        choice.tools = [_scripted_tool(t, index, i) for i, t in enumerate(script.tools)]
+        if script.reasoning is not None:
+            choice.reasoning = _deltas(script.reasoning, want.chars)
+        choice.tools = [_scripted_tool(t, index, i, want.chars) for i, t in enumerate(script.tools)]
         if script.text is not None:
-            choice.text = _deltas(script.text)
+            choice.text = _deltas(script.text, want.chars)
         if script.text is not None or script.tools:
             choice.finish = script.finish or ("tool" if choice.tools else "stop")
             if choice.finish == "refusal":
@@ -199,21 +200,21 @@ def _choice(ask: Ask, want: Directives, script: Scripted | None, index: int) -> 
     if choice.tools:
         choice.finish = "tool"
     else:
-        choice.text = pieces(_text(ask, want, index))
+        choice.text = pieces(_text(ask, want, index), want.chars)
     if script is not None and script.finish is not None:
         choice.finish = script.finish
     return choice
 
 
-def _deltas(text: str | Sequence[str]) -> list[str]:
-    return pieces(text) if isinstance(text, str) else list(text)
+def _deltas(text: str | Sequence[str], size: int) -> list[str]:
+    return pieces(text, size) if isinstance(text, str) else list(text)
 
 
-def _scripted_tool(tool: Mapping[str, Any], choice: int, index: int) -> ToolCall:
+def _scripted_tool(tool: Mapping[str, Any], choice: int, index: int, size: int) -> ToolCall:
     given = tool.get("arguments", {})
     parts = list(given) if isinstance(given, (list, tuple)) else None
     if parts is None:
-        parts = pieces(given if isinstance(given, str) else as_json(given))
+        parts = pieces(given if isinstance(given, str) else as_json(given), size)
     return ToolCall(
         str(tool["name"]), parts, str(tool.get("id") or f"{choice}{index}"), bool(tool.get("custom"))
     )
@@ -240,7 +241,7 @@ def _call(ask: Ask, want: Directives, tool: Tool, arguments: str | None, mark: s
     if arguments is None:
         free = spoken(ask.user) if want.args == "echo" or tool.custom else "text"
         arguments = free if tool.custom else as_json(instance(tool.schema or {"type": "object"}, free))
-    return ToolCall(tool.name, pieces(arguments), mark, tool.custom)
+    return ToolCall(tool.name, pieces(arguments, want.chars), mark, tool.custom)
 
 
 def spoken(user: str) -> str:

@@ -94,9 +94,9 @@ def count(text: str) -> int:
     return -(-len(text) // CHARS_PER_TOKEN)
 
 
-def pieces(text: str) -> list[str]:
-    """A text as its tokens, in order."""
-    return [text[i : i + CHARS_PER_TOKEN] for i in range(0, len(text), CHARS_PER_TOKEN)]
+def pieces(text: str, size: int = CHARS_PER_TOKEN) -> list[str]:
+    """A text in deltas of `size` characters, in order; by default its tokens."""
+    return [text[i : i + size] for i in range(0, len(text), size)]
 
 
 def count_tree(tree: Any) -> int:

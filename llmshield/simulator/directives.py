@@ -38,6 +38,7 @@ class Directives:
     encoding      gzip, deflate, br, zstd, or auto (what accept-encoding asks for)
     text          the answer's text
     tokens        answer with exactly this many tokens of filler
+    chars         characters in a delta (default 4, a token)
     ascii         1: every character beyond ASCII is sent as a JSON escape
     stable        1: ids and dates are the same in every reply
     thinking      1: reasoning although the request does not ask; redacted: sealed blocks (Anthropic)
@@ -71,6 +72,7 @@ class Directives:
     encoding: str | None = None
     text: str | None = None
     tokens: int | None = None
+    chars: int = 4
     ascii: bool = False
     stable: bool = False
     thinking: str | None = None
@@ -130,9 +132,16 @@ def _value(key: str, value: str, faults: frozenset[str]) -> object:
     kind = _FIELDS[key]
     try:
         if kind.startswith("int"):
-            return int(value)
+            number = int(value)
+            if number < (1 if key == "chars" else 0):
+                raise DirectiveError(
+                    f"{key}: expected {'1' if key == 'chars' else '0'} or more, got {value!r}"
+                )
+            return number
         if kind.startswith("float"):
             return float(value)
+    except DirectiveError:
+        raise
     except ValueError:
         raise DirectiveError(f"{key}: expected a number, got {value!r}") from None
     if kind == "bool":

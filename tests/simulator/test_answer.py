@@ -37,6 +37,21 @@ def test_as_many_tokens_as_asked(tokens):
     assert len("".join(answer.choices[0].text)) == 4 * tokens
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_deltas_of_another_size(size):
+    tools = (Tool("f", {"type": "object"}),)
+    plain, sized = (
+        made(Ask("chat", "m", {}, user="hi")),
+        made(Ask("chat", "m", {}, user="hi"), Directives(chars=size)),
+    )
+    called = made(Ask("chat", "m", {}, tools=tools, force="any"), Directives(chars=size)).choices[0]
+
+    assert "".join(plain.choices[0].text) == "".join(sized.choices[0].text)
+    assert max(map(len, sized.choices[0].text)) == min(size, 27)
+    assert plain.usage == sized.usage
+    assert max(map(len, called.tools[0].pieces)) == min(size, 2)
+
+
 def test_a_bound_cuts_tool_arguments_too():
     tools = (Tool("f", {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}),)
     full = made(Ask("chat", "m", {}, tools=tools, force="any")).choices[0]

@@ -44,6 +44,8 @@ BAD = [
     ("nonsense", "unknown fault 'nonsense'"),
     ("fault=429+nonsense", "unknown fault 'nonsense'"),
     ("after=many", "after: expected a number"),
+    ("chars=0", "chars: expected 1 or more"),
+    ("after=-1", "after: expected 0 or more"),
     ("rate=often", "rate: expected a number"),
     ("ttft=soon", "expected seconds"),
     ("delay=-1", "expected seconds"),
