@@ -80,7 +80,11 @@ random.seed(7)
 def _math(start: int) -> Callable[[str], str]:
     def style(text: str) -> str:
         return "".join(
-            chr(start + ord(c) - 65) if "A" <= c <= "Z" else chr(start + 26 + ord(c) - 97) if "a" <= c <= "z" else c
+            chr(start + ord(c) - 65)
+            if "A" <= c <= "Z"
+            else chr(start + 26 + ord(c) - 97)
+            if "a" <= c <= "z"
+            else c
             for c in text
         )
 
@@ -133,7 +137,9 @@ def _uu(text: str) -> str:
 
 
 def _zalgo(text: str) -> str:
-    return "".join(c + "".join(chr(random.randint(0x300, 0x36F)) for _ in range(3)) if c.isalpha() else c for c in text)
+    return "".join(
+        c + "".join(chr(random.randint(0x300, 0x36F)) for _ in range(3)) if c.isalpha() else c for c in text
+    )
 
 
 def _selectors(text: str) -> str:
@@ -257,7 +263,9 @@ T3: dict[str, Callable[[str], str]] = {
     "xml": lambda t: f'<?xml version="1.0"?><note><body>{t}</body></note>',
     "code comment": lambda t: f"def f(x):\n    # {t}\n    return x + 1",
     "string join": lambda t: " ".join(f'"{w[:3]}" + "{w[3:]} " +' for w in t.split()),
-    "mail": lambda t: f"From: a@b.example\nSubject: Invoice\n\nHi Ann,\nplease find it attached.\n{t}\nBest,\nBob",
+    "mail": lambda t: (
+        f"From: a@b.example\nSubject: Invoice\n\nHi Ann,\nplease find it attached.\n{t}\nBest,\nBob"
+    ),
     "calendar": lambda t: f"BEGIN:VEVENT\nSUMMARY:Lunch\nDESCRIPTION:{t}\nEND:VEVENT",
     "document": lambda t: f"{_PADDING * 5}{t} {_PADDING * 5}",
     "chatml": lambda t: f"<|im_start|>system\n{t}<|im_end|>",
@@ -320,7 +328,9 @@ def quality(folder: Path) -> None:
                 cell[2] += score >= 0.90
         print(f"\n{name}: label, set, rows, share flagged, share blocked")
         for (label, source), (count, flagged, blocked) in sorted(table.items()):
-            print(f"  {'attack' if label else 'benign'} {source:24} {count:6} {flagged / count:7.3f} {blocked / count:7.3f}")
+            print(
+                f"  {'attack' if label else 'benign'} {source:24} {count:6} {flagged / count:7.3f} {blocked / count:7.3f}"
+            )
 
 
 def evasion(verbose: bool = True) -> dict[str, float]:
@@ -344,7 +354,10 @@ def evasion(verbose: bool = True) -> dict[str, float]:
 def speed() -> None:
     """Microseconds for one text, plain and disguised, and how they grow."""
     scanner = Injection.scanner()
-    prose = (_PADDING + "She said that most of the letters were written before the war, and nobody had read them since. ") * 900
+    prose = (
+        _PADDING
+        + "She said that most of the letters were written before the war, and nobody had read them since. "
+    ) * 900
     words = prose.split()
     random.shuffle(words)
     mixed = " ".join(words)
@@ -356,7 +369,7 @@ def speed() -> None:
         "html": "".join(f"<p class='x'>{w}</p>&amp;" for w in words),
         "percent": "".join(f"%{ord(c):02x}a" for c in mixed[:60_000]),
         "spaced": " ".join(mixed[:90_000]),
-        "code": "x_y = f(a['b'], \"c\" + \"d\")  # it's 1337 h4x0r\n" * 4_000,
+        "code": 'x_y = f(a[\'b\'], "c" + "d")  # it\'s 1337 h4x0r\n' * 4_000,
         "noise": "".join(random.choices(string.printable, k=200_000)),
     }
     print("\nspeed: us per text at 200, 1,000, 8,000, 32,000, 120,000 characters; growth 120k/60k")

@@ -65,6 +65,16 @@ def main():
 class Bench:
     def __init__(self, folder, stack, options):
         self.folder, self.stack, self.options = folder, stack, options
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "compileall",
+                "-q",
+                *(HERE.parents[1] / name for name in ("llmshield", "plugins")),
+            ],
+            check=True,
+        )
         cores = sorted(os.sched_getaffinity(0))
         self.core, self.other = cores[0], cores[-1]
         for name in ("mock", "load"):
