@@ -144,7 +144,8 @@ class Simulator:
 class SimulatorThread:
     """The same in a thread of its own, for synchronous clients: `with SimulatorThread() as sim: sim.url`.
 
-    Everything else is the Simulator's (`calls`, `set`, `say`, ...); `refuse` and `accept` are synchronous here.
+    Everything else is the Simulator's (`calls`, `set`, `say`, ...); `refuse`, `accept` and `wait` are
+    synchronous here.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -155,8 +156,13 @@ class SimulatorThread:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def _run(self, action: Callable[[], Any]) -> None:
-        asyncio.run_coroutine_threadsafe(action(), self._loop).result(10)
+    def _run(self, action: Callable[[], Any], patience_s: float = 10.0) -> Any:
+        return asyncio.run_coroutine_threadsafe(action(), self._loop).result(patience_s)
+
+    def wait(self, calls: int, timeout_s: float = 5.0) -> list[Received]:
+        """Wait until so many calls have come in and are over, and return them. Raises: TimeoutError."""
+        found: list[Received] = self._run(lambda: self.inner.wait(calls, timeout_s), timeout_s + 10)
+        return found
 
     def refuse(self) -> None:
         """Stop listening and reset what is open."""
