@@ -176,7 +176,7 @@ class Prices:
 
     def __init__(self, providers: Mapping[str, PricedProvider] | None = None) -> None:
         self._providers = dict(providers or {})
-        self._found: dict[tuple[str, str, tuple[tuple[str, str], ...]], ModelPrice | None] = {}
+        self._found: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], ModelPrice | None] = {}
         self._hour = -1
         self._list: DataSnapshot | None = None
         self.version = ""
@@ -203,7 +203,7 @@ class Prices:
         if hour != self._hour or len(self._found) >= _MOST_CACHED:
             self._found.clear()
             self._hour = hour
-        key = (provider, model, options)
+        key = (provider, family, model, options)
         try:
             return self._found[key]
         except KeyError:
