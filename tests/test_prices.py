@@ -356,7 +356,7 @@ def by_parts(price: ModelPrice, usage: Usage) -> Decimal:
     return bill
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(_prices, _usages)
 def test_the_parts_make_the_bill(price: ModelPrice, usage: Usage) -> None:
     """Integer, additive, rounded up once: never in the client's favour, never by a whole pico-USD."""
@@ -366,7 +366,7 @@ def test_the_parts_make_the_bill(price: ModelPrice, usage: Usage) -> None:
     assert paid == int(owed.to_integral_value(ROUND_CEILING))
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(_prices, _usages, st.integers(1, 8))
 def test_the_worst_case_is_never_less_than_the_bill(price: ModelPrice, usage: Usage, choices: int) -> None:
     assert usage.input is not None
@@ -377,7 +377,7 @@ def test_the_worst_case_is_never_less_than_the_bill(price: ModelPrice, usage: Us
     assert worst_case(price, bound, output) >= cost(price, usage, long_cache=True)
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(_prices, st.integers(0, 10**6), st.integers(1, 8), st.integers(0, 10**16))
 def test_what_is_affordable_is_affordable_and_no_more(
     price: ModelPrice, tokens: int, choices: int, amount: int
@@ -394,6 +394,18 @@ def test_what_is_affordable_is_affordable_and_no_more(
             or bought >= MOST_TOKENS
             or price.worst(tokens)[1] == 0
         )
+
+
+@pytest.mark.nightly
+def test_the_parts_make_the_bill_many_times() -> None:
+    many = settings(max_examples=100_000, deadline=None)
+
+    @many
+    @given(_prices, _usages)
+    def check(price: ModelPrice, usage: Usage) -> None:
+        assert cost(price, usage) == int(by_parts(price, usage).to_integral_value(ROUND_CEILING))
+
+    check()
 
 
 def test_names_from_clients_do_not_fill_the_memory(listed: Prices) -> None:
