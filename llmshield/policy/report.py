@@ -78,6 +78,28 @@ class Report:
         spot = node if scalar and at == "value" else mark
         return spot.line, spot.column
 
+    def named(self, path: Path, words: list[str]) -> Path:
+        """The path below `path` of the first key or value that is one of `words`; `path` itself without any.
+
+        A plugin's validator speaks of the settings as a whole and quotes what it dislikes; this finds it.
+        """
+        if self.root is None or not words:
+            return path
+        node, _, taken = self.root.find(path)
+        below: list[tuple[Path, Node]] = [(taken, node)]
+        for place, inner in below:  # grows while it is walked: all of the tree below, level by level
+            items: Iterable[tuple[str | int, Node]] = ()
+            if isinstance(inner.value, dict):
+                items = inner.value.items()
+            elif isinstance(inner.value, list):
+                items = enumerate(inner.value)
+            below.extend(((*place, step), child) for step, child in items)
+        for word in words:
+            for place, inner in below[1:]:
+                if word in (place[-1], inner.value):
+                    return place
+        return path
+
     def suggest(self, word: str, known: Iterable[str]) -> str:
         """ "did you mean 'x'?" for the nearest of `known`, else all of them if they are few, else ""."""
         if len(self._findings) >= MAX_FINDINGS:

@@ -5,13 +5,13 @@ Each rule is one function over the draft; it looks at what is valid and trusts n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmshield import clock, registry
 from llmshield.policy import addresses
 from llmshield.policy.entries import used_names
-from llmshield.policy.findings import did_you_mean
+from llmshield.policy.findings import Path, did_you_mean
 from llmshield.policy.globs import is_glob
 from llmshield.policy.masking import is_secret_key
 from llmshield.policy.overrides import Override
@@ -132,7 +132,7 @@ def _routes(draft: Draft, report: Report) -> None:
                         )
 
 
-def _match(match: Match, path: tuple[str | int, ...], report: Report) -> None:
+def _match(match: Match, path: Path, report: Report) -> None:
     others = [key for key in ("model", "tenant", "tier", "tags") if getattr(match, key) is not None]
     if match.any and others:
         report.add("LS207", path, f"found `any` beside `{others[0]}`, expected one of them")
@@ -185,30 +185,38 @@ def _overrides(draft: Draft, report: Report) -> None:
 def _unenforced(draft: Draft, report: Report) -> None:
     """Keys that some plugin must obey, in a policy without that plugin: limits that nobody keeps."""
     used = {item.use for item in draft.items("plugins").values()}
-    own = any(use not in registry.names("plugin") for use in used)  # the user's own may do it
+    if any(use not in registry.names("plugin") for use in used):
+        return  # the user's own plugin may obey them
+    for path, plugin in _obeyed(draft):
+        if plugin not in used:
+            message = f"`{path[-1]}` has no effect: no plugin of this policy obeys it"
+            report.add("LS319", path, message, f"add `- use: {plugin}` to `plugins`", at="key")
+
+
+def _obeyed(draft: Draft) -> Iterator[tuple[Path, str]]:
+    """Every key of the policy that a plugin obeys, with that plugin's name."""
     tier: Tier
     for name, tier in draft.items("tiers").items():
         for key, plugin in (("budget", "cost_cap"), ("rate", "rate_limit"), ("concurrent", "rate_limit")):
-            if getattr(tier, key) and plugin not in used and not own:
-                message = f"`{key}` has no effect: no plugin of this policy obeys it"
-                report.add(
-                    "LS319", ("tiers", name, key), message, f"add `- use: {plugin}` to `plugins`", at="key"
-                )
+            if getattr(tier, key):
+                yield ("tiers", name, key), plugin
+    shape: ProviderShape
+    for name, shape in draft.items("providers").items():
+        if shape.circuit is not None:
+            yield ("providers", name, "circuit"), "failover"
     route: Route
     for index, route in draft.items("routes").items():
-        key = "to" if len(route.targets) > 1 else "retry" if route.retry.attempts > 1 else ""
-        if key and "failover" not in used and not own:
-            message = f"`{key}` has no effect beyond its first try: no plugin of this policy obeys it"
-            report.add(
-                "LS319", ("routes", index, key), message, "add `- use: failover` to `plugins`", at="key"
-            )
+        if len(route.targets) > 1:
+            yield ("routes", index, "to"), "failover"
+        if route.retry.attempts > 1:
+            yield ("routes", index, "retry"), "failover"
+        if route.degraded is not None:
+            yield ("routes", index, "degraded"), "failover"
 
 
 def _variables(draft: Draft, report: Report) -> None:
     """`${NAME}` outside of plugins' settings and messages: some readers of YAML put variables in, this does not."""
-    todo: list[tuple[tuple[str | int, ...], Any]] = [
-        ((key,), draft.tree[key]) for key in draft.tree if key != "plugins"
-    ]
+    todo: list[tuple[Path, Any]] = [((key,), draft.tree[key]) for key in draft.tree if key != "plugins"]
     while todo:
         path, value = todo.pop()
         if isinstance(value, dict):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,10 +16,16 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from llmshield import registry
 from llmshield.errors import PluginError
 from llmshield.policy.root import PluginUse, PolicyFile
-from llmshield.policy.units import write_duration, write_size
+from llmshield.policy.units import write_duration, write_fee, write_percent, write_price, write_size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_WRITERS = {"duration": write_duration, "size": write_size}
+_WRITERS: dict[str, Callable[[Any], str]] = {
+    "duration": write_duration,
+    "size": write_size,
+    "percentage": write_percent,
+    "USD per million tokens": write_price,
+    "USD per call": write_fee,
+}
 
 
 def schema() -> dict[str, Any]:

@@ -213,6 +213,21 @@ def write_usd(pico: int) -> str:
     return f"{whole}.{rest:012d}".rstrip("0").rstrip(".")
 
 
+def write_percent(share: float) -> str:
+    """The spelling that `percent` reads back."""
+    return f"{round(share * 100, 3):g}%"
+
+
+def write_price(pico: int) -> str:
+    """pico-USD per token as `price` reads it back."""
+    return f"{write_usd(pico * TOKENS_PER_MTOK)} USD/Mtok"
+
+
+def write_fee(pico: int) -> str:
+    """pico-USD per call as `fee` reads it back."""
+    return f"{write_usd(pico)} USD/call"
+
+
 def number_text(value: Any) -> str | None:
     """How a YAML number was spelt, digit by digit; None if it is no number.
 

@@ -75,6 +75,8 @@ _PATTERNS = {
     r"^[A-Za-z0-9.*-]+$": "a host name",
 }
 
+_QUOTED = re.compile(r"'([^'\n]{1,80})'")
+
 
 @dataclass(slots=True)
 class Draft:
@@ -204,7 +206,8 @@ def _add(
     else:
         # What a plugin's own validators say: their sentence, scrubbed, since it may quote the value.
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        report.add("LS206", full, mask_tokens(message))
+        place = report.named(full, _QUOTED.findall(message[:500]))
+        report.add("LS206", place, message, at="value" if place == full else "key")
 
 
 def _unknown(report: Report, path: Path, known: list[str]) -> None:

@@ -13,7 +13,7 @@ PLUGIN = '''
 """Refuses competitors' names."""
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from llmshield.hookspecs import Plugin, Settings as Base
 from llmshield.policy import Duration, Money, Percent, RateLimit, Size, TokenPrice
@@ -47,6 +47,13 @@ class NoCompetitors(Plugin):
             if any(name.isupper() for name in names):
                 raise ValueError("names are not shouted")
             return names
+
+        @model_validator(mode="after")
+        def _known(self):
+            for kind in self.entities:
+                if kind.islower():
+                    raise ValueError(f"entity {kind!r} is not known; did you mean {kind.upper()!r}?")
+            return self
 
     def pre_request(self, call):
         return None

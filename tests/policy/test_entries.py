@@ -49,6 +49,16 @@ SETTINGS = [
         "LS201",
         "plugins[0].entities.A.keep_lats",
     ),
+    (
+        "- {use: ./no_competitors.py, entities: {A: {action: mask}, email: {action: mask}}}",
+        "LS206",
+        "plugins[0].entities.email",
+    ),
+    (
+        "- {use: ./no_competitors.py, with: {entities: {email: {action: mask}}}}",
+        "LS206",
+        "plugins[0].with.entities.email",
+    ),
     ("- {use: ./no_competitors.py, pause: 5}", "LS206", "plugins[0].pause"),
     ("- {use: ./no_competitors.py, names: [A, b]}", "LS206", "plugins[0].names"),
     ("- {use: ./no_competitors.py, names: Initech}", "LS204", "plugins[0].names"),

@@ -36,7 +36,7 @@ CASES: list[tuple[str, str, int, int, str, str]] = [
     ("LS201", "server: {zzz: 1}", 2, 10, "server.zzz", "known: admin, cors"),
     ("LS201", "providers: {x: {dialect: openai, api_kee: env://A}}", 2, 34, "providers.x.api_kee", "did you mean 'api_key'?"),
     ("LS201", "routes:\n- match: {any: true}\n  to: [{provider: app, modell: x}]", 4, 24, "routes[0].to[0].modell", "did you mean 'model'?"),
-    ("LS201", "routes: [{match: {any: true}, to: [app], degraded: {mesage: a, message: b}}]", 2, 53, "routes[0].degraded.mesage", "did you mean 'message'?"),
+    ("LS201", "routes: [{match: {any: true}, to: [app], degraded: {mesage: a, message: b}}]\nplugins: [{use: failover}]", 2, 53, "routes[0].degraded.mesage", "did you mean 'message'?"),
     ("LS202", "server: {paths: [{match: /x}]}", 2, 18, "server.paths[0].action", "'action' is missing"),
     ("LS202", "providers: {x: {api_key: env://A}}", 2, 13, "providers.x.dialect", "openai, anthropic, gemini"),
     ("LS203", "defaults: {mode: monitr}", 2, 18, "defaults.mode", "did you mean 'monitor'?"),
@@ -53,7 +53,7 @@ CASES: list[tuple[str, str, int, int, str, str]] = [
     ("LS205", "server: {limits: {depth: 0}}", 2, 26, "server.limits.depth", "1 or more"),
     ("LS205", "server: {limits: {depth: 501}}", 2, 26, "server.limits.depth", "500 at the most"),
     ("LS205", "routes: [{match: {model: []}, to: [app]}]", 2, 19, "routes[0].match.model", "1 entries or more"),
-    ("LS205", "providers: {x: {dialect: openai, circuit: {open_for: 1m, max_open: 1s}}}", 2, 68, "providers.x.circuit.max_open", "shorter"),
+    ("LS205", "providers: {x: {dialect: openai, circuit: {open_for: 1m, max_open: 1s}}}\nplugins: [{use: failover}]", 2, 68, "providers.x.circuit.max_open", "shorter"),
     ("LS206", "defaults: {timeout: 300}", 2, 21, "defaults.timeout", "write 300s or 300ms"),
     ("LS206", "providers: {'a b': {dialect: openai}}", 2, 13, "providers['a b']", "a name of letters"),
     ("LS206", "server: {paths: [{match: v1, action: pass}]}", 2, 26, "server.paths[0].match", "starts with /"),
@@ -97,6 +97,11 @@ CASES: list[tuple[str, str, int, int, str, str]] = [
     ("LS318", "server: {listen: '127.0.0.1:1', admin: '127.0.0.1:1'}", 2, 40, "server.admin", "another port"),
     ("LS319", "identify: ['header:x-tenant']", 2, 12, "identify[0]", "trusted_proxies"),
     ("LS319", "tiers: {a: {budget: 1 USD/day}}", 2, 13, "tiers.a.budget", "use: cost_cap"),
+    ("LS319", "tiers: {a: {concurrent: 1}}", 2, 13, "tiers.a.concurrent", "use: rate_limit"),
+    ("LS319", "providers: {a: {dialect: openai, circuit: {}}}", 2, 34, "providers.a.circuit", "use: failover"),
+    ("LS319", "providers: {a: {dialect: openai}}\nroutes: [{match: {any: true}, to: [a, app]}]", 3, 31, "routes[0].to", "use: failover"),
+    ("LS319", "routes: [{match: {any: true}, to: [app], retry: {attempts: 2}}]", 2, 42, "routes[0].retry", "use: failover"),
+    ("LS319", "routes: [{match: {any: true}, to: [app], degraded: {message: sorry}}]", 2, 42, "routes[0].degraded", "use: failover"),
     ("LS401", "plugins: [{use: no_such_plugin_anywhere}]", 2, 17, "plugins[0].use", "does not exist"),
     ("LS401", "plugins: [{use: ./missing.py}]", 2, 17, "plugins[0].use", "does not exist"),
     ("LS402", "plugins: [{use: ../x.py}]", 2, 17, "plugins[0].use", "expected ./file.py"),
@@ -374,3 +379,30 @@ def test_the_good_one_is_good(judge: Any) -> None:
     _, findings = judge(GOOD)
 
     assert {"LS314", "LS319"} == {item.code for item in findings}
+
+
+def test_thousands_of_faults_take_no_longer_than_reading() -> None:
+    """Masking, suggestions and comparisons are bounded; half a minute without that."""
+    import time
+
+    providers = "providers:\n" + "".join(f"  p{i}: {{dialect: openai}}\n" for i in range(600))
+    routes = "routes: [" + ",".join(f"{{match: {{model: m{i}*}}, to: [q{i}]}}" for i in range(600)) + "]\n"
+    wrong = "overrides: [" + "5," * 6_000 + "]\n"
+    start = time.process_time()
+    policy, findings = inspect_text(f"version: 1\n{providers}{routes}{wrong}")
+
+    assert time.process_time() - start < 3
+    assert policy is None
+    assert len(findings) == 200
+
+
+def test_errors_are_never_crowded_out() -> None:
+    """A policy with more findings than are told is refused for an error among those that are not."""
+    text = "version: 1\nroutes:\n- {match: {any: true}, to: [app]}\n"
+    text += (
+        "".join(f"- {{match: {{model: m{i}}}, to: [app]}}\n" for i in range(250)) + "plugins: [{use: ./x.py}]"
+    )
+    policy, findings = inspect_text(text)
+
+    assert {"LS303"} == {item.code for item in findings}
+    assert policy is None

@@ -18,7 +18,7 @@ QUIET = [
     "providers: {a: {dialect: openai, base_url: 'http://far.example/v1', connect: '127.0.0.1:8080'}}",
     "providers: {a: {dialect: anthropic, base_url: 'https://h.example'}}",
     "providers: {a: {dialect: gemini, base_url: 'https://h.example/proxy'}}",
-    "providers: {app: {prices: {input: 1, output: 2}, models: {deny: x}, circuit: {}}}",
+    "providers: {app: {prices: {input: 1, output: 2}, models: {deny: x}, circuit: {}}}\nplugins: [{use: failover}]",
     "providers: {a: {dialect: openai}, b: {dialect: openai}}",
     "server: {admin: null}",
     "server: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}",

@@ -132,6 +132,19 @@ def test_money_round_trips_exactly(pico: int, per: Any) -> None:
     assert amount == units.budget(str(amount))
 
 
+@given(st.integers(0, 10**12))
+def test_prices_and_fees_round_trip(pico: int) -> None:
+    assert pico == units.price(units.write_price(pico))
+    assert pico == units.fee(units.write_fee(pico))
+
+
+@given(st.integers(0, 100_000))
+def test_percentages_round_trip(thousandths: int) -> None:
+    share = thousandths / 100_000
+
+    assert share == units.percent(units.write_percent(share))
+
+
 @given(st.decimals(0, 4_000_000, places=6, allow_nan=False))
 def test_prices_are_exact(usd: Decimal) -> None:
     """A price is the integer that Decimal says, whatever a float would have made of it."""
