@@ -22,7 +22,7 @@ from llmshield.dialects._tree import (
     walk_unknown,
     walk_value,
 )
-from llmshield.dialects._wire import is_opaque, refuse_twins, seal_data
+from llmshield.dialects._wire import folded, is_opaque, refuse_twins, seal_data
 
 NOT_TEXT: dict[str, str] = {
     "type": "tag of the API's own objects",
@@ -135,7 +135,7 @@ def read_texts(call: Call, body: dict[str, Any]) -> None:
     for key in body:
         reader = _TOP.get(key)
         if reader is None:
-            refuse_twins(key, _TOP)
+            refuse_twins(key, _TOP_FOLDED)
             walk_unknown(call, "user", body, key, (key,))
         else:
             reader(call, "user", body, key, (key,))
@@ -414,3 +414,4 @@ _TOP: dict[str, Callable[[Call, Role, Any, Any, Path], None]] = {
     "stop_sequences": _metadata("metadata"),
     "stream": add_token,
 }
+_TOP_FOLDED = folded(_TOP)

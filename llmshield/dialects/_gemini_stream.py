@@ -92,7 +92,8 @@ class GeminiStream(StreamCodec):
             if self._array.closed and not self._over and broken is None:
                 self._over = True
                 self.ended = self.finished
-                events.append(Event(_ARRAY_END))
+                rest = tuple(channel for one in self._candidates.values() for channel in one.open)
+                events.append(Event(_ARRAY_END, ends=rest))
         if broken is not None and not self._over:
             events.append(self._malformed(broken))
         return events
@@ -275,7 +276,7 @@ class GeminiStream(StreamCodec):
         part: dict[str, Any] = {"text": text}
         if channel.kind == "reasoning":
             part["thought"] = True
-        if event is None:
+        if event is None or event.tree is None:
             if self._repeats and channel.kind == "content":
                 state.texts[1].append(text)
             return self._frame(_own_part(part, channel.choice))
@@ -298,7 +299,7 @@ class GeminiStream(StreamCodec):
 
     def _late_argument(self, event: Event | None, channel: Channel, text: str) -> bytes:
         """The end of an argument that comes in pieces."""
-        if event is None or len(channel.path) != 1 or type(channel.path[0]) is not str:
+        if event is None or event.tree is None or len(channel.path) != 1 or type(channel.path[0]) is not str:
             return b""
         for piece in reversed(event.pieces):
             if piece.channel == channel and piece.key == "stringValue":

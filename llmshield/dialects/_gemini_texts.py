@@ -14,7 +14,7 @@ from typing import Any
 
 from llmshield.call import Call, Path, Role, Text
 from llmshield.dialects._tree import Walker, add_text, add_token, refuse, walk_unknown, walk_value
-from llmshield.dialects._wire import is_opaque, refuse_twins, seal_data
+from llmshield.dialects._wire import folded, is_opaque, refuse_twins, seal_data
 from llmshield.errors import WireError
 
 NOT_TEXT: dict[str, str] = {
@@ -134,7 +134,7 @@ def read_texts(call: Call, body: dict[str, Any], path: Path = ()) -> None:
     for key in body:
         reader = _TOP.get(key)
         if reader is None:
-            refuse_twins(key, _TOP)
+            refuse_twins(key, _TOP_FOLDED)
             walk_unknown(call, "user", body, key, (*path, key))
         else:
             reader(call, "user", body, key, (*path, key))
@@ -397,3 +397,4 @@ _CAMEL_TOP: dict[str, Walker] = {
 
 _FIELDS: dict[str, Walker] = {**{snake(name): read for name, read in _CAMEL.items()}, **_CAMEL}
 _TOP: dict[str, Walker] = {**{snake(name): read for name, read in _CAMEL_TOP.items()}, **_CAMEL_TOP}
+_TOP_FOLDED = folded(_TOP)

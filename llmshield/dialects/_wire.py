@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -37,10 +37,16 @@ def without_credentials(query: str) -> str:
     )
 
 
-def refuse_twins(name: str, known: Mapping[str, object]) -> None:
-    """Raises: WireError for `Max_Tokens` beside `max_tokens`: a server that reads names without case (Go's JSON
-    reader does, the Kelvin sign and the long s included) would take it for the field that was checked."""
-    if name not in known and name.casefold() in known:
+def folded(names: Iterable[str]) -> frozenset[str]:
+    """The names without their case, for `refuse_twins`."""
+    return frozenset(name.casefold() for name in names)
+
+
+def refuse_twins(name: str, known: frozenset[str]) -> None:
+    """Raises: WireError for an unknown `Max_Tokens` where `max_tokens` is known (`known` are `folded` names): a
+    server that reads names without case (Go's JSON reader does, the Kelvin sign and the long s included) would take
+    it for the field that was checked."""
+    if name.casefold() in known:
         raise WireError(f"The body holds a field that differs from {name.casefold()!r} only in case.")
 
 
