@@ -71,23 +71,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_bytes = 0
             self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
         super().data_received(data)
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._head_timer is not None:  # still inside the head: httptools keeps all of it until its end
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
+                self._close_with(b"431 Request Header Fields Too Large")
 
     def on_headers_complete(self) -> None:
         self._disarm()
         super().on_headers_complete()
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
-            self._close_with(b"431 Request Header Fields Too Large")
 
     def _head_is_late(self) -> None:
         self._head_timer = None
