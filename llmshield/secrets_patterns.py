@@ -190,6 +190,9 @@ def find_secrets(text: str) -> list[Found]:
             first, last = match.span(rule.judged)
             if not rule.accept(data[first:last].decode("utf-8", "replace")):
                 continue
+            if rule.kind == "URL_WITH_CREDENTIALS":
+                while data[end - 1 : end] in (b")", b".", b",", b";", b":", b"!", b"?", b"*"):
+                    end -= 1
             if rule.kind == "PRIVATE_KEY":
                 end = _pem_end(data, start, end)
             found.append((start, end, rule.kind))

@@ -7,6 +7,7 @@ versions, ranges, decimal fractions, order numbers.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,31 +21,52 @@ Hit = tuple[int, int, str, float]
 _BETWEEN = r"[ \t.\-_/|,:;~*()+\x03]{0,4}"
 RUN = rf"[+(]{{0,2}}[0-9](?:{_BETWEEN}[0-9]){{6,}}"
 _RUN = compiled(RUN)
-_GROUP = compiled(r"[0-9]+")
 MAX_GROUPS = 19
+REACH = 48
+"""Characters before a number in which a word may announce it."""
 
 
 class Group(NamedTuple):
-    """Digits that stand together, and what stands between them and the group before."""
+    """Digits that stand together, and what stands between them and the group before; `mark` is that without
+    blanks around it."""
 
     digits: str
     start: int
     end: int
     gap: str
+    mark: str
+
+
+class Near:
+    """Whether an announcement stands shortly before a place; each expression reads the text once."""
+
+    __slots__ = ("_data", "_ends")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._ends: dict[int, list[int]] = {}
+
+    def __call__(self, words: Any, place: int) -> bool:
+        ends = self._ends.get(id(words))
+        if ends is None:
+            ends = self._ends[id(words)] = [match.end() for match in words.finditer(self._data)]
+        at = bisect_right(ends, place)
+        return at > 0 and ends[at - 1] >= place - REACH
 
 
 def numbers(text: str) -> Iterator[Hit]:
     """Every number of a known kind in an ASCII text."""
     data = text.encode("ascii")
+    near = Near(data)
     for run in _RUN.finditer(data):
-        yield from _read(text, *run.span())
+        yield from _read(text, near, *run.span())
 
 
-def _read(text: str, start: int, end: int) -> Iterator[Hit]:
+def _read(text: str, near: Near, start: int, end: int) -> Iterator[Hit]:
     groups = list(_groups(text, start, end))
     place = 0
     while place < len(groups):
-        hit = _at(text, groups, place)
+        hit = _at(text, near, groups, place)
         if hit is None:
             place += 1
             continue
@@ -54,39 +76,44 @@ def _read(text: str, start: int, end: int) -> Iterator[Hit]:
 
 
 def _groups(text: str, start: int, end: int) -> Iterator[Group]:
-    before = start
-    for match in _GROUP.finditer(text[start:end].encode("ascii")):
-        first, last = match.start() + start, match.end() + start
-        yield Group(text[first:last], first, last, text[before:first])
-        before = last
+    """The groups of a run; `str.isdigit` is enough, the text is ASCII."""
+    before = place = start
+    while place < end:
+        if not text[place].isdigit():
+            place += 1
+            continue
+        first = place
+        while place < end and text[place].isdigit():
+            place += 1
+        gap = text[before:first]
+        yield Group(text[first:place], first, place, gap, gap.strip() or gap[:1])
+        before = place
 
 
 _Found = tuple[int, str, float, int, int]
 """groups used, kind, score, start, end"""
 
 
-def _at(text: str, groups: list[Group], place: int) -> _Found | None:
+def _at(text: str, near: Near, groups: list[Group], place: int) -> _Found | None:
     here = groups[place]
-    before = text[max(0, here.start - 64) : here.start]
-    if _fraction(groups, place, before):
+    before = text[max(0, here.start - 2) : here.start]
+    last = before[-1:]
+    if last.isalpha() or (last in ("\\", "#", "$") and len(here.digits) < 12) or _fraction(groups, place):
         return None
-    international = before[-1:] == "+" or before[-2:] == "+("
-    if not international:
-        found = _card(text, groups, place, before) or _identity(text, groups, place, before)
+    if last != "+" and before != "+(":
+        found = _card(text, groups, place) or _identity(text, near, groups, place)
         if found is not None:
             return found
-    called = phone(text, [g[:3] for g in groups[place : place + 8]])
+    called = phone(text, groups[place : place + 8], near)
     if called is not None:
-        count, score, first, last = called
-        return count, "PHONE_NUMBER", score, first, last
+        count, score, first, end = called
+        return count, "PHONE_NUMBER", score, first, end
     return None
 
 
-def _fraction(groups: list[Group], place: int, before: str) -> bool:
-    """The part behind a decimal point (`0.4111111111111111`) or inside a longer word."""
+def _fraction(groups: list[Group], place: int) -> bool:
+    """The part behind a decimal point: `0.4111111111111111`."""
     here = groups[place]
-    if before[-1:].isalpha() or (before[-1:] in ("\\", "#", "$") and len(here.digits) < 12):
-        return True
     return place > 0 and here.gap == "." and len(groups[place - 1].digits) <= 2 and len(here.digits) > 5
 
 
@@ -96,23 +123,26 @@ def _tail_is_free(text: str, end: int) -> bool:
     return not (after[:1].isalpha() or after[:1] == "_")
 
 
-def _card(text: str, groups: list[Group], place: int, before: str) -> _Found | None:
-    digits = ""
-    gap: str | None = None
-    for count in range(1, min(MAX_GROUPS, len(groups) - place) + 1):
-        group = groups[place + count - 1]
-        if count > 1:
-            between = group.gap.strip() or group.gap[:1]
-            if gap is not None and between != gap:
-                return None
-            gap = between
-        digits += group.digits
-        if len(digits) > 19:
+def _card(text: str, groups: list[Group], place: int) -> _Found | None:
+    if groups[place].digits[0] in "79":  # no issuer begins so
+        return None
+    size = count = 0
+    for group in groups[place : place + MAX_GROUPS]:
+        if count > 1 and group.mark != groups[place + 1].mark:
             return None
-        if len(digits) < 12 or not _tail_is_free(text, group.end):
+        count += 1
+        size += len(group.digits)
+        if size > 19:
+            return None
+        if size < 12:
             continue
-        sizes = [len(g.digits) for g in groups[place : place + count]]
-        if checksums.card(digits) and _card_groups(sizes) and not _continues(groups, place, count, gap):
+        taken = groups[place : place + count]
+        if (
+            checksums.card("".join([g.digits for g in taken]))
+            and _card_groups([len(g.digits) for g in taken])
+            and _tail_is_free(text, group.end)
+            and not _continues(groups, place, count)
+        ):
             return count, "CREDIT_CARD", 1.0, groups[place].start, group.end
     return None
 
@@ -124,10 +154,12 @@ def _card_groups(sizes: list[int]) -> bool:
     return len(set(sizes[:-1])) == 1 and (sizes[-1] <= sizes[0] or sizes[0] == 4)
 
 
-def _continues(groups: list[Group], place: int, count: int, gap: str | None) -> bool:
+def _continues(groups: list[Group], place: int, count: int) -> bool:
     """The same separator goes on with the same rhythm: a longer number, not a card and something else."""
-    rest = groups[place + count : place + count + 1]
-    return bool(rest) and gap is not None and rest[0].gap == gap and gap in "-." and len(rest[0].digits) <= 4
+    if count < 2 or place + count >= len(groups):
+        return False
+    after = groups[place + count]
+    return after.gap in ("-", ".") and after.gap == groups[place + 1].gap and len(after.digits) <= 4
 
 
 class Identity(NamedTuple):
@@ -168,7 +200,7 @@ class _Way(NamedTuple):
     announced: float
 
 
-def _ways() -> tuple[dict[tuple[int, ...], list[_Way]], dict[int, list[_Way]]]:
+def _ways() -> tuple[dict[tuple[int, ...], tuple[_Way, ...]], dict[int, tuple[_Way, ...]]]:
     """Ways by the sizes of the groups, and by the number of digits in one group."""
     shaped: dict[tuple[int, ...], list[_Way]] = {}
     bare: dict[int, list[_Way]] = {}
@@ -180,19 +212,21 @@ def _ways() -> tuple[dict[tuple[int, ...], list[_Way]], dict[int, list[_Way]]]:
             )
         for size in [identity.digits] if identity.digits else range(6, 18):
             bare.setdefault(size, []).append(_Way(identity, words, 1, 0.0, 0.8))
-    return shaped, bare
+    return {k: tuple(v) for k, v in shaped.items()}, {k: tuple(v) for k, v in bare.items()}
 
 
 _SHAPED, _BARE = _ways()
 _LONGEST = max(len(sizes) for sizes in _SHAPED)
 
 
-def _identity(text: str, groups: list[Group], place: int, before: str) -> _Found | None:
+def _identity(text: str, near: Near, groups: list[Group], place: int) -> _Found | None:
     sizes = tuple([len(g.digits) for g in groups[place : place + _LONGEST]])
-    ways = [way for count in range(2, len(sizes) + 1) for way in _SHAPED.get(sizes[:count], ())]
-    for way in [*ways, *_BARE.get(sizes[0], ())]:
+    ways = _BARE.get(sizes[0], ())
+    for count in range(2, len(sizes) + 1):
+        ways = (*_SHAPED.get(sizes[:count], ()), *ways)
+    for way in ways:
         taken = groups[place : place + way.size]
-        score = way.announced if way.words.search(before[-48:]) is not None else way.plain
+        score = way.announced if near(way.words, groups[place].start) else way.plain
         if not score or not _one_gap(taken) or not _alone(groups, place, way.size):
             continue
         if _tail_is_free(text, taken[-1].end) and way.identity.check("".join([g.digits for g in taken])):
@@ -201,8 +235,9 @@ def _identity(text: str, groups: list[Group], place: int, before: str) -> _Found
 
 
 def _one_gap(taken: list[Group]) -> bool:
-    """One and the same separator throughout: `693-09.4444` is no social security number."""
-    return len({g.gap.strip() or g.gap[:1] for g in taken[1:]}) <= 1
+    """One and the same separator throughout: `693-09.4444` is no social security number, but `529.982.247-25` a CPF."""
+    gaps = [g.mark for g in taken[1:]]
+    return len(set(gaps)) <= 1 or gaps == [".", ".", "-"]
 
 
 def _alone(groups: list[Group], place: int, count: int) -> bool:

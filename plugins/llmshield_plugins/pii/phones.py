@@ -5,12 +5,11 @@ Conservative: digits alone are a phone number only when a word says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, Protocol
 
 from llmshield_plugins.pii.expressions import compiled
-
-Digits = tuple[str, int, int]
-"""digits, start, end of one group"""
 
 # Digits of the national number by country code (ITU-T E.164, national numbering plans); others: 6 to 12.
 _NATIONAL = {
@@ -28,43 +27,69 @@ _ANNOUNCED = compiled(
 _EXTENSION = compiled(r"[ ]{0,2}(?:x|[Ee]xt?\.?|extension|#)[ ]{0,2}[0-9]{1,6}\b")
 
 
-def phone(text: str, groups: list[Digits]) -> tuple[int, float, int, int] | None:
+class Digits(Protocol):
+    """One group of digits: their text and where it stands."""
+
+    @property
+    def digits(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+Near = Callable[[Any, int], bool]
+"""expression, place -> whether a match of it ends shortly before the place"""
+
+
+def phone(text: str, groups: Sequence[Digits], near: Near) -> tuple[int, float, int, int] | None:
     """The phone number that begins with the first of these groups: groups used, score, start, end; or None."""
-    start = groups[0][1]
-    before = text[max(0, start - 48) : start]
-    lead = len(before) - len(before.rstrip("(+"))
-    plus = "+" in before[len(before) - lead :] if lead else False
-    announced = _ANNOUNCED.search(before) is not None
-    found = _international(text, groups, plus) or _north_american(text, groups, announced)
-    found = found or _trunk_zero(text, groups, announced) or _grouped(text, groups, announced)
-    if found is None and announced:
-        found = _bare(text, groups)
+    start, first_end = groups[0].start, groups[0].end
+    before = text[max(0, start - 2) : start]
+    plus = before[-1:] == "+" or before == "+("
+    opened = before[-1:] == "(" and (plus or ")" in text[first_end : first_end + 6])
+    lead = (1 if opened else 0) + (1 if plus else 0)
+    announced = near(_ANNOUNCED, start)
+    sizes = [len(group.digits) for group in groups]
+    if not announced and not plus and sum(sizes) < 8:
+        return None
+    found = (
+        _international(text, groups, plus)
+        or _north_american(text, groups, sizes)
+        or _trunk_zero(text, groups, announced)
+        or _grouped(text, groups, sizes, announced)
+        or (_bare(text, groups) if announced else None)
+    )
     if found is None:
         return None
     count, score = found
-    end = groups[count - 1][2]
+    end = groups[count - 1].end
     after = text[end : end + 1]
     if (after.isalpha() and after not in "xXeE") or after == "_":
         return None
     more = _EXTENSION.match(text[end : end + 16].encode())
-    begin = start - lead if lead and text[start - lead : start].strip() else start
-    return count, min(1.0, score + (0.15 if announced else 0.0)), begin, end + (more.end() if more else 0)
+    return (
+        count,
+        min(1.0, score + (0.15 if announced else 0.0)),
+        start - lead,
+        end + (more.end() if more else 0),
+    )
 
 
 def _joined(text: str, left: Digits, right: Digits, allowed: str = " .-()/") -> bool:
     """Whether people write these two groups as one number."""
-    gap = text[left[2] : right[1]]
+    gap = text[left.end : right.start]
     return len(gap) <= 3 and all(c in allowed for c in gap)
 
 
-def _take(text: str, groups: list[Digits], least: int, most: int) -> int | None:
+def _take(text: str, groups: Sequence[Digits], least: int, most: int) -> int | None:
     """How many of the groups are together `least` to `most` digits, as many as possible."""
     total = 0
     best = None
     for count, group in enumerate(groups, 1):
         if count > 1 and not _joined(text, groups[count - 2], group):
             break
-        total += len(group[0])
+        total += len(group.digits)
         if total > most:
             break
         if total >= least:
@@ -72,51 +97,50 @@ def _take(text: str, groups: list[Digits], least: int, most: int) -> int | None:
     return best
 
 
-def _international(text: str, groups: list[Digits], plus: bool) -> tuple[int, float] | None:
-    first = groups[0][0]
+def _international(text: str, groups: Sequence[Digits], plus: bool) -> tuple[int, float] | None:
+    first = groups[0].digits
     if not plus:
         if not first.startswith("00") or (len(first) < 4 and len(groups) < 3):
             return None
-        first = first[2:] or (groups[1][0] if len(groups) > 1 else "")
+        first = first[2:] or (groups[1].digits if len(groups) > 1 else "")
     skipped = 0 if plus else 2
     code = next((first[:n] for n in (1, 2) if first[:n] in _NATIONAL), first[:3])
     if not code or code[0] == "0":
         return None
     least, most = _NATIONAL.get(code, (6, 12))
-    trunk = 1 if "(0)" in text[groups[0][1] : groups[min(2, len(groups) - 1)][2]] else 0
+    trunk = 1 if "(0)" in text[groups[0].start : groups[min(2, len(groups) - 1)].end] else 0
     count = _take(text, groups, len(code) + least + skipped + trunk, len(code) + most + skipped + trunk)
     return None if count is None else (count, 0.85 if plus else 0.7)
 
 
-def _north_american(text: str, groups: list[Digits], announced: bool) -> tuple[int, float] | None:
-    sizes = [len(g[0]) for g in groups[:4]]
-    skip = 1 if sizes[:1] == [1] and groups[0][0] == "1" and sizes[1:4] == [3, 3, 4] else 0
+def _north_american(text: str, groups: Sequence[Digits], sizes: list[int]) -> tuple[int, float] | None:
+    skip = 1 if sizes[0] == 1 and groups[0].digits == "1" and sizes[1:4] == [3, 3, 4] else 0
     if sizes[skip : skip + 3] == [3, 3, 4]:
         area, office, line = groups[skip : skip + 3]
-        gap_one, gap_two = text[area[2] : office[1]], text[office[2] : line[1]]
-        opened = text[area[1] - 1 : area[1]] == "("
+        gap_one, gap_two = text[area.end : office.start], text[office.end : line.start]
+        opened = text[area.start - 1 : area.start] == "("
         if len(gap_one) > 3 or len(gap_two) > 2 or any(c not in " .-()/" for c in gap_one + gap_two):
             return None
         if not opened and gap_one.strip() != gap_two.strip():
             return None
         if _hangs_on(text, groups, skip + 3):
             return None
-        valid = area[0][0] > "1" and office[0][0] > "1"
+        valid = area.digits[0] > "1" and office.digits[0] > "1"
         strong = opened or gap_two.strip() in ("-", ".")
         return skip + 3, 0.75 if valid and strong else (0.6 if valid else 0.5 if strong else 0.4)
-    if sizes[skip : skip + 2] == [3, 7] and text[groups[skip][1] - 1 : groups[skip][1]] == "(":
+    if sizes[skip : skip + 2] == [3, 7] and text[groups[skip].start - 1 : groups[skip].start] == "(":
         return skip + 2, 0.6
     return None
 
 
-def _hangs_on(text: str, groups: list[Digits], count: int) -> bool:
+def _hangs_on(text: str, groups: Sequence[Digits], count: int) -> bool:
     """Another group follows with a dash or a dot: a longer number than the one that was found."""
-    return count < len(groups) and text[groups[count - 1][2] : groups[count][1]] in ("-", ".", "/")
+    return count < len(groups) and text[groups[count - 1].end : groups[count].start] in ("-", ".", "/")
 
 
-def _trunk_zero(text: str, groups: list[Digits], announced: bool) -> tuple[int, float] | None:
+def _trunk_zero(text: str, groups: Sequence[Digits], announced: bool) -> tuple[int, float] | None:
     """`020 7946 0958`, `01 23 45 67 89`, `0171/1234567`, `(0) 30 ...`; not `01-02-2024`."""
-    first = groups[0][0]
+    first = groups[0].digits
     if first[0] != "0" or first[:2] == "00" or len(first) < 2:
         return None
     count = _take(text, groups, 9, 12)
@@ -125,8 +149,8 @@ def _trunk_zero(text: str, groups: list[Digits], announced: bool) -> tuple[int, 
     if count == 1:
         mobile = len(first) == 11 and first[:2] in ("07", "01")
         return (1, 0.6) if announced else ((1, 0.4) if mobile else None)
-    sizes = [len(g[0]) for g in groups[:count]]
-    dotted = text[groups[0][2] : groups[1][1]] == "."
+    sizes = [len(g.digits) for g in groups[:count]]
+    dotted = text[groups[0].end : groups[1].start] == "."
     if (
         sizes[:3] == [2, 2, 4]
         or (sizes[:2] == [2, 2] and sizes != [2, 2, 2, 2, 2])
@@ -136,15 +160,16 @@ def _trunk_zero(text: str, groups: list[Digits], announced: bool) -> tuple[int, 
     return count, 0.55
 
 
-def _grouped(text: str, groups: list[Digits], announced: bool) -> tuple[int, float] | None:
+def _grouped(
+    text: str, groups: Sequence[Digits], sizes: list[int], announced: bool
+) -> tuple[int, float] | None:
     """Shapes that only phone numbers have: India 98765 43210, China 138 1234 5678, Brazil (11) 91234-5678."""
-    sizes = tuple(len(g[0]) for g in groups[:3])
-    first = groups[0][0]
-    opened = text[groups[0][1] - 1 : groups[0][1]] == "("
-    if sizes[:2] == (5, 5) and first[0] in "6789" and _joined(text, groups[0], groups[1], " -"):
+    first = groups[0].digits
+    opened = text[groups[0].start - 1 : groups[0].start] == "("
+    if sizes[:2] == [5, 5] and first[0] in "6789" and _joined(text, groups[0], groups[1], " -"):
         return (2, 0.45) if len(groups) == 2 or announced else None
     if (
-        sizes == (3, 4, 4)
+        sizes[:3] == [3, 4, 4]
         and first[0] == "1"
         and first[1] > "2"
         and all(_joined(text, a, b, " -") for a, b in pairwise(groups[:3]))
@@ -152,17 +177,17 @@ def _grouped(text: str, groups: list[Digits], announced: bool) -> tuple[int, flo
         return None if _hangs_on(text, groups, 3) else (3, 0.6)
     if opened and sizes[0] in (2, 3, 4, 5) and len(groups) > 1:
         count = _take(text, groups, 8, 12)
-        closed = text[groups[0][2] : groups[0][2] + 1] == ")"
+        closed = text[groups[0].end : groups[0].end + 1] == ")"
         return (count, 0.7) if count is not None and count > 1 and closed else None
     return None
 
 
-def _bare(text: str, groups: list[Digits]) -> tuple[int, float] | None:
+def _bare(text: str, groups: Sequence[Digits]) -> tuple[int, float] | None:
     """Digits behind a word that says phone."""
     count = _take(text, groups, 7, 13)
     if count is None or _hangs_on(text, groups, count):
         return None
-    sizes = [len(g[0]) for g in groups[:count]]
-    if sizes in ([4, 2, 2], [2, 2, 4], [4, 4]) and groups[0][0][:2] in ("19", "20"):
+    sizes = [len(g.digits) for g in groups[:count]]
+    if sizes in ([4, 2, 2], [2, 2, 4], [4, 4]) and groups[0].digits[:2] in ("19", "20"):
         return None
     return count, 0.5

@@ -43,132 +43,116 @@ def _words(*literals: str) -> Part:
     return any_of(*(word(literal) for literal in literals))
 
 
+# No large counts here: each `{m,n}` multiplies the states of the automaton, and building states is what costs.
 _gap = repeat(one(_SPACE), 1, 3)
+_spaces = repeat(one(_SPACE), 1, 2)
+_blanks = repeat(one(_SPACE), 0, 2)
 # One step of a token: an entity (its `;` is no break), a list separator directly before a digit (`4111,1111`), or
 # any character that breaks nothing.
 _entity = seq(one("&"), maybe(one("#")), repeat(one("[A-Za-z0-9]"), 1, 8), one(";"))
 _step = any_of(_entity, seq(one("[,;|]"), one("[0-9]")), one(f"[^{_BREAK}]"))
+# Every item ends where its token ends, so that a segment never leaves half a token behind.
 _rest = repeat(_step, 0)
-_capital = one(r"[A-Z]")
-_short = seq(edge(), repeat(_capital, 1, 4), repeat(one(_SPACE), 1, 2))
+_lead = repeat(one(f"[^A-Za-z0-9{_BREAK}]"), 0)
+_digits = repeat(one("[0-9]"), 1)
+_letters = repeat(one("[A-Za-z.'-]"), 1)
+_short = seq(repeat(one("[A-Z]"), 1), _spaces)
 
-# `GB 29 NWBK 6016`, `KA 01 AB 1234`: short capitals before and after a token with digits belong to it.
+# `GB 29 NWBK 6016`, `KA 01 AB 1234`: capitals before and after a token with digits belong to it.
 _hot_token = seq(
     repeat(_short, 0, 2),
     lazily(_step),
     any_of(_entity, one(_HOT)),
     _rest,
-    maybe(seq(repeat(one(_SPACE), 1, 2), repeat(_capital, 1, 4), edge())),
+    maybe(seq(_spaces, one("[A-Z]"), _rest)),
 )
-_long_token = seq(repeat(_step, 16, 16), _rest)
+_long_token = seq(repeat(one(f"[^{_BREAK}]"), 16, 16), _rest)
 
 _street_word = _words(
     "rue", "avenue", "av.", "boulevard", "bd", "chemin", "impasse", "place", "quai", "allee", "route", "de", "des", "du",
     "la", "le", "les", "of", "the", "st", "street", "road", "rd", "lane", "ave", "drive", "court", "apt", "suite", "floor", "unit",
 )  # fmt: skip
 _address = seq(
-    repeat(one("[0-9]"), 1, 6),
-    maybe(one("[A-Za-z]")),
-    repeat(
-        seq(
-            maybe(one(",")),
-            repeat(one(_SPACE), 1, 2),
-            any_of(seq(one("[A-Z0-9#]"), _rest), seq(_street_word, edge())),
-        ),
-        1,
-        12,
-    ),
+    _digits,
+    _rest,
+    repeat(seq(maybe(one(",")), _spaces, any_of(seq(one("[A-Z0-9#]"), _rest), seq(_street_word, edge()))), 1),
+    _rest,
 )
 _date = seq(
-    repeat(one("[0-9]"), 1, 2),
-    maybe(any_of(one("[.]"), _words("st", "nd", "rd", "th"))),
-    maybe(seq(repeat(one(_SPACE), 1, 2), _words("of", "de", "di"))),
-    repeat(one(_SPACE), 1, 2),
-    repeat(one(f"[^{_BREAK}]"), 3, 12),
-    repeat(one(_SPACE), 1, 2),
-    maybe(seq(_words("del", "de"), repeat(one(_SPACE), 1, 2))),
-    repeat(one("[0-9]"), 2, 4),
+    _digits,
+    _rest,
+    maybe(seq(_spaces, _words("of", "de", "di"))),
+    _spaces,
+    _letters,
+    maybe(one(",")),
+    _spaces,
+    maybe(seq(_words("del", "de"), _spaces)),
+    _digits,
     _rest,
 )
 _month_first = seq(
-    edge(),
     _words("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-    repeat(one("[a-z.]"), 0, 7),
-    repeat(one(_SPACE), 1, 2),
-    repeat(one("[0-9]"), 1, 2),
-    maybe(_words("st", "nd", "rd", "th")),
+    repeat(one("[a-z.]"), 0),
+    _spaces,
+    _digits,
+    _rest,
     maybe(one(",")),
-    repeat(one(_SPACE), 1, 2),
-    repeat(one("[0-9]"), 4, 4),
+    _spaces,
+    _digits,
     _rest,
 )
 _street_first = seq(
     any_of(
-        seq(repeat(one(r"[A-Za-z.-]"), 2, 40), _words("strase", "strasse", "str.", "weg", "platz", "allee", "gasse", "laan", "straat")),
-        seq(edge(), _words("calle", "via", "viale", "piazza", "plaza", "avenida", "av.", "rua", "paseo", "corso", "largo", "carrera", "ulica", "ul.")),
+        seq(_letters, _words("strase", "strasse", "str.", "weg", "platz", "allee", "gasse", "laan", "straat")),
+        _words("calle", "via", "viale", "piazza", "plaza", "avenida", "av.", "rua", "paseo", "corso", "largo", "carrera", "ulica", "ul."),
     ),
-    repeat(seq(_gap, repeat(one(r"[A-Za-z.'-]"), 1, 24)), 0, 4),
+    repeat(seq(_spaces, _letters), 0, 3),
     maybe(one(",")),
-    _gap,
-    one("[0-9]"),
+    _spaces,
+    _digits,
     _rest,
-    maybe(seq(maybe(one(",")), _gap, repeat(one("[0-9]"), 4, 5), repeat(seq(_gap, one("[A-Z]"), _rest), 1, 3))),
+    maybe(seq(maybe(one(",")), _spaces, _digits, repeat(seq(_spaces, one("[A-Z]"), _rest), 1))),
 )  # fmt: skip
 _bracket_open, _bracket_close = one(r"[(\[{<]"), one(r"[)\]}>]")
-_blanks = repeat(one(_SPACE), 0, 2)
 _dot = any_of(
-    seq(_blanks, _bracket_open, _blanks, any_of(word("dot"), one("[.]")), _blanks, _bracket_close), one("[.]")
+    seq(_blanks, _bracket_open, _blanks, any_of(word("dot"), one("[.]")), _blanks, _bracket_close, _blanks),
+    one("[.]"),
 )
 _email_at = seq(
-    repeat(one(r"[A-Za-z0-9._%+-]"), 1, 64),
+    repeat(one("[A-Za-z0-9._%+-]"), 1),
     _blanks, _bracket_open, _blanks, any_of(word("at"), one("@")), _blanks, _bracket_close, _blanks,
-    repeat(one(r"[A-Za-z0-9-]"), 1, 63),
-    repeat(seq(_dot, _blanks, repeat(one(r"[A-Za-z0-9-]"), 1, 63)), 0, 4),
+    repeat(one("[A-Za-z0-9-]"), 1),
+    repeat(seq(_dot, repeat(one("[A-Za-z0-9-]"), 1)), 0),
     _rest,
 )  # fmt: skip
-_secret_name = _words(
-    "passw",
-    "passphrase",
-    "passcode",
-    "pwd",
-    "secret",
-    "token",
-    "credential",
-    "bearer",
-    "authorization",
-)
+_ip_dots = seq(_digits, repeat(seq(_dot, _digits), 3, 3), _rest)
 _secret_name = any_of(
-    _secret_name,
+    _words(
+        "passw", "passphrase", "passcode", "pwd", "secret", "token", "credential", "bearer", "authorization"
+    ),
     seq(_words("api", "access", "auth", "account", "private", "signing"), maybe(one("[ _.-]")), word("key")),
 )
 _announced = seq(
+    lazily(one("[A-Za-z0-9_.-]")),
     _secret_name,
-    repeat(one(r"[A-Za-z0-9_-]"), 0, 24),
-    repeat(one(r"[\s\"'`:=>)\]]"), 1, 10),
-    maybe(seq(any_of(word("is"), word("basic"), word("bearer")), repeat(one(r"[\s\"'`:=]"), 1, 4))),
+    repeat(one("[A-Za-z0-9_-]"), 0),
+    repeat(one(r"[\s\"'`:=>)\]]"), 1),
+    maybe(seq(any_of(word("is"), word("basic"), word("bearer")), repeat(one(r"[\s\"'`:=]"), 1))),
     repeat(_step, 1),
-)  # fmt: skip
+)
 _pem_header = seq(
     repeat(one("-"), 5, 5),
     seq(*(one(c) for c in "BEGIN ")),
-    repeat(one("[A-Z0-9 ]"), 0, 48),
+    repeat(one("[A-Z0-9 ]"), 0),
     repeat(one("-"), 5, 5),
+    _rest,
 )
-_ip_dots = seq(
-    repeat(one("[0-9]"), 1, 3), repeat(seq(_dot, _blanks, repeat(one("[0-9]"), 1, 3)), 3, 3), _rest
-)
-_item = any_of(
-    _email_at,
-    _ip_dots,
-    _announced,
-    _pem_header,
-    _month_first,
-    _street_first,
-    _address,
-    _date,
-    _hot_token,
-    _long_token,
-)
+_item = seq(
+    _lead,
+    any_of(
+        _email_at, _ip_dots, _announced, _pem_header, _month_first, _street_first, _address, _date, _hot_token, _long_token
+    ),
+)  # fmt: skip
 _segment = seq(_item, repeat(seq(_gap, _item), 0))
 
 
@@ -179,8 +163,9 @@ def _compile(pattern: str) -> Any:
     return re2.compile(pattern.encode(), options)
 
 
-SEGMENT = _compile(_segment.full)
-OPEN = _compile(_segment.prefix + r"\z")
+# A segment begins where a token begins: the break before it is part of the match.
+SEGMENT = _compile(rf"(?:\A|[{_BREAK}]){_segment.full}")
+OPEN = _compile(rf"(?:\A|[{_BREAK}]){_segment.prefix}\z")
 
 
 class Segment(NamedTuple):
@@ -196,24 +181,34 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
 
     `form` is `shape(text)`. `final`: nothing follows. A returned segment will be the same whatever follows.
     """
-    match = SEGMENT.search(form, start)
-    hold = len(text) if final else _open(form, start)
-    if match is None:
-        return None, hold
-    first, last = match.span()
+    base = 0
+    if 0 < start < len(form):
+        if form[start - 1] in _BREAK_BYTES:
+            start -= 1
+        elif form[start] not in _BREAK_BYTES:
+            # Inside a token, after a window: what is left of it counts as a token.
+            form, base, start = b" " + form[start:], start - 1, 0
+    seen = _span(SEGMENT, form, start)
+    hold = len(form) if final else _span(OPEN, form, start)[0]
+    if seen[0] == len(form):
+        return None, hold + base
+    first, last = seen[0] + base, seen[1] + base
     if last - first >= MAX_OPEN:
-        return Segment(first, first + MAX_OPEN, False), hold
-    if first >= hold:
-        return None, hold
-    if _BEGIN in form[first:last]:
+        return Segment(first, first + MAX_OPEN, False), hold + base
+    if first >= hold + base:
+        return None, hold + base
+    if _BEGIN in form[seen[0] : seen[1]]:
         return _pem(text, Segment(first, last, True), final)
-    return Segment(first, last, True), hold
+    return Segment(first, last, True), hold + base
 
 
-def _open(form: bytes, start: int) -> int:
-    """From where on the text may be the beginning of a segment."""
-    match = OPEN.search(form, start)
-    return len(form) if match is None else int(match.start())
+def _span(expression: Any, form: bytes, start: int) -> tuple[int, int]:
+    """Where the expression matches first, without the break before it; both the length where it does not."""
+    match = expression.search(form, start)
+    if match is None:
+        return len(form), len(form)
+    first, last = match.span()
+    return (first + 1 if first < last and form[first] in _BREAK_BYTES else first), last
 
 
 _BEGIN = b"-----BEGIN "

@@ -11,12 +11,7 @@ import pytest
 from llmshield.call import AttachedFilter, Call, Channel, Edit, Reply, Stop, Text
 from llmshield_plugins.pii import Pii
 
-WORDS = (
-    "the quick brown fox jumps over a lazy dog and then I went to school, where nobody (really) knew me: yes! "
-    "AI US In 2024 we saw 15 items; version 1.2.3 of pkg@2 at 10:22:33 cost 1,234.56 EUR. <b>Hi</b> `code` "
-    "我的 邮箱是 谢谢 Straße née Ünal 42 A1 B2B March St Dr. 12 at dot (at) [dot] password is token: secret api key "
-    "-----BEGIN x -----END http://example.com/a?b=c&d=e snake_case_name UPPER_CASE internationalization"
-).split(" ")
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "I", "went", "to", "school,", "where", "nobody", "(really)", "knew", "me:", "yes!", "AI", "US", "In", "2024", "we", "saw", "15", "items;", "version", "1.2.3", "of", "pkg@2", "at", "10:22:33", "cost", "1,234.56", "EUR.", "<b>Hi</b>", "`code`", "我的", "邮箱是", "谢谢", "Straße", "née", "Ünal", "42", "A1", "B2B", "March", "St", "Dr.", "12", "at", "dot", "(at)", "[dot]", "password", "is", "token:", "secret", "api", "key", "-----BEGIN", "x", "-----END", "http://example.com/a?b=c&d=e", "snake_case_name", "UPPER_CASE", "internationalization"]
 
 VALUES = (
     ("EMAIL_ADDRESS", "john.doe@example.com"),
@@ -50,7 +45,7 @@ VALUES = (
     ("PRIVATE_KEY", "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA1c7\n+9z5Pad7OejecsQ0b\n-----END RSA PRIVATE KEY-----"),
     ("STREET_ADDRESS", "1600 Pennsylvania Avenue NW, Washington, DC 20500"),
     ("STREET_ADDRESS", "Hauptstraße 12, 10115 Berlin"),
-    ("UK_NINO", "QQ 12 34 56 C"),
+    ("UK_NINO", "AB 12 34 56 C"),
     ("ES_NIE", "X1234567L"),
     ("BR_CPF", "529.982.247-25"),
 )  # fmt: skip
@@ -70,7 +65,11 @@ def make_text() -> Callable[[random.Random], str]:
         parts: list[str] = []
         for _ in range(rng.randint(1, 14)):
             parts.append(rng.choice(VALUES)[1] if rng.random() < 0.3 else rng.choice(WORDS))
-            parts.append(rng.choice((" ", " ", " ", " ", "\n", ", ", ". ", "", "\t", " - ", '"', ": ", "  ", "，", "/")))
+            parts.append(
+                rng.choice(
+                    (" ", " ", " ", " ", "\n", ", ", ". ", "", "\t", " - ", '"', ": ", "  ", "，", "/")
+                )
+            )
         return "".join(parts)
 
     return make
@@ -86,7 +85,9 @@ class Desk:
         """A call whose texts are `text` or `(role, text)`."""
         messages = [("user", t) if isinstance(t, str) else t for t in texts]
         body: dict[str, Any] = {"messages": [{"content": text} for _, text in messages]}
-        call = Call(id="c1", dialect="openai_chat", family="openai", operation="generate", model="m", body=body)
+        call = Call(
+            id="c1", dialect="openai_chat", family="openai", operation="generate", model="m", body=body
+        )
         for number, (role, _) in enumerate(messages):
             kind = "metadata" if role == "metadata" else "prompt"
             role = "user" if role == "metadata" else role
