@@ -138,11 +138,6 @@ def redact(message: str, *, also: Iterable[str] = ()) -> str:
     return hidden if hidden != message else _note_clean(message, known)
 
 
-def knows(text: str) -> bool:
-    """Whether a remembered secret is in this text, in any spelling; `text` holds no lone surrogates."""
-    return any(expression.search(text) is not None for expression in _known.compiled())
-
-
 def redact_secret(value: str) -> str:
     """A secret for a list that people read: `****` and the last 4 characters, these only of 16 or more."""
     return "****" + (value[-4:] if len(value) >= 16 else "")
