@@ -140,7 +140,11 @@ def write_path(path: Path) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "did you mean 'injection'?" for a word that is near a known one, else an empty string."""
+    """ "did you mean 'injection'?" for a word that is near a known one, or begins just one; else ""."""
     names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower()[:80], names, n=1, cutoff=0.6)
+    short = word.lower()[:80]
+    near = difflib.get_close_matches(short, names, n=1, cutoff=0.6)
+    if not near and len(short) >= 3:
+        begun = [name for name in names if name.startswith(short)]
+        near = begun if len(begun) == 1 else []
     return f"did you mean {names[near[0]]!r}?" if near else ""
