@@ -67,6 +67,17 @@ def _issuer(digits: str) -> bool:
     return (2200 <= four <= 2204 or two in (50, 60, 67)) and size in (16, 18, 19)
 
 
+def _card_prefixes() -> frozenset[str]:
+    """Four digits with which any card number of `_issuer` begins, whatever its length."""
+    sizes = (12, 13, 14, 15, 16, 18, 19)
+    return frozenset(
+        f"{n:04d}" for n in range(10_000) if any(_issuer(f"{n:04d}".ljust(size, "0")) for size in sizes)
+    )
+
+
+CARD_PREFIXES = _card_prefixes()
+
+
 def iban(compact: str) -> bool:
     """ISO 13616: length by country, ISO 7064 mod 97-10."""
     country = compact[:2]

@@ -32,8 +32,9 @@ class Found(NamedTuple):
 Keep = Callable[[Found, str], bool]
 """Whether a policy wants this finding; the string is the value."""
 
-Extra = Callable[[str, "list[int]"], "list[Found]"]
-"""Another source of findings over an ASCII view (presidio's recognisers), told which of its patterns matched."""
+Extra = Callable[[str, int, "list[int]"], "list[Found]"]
+"""Another source of findings (presidio's recognisers): an ASCII text, where its context ends, and which of the
+source's own patterns matched behind that."""
 
 MAX_DEPTH = 2
 """A carrier inside a carrier is opened, no further."""
@@ -46,7 +47,7 @@ _FIRST_ADDRESS = len(RULES)
 _RUN = _FIRST_ADDRESS + len(_ADDRESSES)
 _FIRST_SECRET = _RUN + 1
 _FIRST_CARRIER = _FIRST_SECRET + len(_SECRETS)
-_ESCAPES = _FIRST_CARRIER
+_ESCAPES, _BASE64, _HEX = range(_FIRST_CARRIER, _FIRST_CARRIER + 3)
 
 
 class Detector:
@@ -96,73 +97,74 @@ class Detector:
     def segment(self, text: str, start: int, end: int) -> list[Found]:
         """The values in `text[start:end]`, in order, without overlap."""
         base = max(0, start - CONTEXT)
+        first = start - base
         source = text[base:end]
-        found = self._in(source, 0)
+        found = self._in(source, first, 0)
         if not found:
             return []
-        first = start - base
         clipped = (Found(max(f.start, first), f.end, f.kind, f.score) for f in found if f.end > first)
         wanted = [f for f in clipped if self._keep(f, source[f.start : f.end])]
         return [Found(f.start + base, f.end + base, f.kind, f.score) for f in resolve(wanted)]
 
-    def _in(self, source: str, depth: int) -> list[Found]:
-        """Findings of all views of `source`, overlapping as they may."""
+    def _in(self, source: str, first: int, depth: int) -> list[Found]:
+        """Findings of all views of `source`, overlapping as they may; what is before `first` is context."""
         view = views.plain(source)
         hits = self._gate.Match(view.text)
         if hits is None:
             return []
         found: list[Found] = []
-        self._look(view, hits, found)
+        hits = self._look(view, first, hits, found)
         if _ESCAPES in hits:
             for inner in views.unescaped(view):
                 more = self._gate.Match(inner.text)
                 if more is not None:
-                    self._look(inner, more, found)
-                    view, hits = inner, more
-        if depth < MAX_DEPTH and (_ESCAPES + 1 in hits or _ESCAPES + 2 in hits):
-            for start, end, text in views.carried(view):
-                inside = [f for f in self._in(text, depth + 1) if self._keep(f, text[f.start : f.end])]
+                    view, hits = inner, self._look(inner, first, more, found)
+        if depth < MAX_DEPTH and (_BASE64 in hits or _HEX in hits):
+            for start, end, text in views.carried(view, view.place(first)):
+                inside = [f for f in self._in(text, 0, depth + 1) if self._keep(f, text[f.start : f.end])]
                 if inside:
                     best = max(inside, key=lambda f: f.score)
                     found.append(Found(*view.source(start, end), best.kind, best.score))
         return found
 
-    def _look(self, view: views.View, hits: list[int], found: list[Found]) -> None:
-        """Run what the gate saw over one view."""
-        secrets = run = False
-        streets: list[int] = []
-        others: list[int] = []
-        for hit in hits:
-            if hit < _FIRST_ADDRESS:
-                self._rule(RULES[hit], self._rules[hit], view, found)
-            elif hit < _RUN:
-                streets.append(hit - _FIRST_ADDRESS)
-            elif hit == _RUN:
-                run = True
-            elif hit < _FIRST_CARRIER:
-                secrets = True
-            elif hit >= self._first_extra:
-                others.append(hit - self._first_extra)
+    def _look(self, view: views.View, first: int, hits: list[int], found: list[Found]) -> list[int]:
+        """Run over one view what the gate saw; returns what the gate sees behind `first`.
+
+        Credentials and addresses are announced or begun by words before; all else stands behind `first` alone.
+        """
         text = view.text
-        if secrets:
-            found.extend(Found(*view.source(a, b), kind, 1.0) for a, b, kind in find_secrets(text))
-        if run:
-            found.extend(Found(*view.source(a, b), kind, score) for a, b, kind, score in numbers(text))
+        begin = view.place(first)
+        inside: list[int] = hits if begin == 0 else self._gate.Match(text[begin:]) or []
+        if any(_FIRST_SECRET <= hit < _FIRST_CARRIER for hit in hits):
+            found.extend(
+                Found(*view.source(a, b), kind, 1.0) for a, b, kind in find_secrets(text) if b > begin
+            )
+        streets = [hit - _FIRST_ADDRESS for hit in hits if _FIRST_ADDRESS <= hit < _RUN]
         if streets:
             found.extend(
                 Found(*view.source(a, b), kind, score) for a, b, kind, score in addresses(text, streets)
             )
+        others: list[int] = []
+        for hit in inside:
+            if hit < _FIRST_ADDRESS:
+                self._rule(RULES[hit], self._rules[hit], view, begin, found)
+            elif hit == _RUN:
+                found.extend(
+                    Found(*view.source(a, b), kind, score) for a, b, kind, score in numbers(text, begin)
+                )
+            elif hit >= self._first_extra:
+                others.append(hit - self._first_extra)
         if others and self._extra is not None:
-            found.extend(
-                Found(*view.source(f.start, f.end), f.kind, f.score) for f in self._extra(text, others)
-            )
+            more = self._extra(text, begin, others)
+            found.extend(Found(*view.source(f.start, f.end), f.kind, f.score) for f in more)
+        return inside
 
-    def _rule(self, rule: Rule, expression: Any, view: views.View, found: list[Found]) -> None:
+    def _rule(self, rule: Rule, expression: Any, view: views.View, begin: int, found: list[Found]) -> None:
         text = view.text
         data = text.encode("ascii")
         if rule.needs is not None and rule.needs.search(data) is None:
             return
-        position = 0
+        position = begin
         search = expression.search
         while (match := search(data, position)) is not None:
             start, end = match.span()

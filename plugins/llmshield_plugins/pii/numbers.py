@@ -54,11 +54,11 @@ class Near:
         return at > 0 and ends[at - 1] >= place - REACH
 
 
-def numbers(text: str) -> Iterator[Hit]:
-    """Every number of a known kind in an ASCII text."""
+def numbers(text: str, begin: int = 0) -> Iterator[Hit]:
+    """Every number of a known kind in an ASCII text that begins at or after `begin`."""
     data = text.encode("ascii")
     near = Near(data)
-    for run in _RUN.finditer(data):
+    for run in _RUN.finditer(data, begin):
         yield from _read(text, near, *run.span())
 
 
@@ -124,7 +124,10 @@ def _tail_is_free(text: str, end: int) -> bool:
 
 
 def _card(text: str, groups: list[Group], place: int) -> _Found | None:
-    if groups[place].digits[0] in "79":  # no issuer begins so
+    begin = groups[place].digits
+    if len(begin) < 4:
+        begin = "".join([g.digits for g in groups[place : place + 4]])
+    if begin[:4] not in checksums.CARD_PREFIXES:
         return None
     size = count = 0
     for group in groups[place : place + MAX_GROUPS]:

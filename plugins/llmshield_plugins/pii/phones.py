@@ -50,6 +50,13 @@ def phone(text: str, groups: Sequence[Digits], near: Near) -> tuple[int, float, 
     opened = before[-1:] == "(" and (plus or ")" in text[first_end : first_end + 6])
     lead = (1 if opened else 0) + (1 if plus else 0)
     announced = near(_ANNOUNCED, start)
+    if (
+        not plus
+        and not announced
+        and first_end - start == 1
+        and (len(groups) < 4 or groups[1].end - groups[1].start != 3)
+    ):
+        return None
     sizes = [len(group.digits) for group in groups]
     if not announced and not plus and sum(sizes) < 8:
         return None

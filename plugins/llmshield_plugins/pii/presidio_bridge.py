@@ -57,18 +57,18 @@ class Presidio:
         """One google-re2 expression for each of presidio's: what they match, it matches."""
         return tuple(expression.twin for expression in self._expressions)
 
-    def find(self, text: str, numbers: list[int]) -> list[Found]:
-        """Findings in an ASCII text of the expressions with these numbers (places in `patterns`).
+    def find(self, text: str, begin: int, numbers: list[int]) -> list[Found]:
+        """Findings in an ASCII text, at or after `begin`, of the expressions with these numbers (places in `patterns`).
 
         Raises: TimeoutError when an expression takes longer than `TIMEOUT_S`.
         """
         found: list[Found] = []
         for number in numbers:
-            self._run(self._expressions[number], text, found)
+            self._run(self._expressions[number], text, begin, found)
         return found
 
-    def _run(self, expression: _Expression, text: str, found: list[Found]) -> None:
-        for match in expression.regex.finditer(text, timeout=TIMEOUT_S):
+    def _run(self, expression: _Expression, text: str, begin: int, found: list[Found]) -> None:
+        for match in expression.regex.finditer(text, pos=begin, timeout=TIMEOUT_S):
             start, end = match.span()
             value = text[start:end]
             if not value.strip():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import codecs
 from base64 import b64decode
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,16 @@ class View:
         if self.spans is None or start >= end:
             return start, end
         return self.spans[start][0], self.spans[end - 1][1]
+
+    def place(self, source: int) -> int:
+        """The first character of this view that stands for something at or after `source`."""
+        if self.spans is None or source == 0:
+            return source
+        return bisect_left(self.spans, source + 1, key=_span_end)
+
+
+def _span_end(span: tuple[int, int]) -> int:
+    return span[1]
 
 
 def fold_bytes(text: str) -> bytes:
@@ -137,15 +148,15 @@ def _meaning(groups: tuple[bytes | None, ...]) -> str:
     return "@" if at else "."
 
 
-def carried(view: View) -> Iterator[tuple[int, int, str]]:
-    """Tokens that decode to readable text: start and end in the view, and the text inside."""
+def carried(view: View, begin: int) -> Iterator[tuple[int, int, str]]:
+    """Tokens at or after `begin` that decode to readable text: start and end in the view, and the text inside."""
     data = view.text.encode("ascii")
-    for match in _CARRIER.finditer(data):
+    for match in _CARRIER.finditer(data, begin):
         start, end = match.span()
         inner = _base64(data[start : min(end, start + MAX_CARRIER)])
         if inner is not None:
             yield start, end, inner
-    for match in _HEX.finditer(data):
+    for match in _HEX.finditer(data, begin):
         start, end = match.span()
         compact = data[start : min(end, start + MAX_CARRIER)].replace(b" ", b"").replace(b":", b"")
         raw = binascii.unhexlify(compact[: len(compact) & ~1])
