@@ -115,25 +115,48 @@ def repeats_of(candidate: dict[str, Any]) -> tuple[tuple[Any, Any], ...]:
     return tuple(found)
 
 
-def candidate_pieces(pieces: list[Piece], candidate: dict[str, Any], choice: int) -> bool:
-    """The texts of a candidate of a whole reply; True when it calls a function."""
-    shadows = repeats_of(candidate)
-    calls = 0
-    texts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    for part in parts_of(candidate):
-        if is_text(part):
-            texts[bool(part.get("thought"))].append(part)
-        if any(name in part for name in CALL_FIELDS):
-            call_pieces(pieces, part, choice, calls)
-            calls += 1
-    for thought, parts in texts.items():
-        channel = Channel("reasoning" if thought else "content", choice)
-        if len(parts) == 1:
-            pieces.append(Piece(channel, parts[0], "text", True, shadows=shadows))
-        elif parts:
-            pieces.append(Piece(channel, JoinedText(parts), "text", True, shadows=shadows))
-    rest_pieces(pieces, candidate, choice)
-    return calls > 0
+def searches_of(candidate: dict[str, Any]) -> int:
+    """How many searches the provider made for a candidate; they are billed one by one."""
+    grounding = candidate.get("groundingMetadata")
+    queries = grounding.get("webSearchQueries") if type(grounding) is dict else None
+    return len(queries) if type(queries) is list else 0
+
+
+class Spoken:
+    """What a candidate says in a whole reply (or in all chunks of an array): parts with text, what repeats them,
+    how many functions it calls, why it ended."""
+
+    __slots__ = ("calls", "choice", "reason", "shadows", "texts", "thoughts")
+
+    def __init__(self, choice: int) -> None:
+        self.choice = choice
+        self.texts: list[dict[str, Any]] = []
+        self.thoughts: list[dict[str, Any]] = []
+        self.shadows: list[tuple[Any, Any]] = []
+        self.calls = 0
+        self.reason: Any = None
+
+    def read(self, pieces: list[Piece], candidate: dict[str, Any]) -> None:
+        """Take a candidate, or the next chunk of it."""
+        for part in parts_of(candidate):
+            if is_text(part):
+                (self.thoughts if part.get("thought") else self.texts).append(part)
+            if any(name in part for name in CALL_FIELDS):
+                call_pieces(pieces, part, self.choice, self.calls)
+                self.calls += 1
+        self.shadows += repeats_of(candidate)
+        self.reason = candidate.get("finishReason", self.reason)
+        rest_pieces(pieces, candidate, self.choice)
+
+    def pieces(self) -> list[Piece]:
+        """The text and the thoughts, each as one piece."""
+        made: list[Piece] = []
+        for kind, parts in (("reasoning", self.thoughts), ("content", self.texts)):
+            if parts:
+                channel = Channel("reasoning" if kind == "reasoning" else "content", self.choice)
+                holder = parts[0] if len(parts) == 1 else JoinedText(parts)
+                made.append(Piece(channel, holder, "text", True, shadows=tuple(self.shadows)))
+        return made
 
 
 def call_pieces(pieces: list[Piece], part: dict[str, Any], choice: int, index: int) -> None:

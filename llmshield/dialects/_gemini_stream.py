@@ -23,6 +23,7 @@ from llmshield.dialects._gemini_pieces import (
     parts_of,
     repeats_of,
     rest_pieces,
+    searches_of,
 )
 from llmshield.dialects._json_array import JsonArrayParser
 from llmshield.dialects._pieces import other_pieces
@@ -59,6 +60,7 @@ class GeminiStream(StreamCodec):
     again."""
 
     def __init__(self, call_id: str, model: str, *, array: bool, repeats: bool) -> None:
+        self.media_type = "application/json" if array else "text/event-stream"
         self._sse = None if array else SseParser()
         self._array = JsonArrayParser() if array else None
         self._meter = UsageMeter()
@@ -175,7 +177,7 @@ class GeminiStream(StreamCodec):
                 event.output = event.output or any(name not in ("text", "thoughtSignature") for name in part)
         if not plain:
             rest_pieces(event.pieces, candidate, choice, partial=False)
-            self._count_searches(candidate)
+            self._meter.searches = max(self._meter.searches, searches_of(candidate))
         reason = candidate.get("finishReason")
         finish = None if reason is None else finish_kind(reason, called=state.calls > 0)
         if finish is not None:
@@ -222,12 +224,6 @@ class GeminiStream(StreamCodec):
                 event.ends = (*event.ends, channel)
                 state.open.pop(channel, None)
             state.arguments.clear()
-
-    def _count_searches(self, candidate: dict[str, Any]) -> None:
-        grounding = candidate.get("groundingMetadata")
-        queries = grounding.get("webSearchQueries") if type(grounding) is dict else None
-        if type(queries) is list:
-            self._meter.searches = max(self._meter.searches, len(queries))
 
     def _malformed(self, what: str) -> Event:
         self._over = True

@@ -18,7 +18,7 @@ import re2
 from llmshield.call import Call, Channel, Operation, Tree, Usage
 from llmshield.dialects import Dialect, StreamCodec, WholeReply, WireReply, WireRequest, _gemini
 from llmshield.dialects._gemini import UsageMeter, error_in_reply, finish_kind
-from llmshield.dialects._gemini_pieces import NOT_TEXT, candidate_pieces, choice_of
+from llmshield.dialects._gemini_pieces import NOT_TEXT, Spoken, choice_of, searches_of
 from llmshield.dialects._gemini_stream import GeminiStream
 from llmshield.dialects._gemini_texts import read_texts
 from llmshield.dialects._pieces import other_pieces
@@ -131,45 +131,21 @@ class Gemini(Dialect):
         body[name] = config
 
     def read_reply(self, call: Call, tree: Any) -> WholeReply:
-        if type(tree) is list and len(tree) == 1:
-            tree = tree[0]
-        if type(tree) is not dict:
-            return _unusable(tree, "the provider's answer is no object")
-        if "error" in tree and not tree.get("candidates"):
-            return WholeReply(tree, [], None, None, "", error_in_reply(tree))
-        meter = UsageMeter()
-        meter.feed(tree.get("usageMetadata"))
+        """One object, or the chunks of a stream that came as a JSON array and was read whole."""
+        chunks = tree if type(tree) is list and tree else [tree]
+        for chunk in chunks:
+            if type(chunk) is not dict:
+                return _unusable(tree, "the provider's answer is no object")
+            if "error" in chunk and not chunk.get("candidates"):
+                return WholeReply(tree, [], None, None, "", error_in_reply(chunk))
         if call.operation == "embed":
+            meter = UsageMeter()
+            meter.feed(chunks[0].get("usageMetadata"))
             return WholeReply(tree, [], meter.usage(), None, call.model)
         if call.operation != "generate":
             # Counting tokens and listing models cost nothing.
             return WholeReply(tree, [], Usage(input=0, output=0), None, call.model)
-        return self._read_candidates(tree, meter)
-
-    def _read_candidates(self, tree: Tree, meter: UsageMeter) -> WholeReply:
-        candidates, feedback = tree.get("candidates"), tree.get("promptFeedback")
-        if type(candidates) is not list:
-            if candidates is not None or type(feedback) is not dict:
-                return _unusable(tree, "the provider's answer holds no candidates")
-            candidates = []
-        model = tree.get("modelVersion")
-        reply = WholeReply(tree, [], None, None, model if type(model) is str else "")
-        for position, candidate in enumerate(candidates):
-            if type(candidate) is not dict:
-                return _unusable(tree, "a candidate of the provider's answer is no object")
-            choice = choice_of(candidate, position)
-            called = candidate_pieces(reply.pieces, candidate, choice)
-            finish = finish_kind(candidate.get("finishReason"), called=called)
-            if reply.finish is None or choice == 0:
-                reply.finish = finish or reply.finish
-            grounding = candidate.get("groundingMetadata")
-            queries = grounding.get("webSearchQueries") if type(grounding) is dict else None
-            meter.searches = max(meter.searches, len(queries) if type(queries) is list else 0)
-        if type(feedback) is dict and feedback.get("blockReason") is not None:
-            reply.finish = "content_filter"
-        other_pieces(reply.pieces, tree, Channel("other"), NOT_TEXT, ("candidates", "usageMetadata"))
-        reply.usage = meter.usage()
-        return reply
+        return _read_chunks(tree, chunks)
 
     def open_stream(self, call: Call) -> StreamCodec:
         config = _config(call.body)
@@ -272,6 +248,40 @@ def _check_models(tree: Tree, model: str) -> None:
             or named.removeprefix("publishers/google/").removeprefix("models/") != model
         ):
             raise WireError("The body names another model than the path.", "/model")
+
+
+def _read_chunks(tree: Any, chunks: list[Tree]) -> WholeReply:
+    reply = WholeReply(tree, [], None, None, "")
+    meter = UsageMeter()
+    spoken: dict[int, Spoken] = {}
+    refused = False
+    for chunk in chunks:
+        candidates, feedback = chunk.get("candidates"), chunk.get("promptFeedback")
+        refused = refused or (type(feedback) is dict and feedback.get("blockReason") is not None)
+        if candidates is None and (type(feedback) is dict or len(chunks) > 1):
+            candidates = []
+        if type(candidates) is not list or any(type(one) is not dict for one in candidates):
+            return _unusable(tree, "the provider's answer holds no candidates")
+        for position, candidate in enumerate(candidates):
+            choice = choice_of(candidate, position)
+            if choice not in spoken:
+                spoken[choice] = Spoken(choice)
+            spoken[choice].read(reply.pieces, candidate)
+            meter.searches = max(meter.searches, searches_of(candidate))
+        other_pieces(reply.pieces, chunk, Channel("other"), NOT_TEXT, ("candidates", "usageMetadata"))
+        meter.feed(chunk.get("usageMetadata"))
+        model = chunk.get("modelVersion")
+        reply.model = model if type(model) is str else reply.model
+    for choice in sorted(spoken, reverse=True):
+        one = spoken[choice]
+        reply.pieces[:0] = one.pieces()
+        reply.finish = finish_kind(one.reason, called=one.calls > 0) or reply.finish
+        if len(chunks) > 1 and finish_kind(one.reason) is None:
+            reply.error = UpstreamError("truncated", "The stream ended in the middle of the answer.")
+    if refused:
+        reply.finish = "content_filter"
+    reply.usage = meter.usage()
+    return reply
 
 
 def _unusable(tree: Any, message: str) -> WholeReply:

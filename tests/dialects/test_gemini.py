@@ -466,6 +466,26 @@ def test_a_value_cut_into_two_parts_is_seen_whole() -> None:
     ]
 
 
+def test_chunks_of_an_array_that_was_read_whole() -> None:
+    chunks = copy.deepcopy(CHUNKS)
+    result = DIALECT.read_reply(read(minimal(), STREAM), chunks)
+
+    assert [(str(p.channel), p.holder[p.key]) for p in result.pieces[:3]] == [
+        ("reasoning[0.0]", "Let me think…"),
+        ("content[0.0]", spoken(CHUNKS)),
+        ("content[1.0]", "zweite"),
+    ]
+    assert (result.finish, result.model, result.error) == ("tool_calls", "gemini-z", None)
+    assert result.usage == Usage(input=9, output=17, reasoning=5)
+
+    result.pieces[1].holder["text"] = "<X>"
+    assert spoken(chunks) == "<X>"
+
+    error = DIALECT.read_reply(read(minimal(), STREAM), chunks[:-1]).error
+    assert error is not None
+    assert error.reason == "truncated"
+
+
 def test_what_spells_the_text_again_is_a_shadow_of_it() -> None:
     tree = reply(
         candidate(
