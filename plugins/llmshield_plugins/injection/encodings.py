@@ -91,13 +91,17 @@ def base64_text(text: str) -> Iterator[Piece]:
         run: str = match.group()
         if len(run) < 12:
             continue
-        body = "".join(run.split()).rstrip("=").replace("-", "+").replace("_", "/")
-        found = _base64(body)
-        if found is None:
-            found = _base64(body[::-1])
-        if found is None and "/" in body:
-            # A path or URL in front of the payload: try what stands behind the last slash.
-            found = _base64(body.rpartition("/")[2])
+        found = None
+        lines = run.rstrip("=").replace("-", "+").replace("_", "/").split()
+        # A word on the line before or after may look like a line of the payload.
+        for part in (lines, lines[1:], lines[:-1], lines[1:-1]) if len(lines) > 1 else (lines,):
+            body = "".join(part)
+            found = _base64(body) or _base64(body[::-1])
+            if found is None and "/" in body:
+                # A path or URL in front of the payload: try what stands behind the last slash.
+                found = _base64(body.rpartition("/")[2])
+            if found is not None:
+                break
         if found is not None:
             yield Piece(found, match.start(), match.end())
 

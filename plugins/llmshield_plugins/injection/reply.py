@@ -57,7 +57,8 @@ class ReplyFilter:
             self._released -= _STEP
             self._looked = max(0, self._looked - _STEP)
         if len(self._buffer) - self._looked >= _LOOK_EVERY:
-            judgement = self._scanner.look(self._buffer[-_LOOK_BACK - len(text) :])
+            start = max(0, self._looked - _LOOK_BACK)
+            judgement = self._scanner.look(self._buffer[start:], begins=start == 0)
             if judgement.action == "block":
                 return self._stop(judgement, "".join(out))
             self._looked = len(self._buffer)

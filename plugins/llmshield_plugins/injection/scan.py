@@ -169,9 +169,10 @@ class Scanner:
             text = _speakable(text)
         return self._walk(View("text", text), matched, role)
 
-    def look(self, text: str) -> Judgement:
+    def look(self, text: str, *, begins: bool) -> Judgement:
         """Judge a part of a longer text by what stands in it unencoded, away from its edges.
 
+        `begins` says that the longer text, as it will be scanned, begins here as well.
         What this finds, `scan` of the whole finds as well; so with `allow` literals, which may lie across an
         edge, it finds nothing.
         """
@@ -188,14 +189,14 @@ class Scanner:
         for view in forms:
             for index in self._matcher.match(view.text):
                 if index < self._first_trigger:
-                    hits += self._inside(index, view)
+                    hits += self._inside(index, view, begins=begins)
         return self.judge(hits)
 
-    def _inside(self, index: int, view: View) -> list[Hit]:
-        """The first hit of a signature that touches neither end of a view."""
+    def _inside(self, index: int, view: View, *, begins: bool) -> list[Hit]:
+        """The first hit of a signature that touches no end of a view behind which there may be more."""
         signature = self._signatures[index]
         for match in self._pattern(index, squeezed=False).finditer(view.text):
-            if match.start() > 0 and match.end() < len(view.text):
+            if (begins or match.start() > 0) and match.end() < len(view.text):
                 score = min(1.0, signature.score * self.rules.weights.get(signature.family, 1.0))
                 return [
                     Hit(

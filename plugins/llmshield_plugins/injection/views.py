@@ -153,7 +153,7 @@ def triggers(words: Iterable[str] = ()) -> list[tuple[Pattern, Make, bool]]:
     add(
         r"""["'][ \t]?(?:\+|\.|&|,|\|\|)[ \t]?\r?\n?[ \t]*["']|[a-z]-\r?\n[a-z]""",
         _in_place("joined", spellings.joined),
-        False,
+        True,
     )
     add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, False)
     add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, False)
