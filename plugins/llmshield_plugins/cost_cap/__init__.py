@@ -11,15 +11,18 @@ only counted, for `/usage` and `llmshield spend`.
 Settings:
 
 - `on_unknown_price: deny | allow | {assume: 10 USD/Mtok}` (deny): a model without a price, under a cap.
-- `missing_max_tokens: clamp | deny` (clamp): a call without `max_tokens` gets the model's longest answer as its
-  bound (`default_max_tokens` where that is not known), or less if the balance buys less. A bound that the balance
-  does not buy is lowered likewise.
-- `default_max_tokens: 4096`, `min_max_tokens: 16`: below the latter a call is refused rather than shortened.
+- `missing_max_tokens: clamp | deny` (clamp): a call without `max_tokens` gets `default_max_tokens` as its bound, or
+  less if the balance buys less. A bound that the balance does not buy is lowered likewise.
+- `default_max_tokens` (the model's longest answer, 4096 where that is not known): all of it is held while such a
+  call runs, so a lower one lets more calls run at once on a small budget.
+- `min_max_tokens: 16`: a call is refused rather than made shorter than this.
 - `on_unseen: context | deny` (context): content that the provider holds (`previous_response_id`, file ids, ...) is
   reserved at the model's context window; a model without a known one is refused.
 - `tool_rounds: 3`: how often server-side tools are reckoned to send the whole context again.
 - `lost_reply: full | estimate` (full): a call that was sent and never answered may have been billed: charge all
   that was reserved, or what was seen.
+- `cut_stream: estimate | full` (estimate): what a stream costs that ended early (the client left, a guard stopped
+  it): the text that came, or all that was reserved.
 - `on_overrun: lock | record` (lock): a provider reports more than was reserved. It is charged in any case; `lock`
   refuses the tenant's further calls until the shortest of its windows ends.
 - `caps:` list of `{by: [tenant, tier, key, model, provider, tag:NAME], limit: 5 USD/day, models: ["gpt-*"]}`: a
@@ -77,6 +80,8 @@ _FREE = frozenset({"count_tokens", "models"})
 """Operations that no provider bills."""
 
 _APP = "app"
+_USUAL_TOKENS = 4096
+"""Output bound for a model whose longest answer is not known: the shortest of those in use."""
 _LOCKS_S = 1.0
 """How soon a lock that another process set is known here."""
 
@@ -99,8 +104,8 @@ class CostCap(Plugin):
         missing_max_tokens: Literal["clamp", "deny"] = Field(
             "clamp", description="A call without an output bound."
         )
-        default_max_tokens: Annotated[int, Field(ge=1)] = Field(
-            4096, description="Output bound where the model's longest answer is not known."
+        default_max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+            None, description="Output bound of a call without one; else the model's longest answer."
         )
         min_max_tokens: Annotated[int, Field(ge=1)] = Field(
             16, description="The shortest answer worth asking for."
@@ -113,6 +118,9 @@ class CostCap(Plugin):
         )
         lost_reply: Literal["full", "estimate"] = Field(
             "full", description="What a call without any answer costs."
+        )
+        cut_stream: Literal["estimate", "full"] = Field(
+            "estimate", description="What a stream that ended early costs."
         )
         on_overrun: Literal["lock", "record"] = Field(
             "lock", description="A provider charges more than was reserved."
@@ -236,7 +244,7 @@ class CostCap(Plugin):
             return attempt.output_bound
         if self.settings.missing_max_tokens == "deny":
             return None
-        return price.max_output or self.settings.default_max_tokens
+        return self.settings.default_max_tokens or price.max_output or _USUAL_TOKENS
 
     def _clamp(
         self, attempt: Attempt, price: ModelPrice, bound: Bound, held: Reservation, output: int
@@ -252,8 +260,9 @@ class CostCap(Plugin):
 
     async def _settle(self, held: Reservation, price: ModelPrice, bound: Bound, attempt: Attempt) -> None:
         charge = charge_for(
-            attempt, price, bound, held.amount, lost_in_full=self.settings.lost_reply == "full"
-        )
+            attempt, price, bound, held.amount,
+            lost_in_full=self.settings.lost_reply == "full", cut_in_full=self.settings.cut_stream == "full",
+        )  # fmt: skip
         if charge is None:
             attempt.cost_picousd = 0
             await self._ledger.release(held)

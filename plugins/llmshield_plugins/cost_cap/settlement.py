@@ -5,7 +5,7 @@
 | nothing was sent | nothing; the hold is released |
 | the provider answered with an error status | nothing: no provider bills these |
 | usage was reported, and the reply is complete | exactly that |
-| usage was reported, and the reply was cut (client gone, stopped by a guard, broken) | that, but no less than what was seen |
+| usage was reported, and the reply was cut (client gone, stopped by a guard, broken) | that, but no less than what was seen; a stream with `cut_stream: full`: all that was reserved |
 | no usage, or nonsense | what was sent and seen, each byte and character as a token |
 | no answer at all, or a whole one that never became readable | all that was reserved (`lost_reply`) |
 
@@ -31,7 +31,7 @@ class Charge:
 
 
 def charge_for(
-    attempt: Attempt, price: ModelPrice, bound: Bound, reserved: int, *, lost_in_full: bool
+    attempt: Attempt, price: ModelPrice, bound: Bound, reserved: int, *, lost_in_full: bool, cut_in_full: bool
 ) -> Charge | None:
     """What this attempt costs; None: nothing was sent, or nothing is billed."""
     if not attempt.sent or (attempt.status is not None and attempt.status >= 400):
@@ -42,8 +42,12 @@ def charge_for(
     complete = attempt.outcome == "ok"
     if usage is not None and usage.output is None and attempt.call.operation == "embed":
         usage = replace(usage, output=0)
+    cut = not complete and attempt.call.stream and attempt.status is not None
     if sensible(usage):
         assert usage is not None
+        if cut and cut_in_full:
+            amount = max(reserved, cost(price, usage, long_cache=bound.long_cache))
+            return Charge(amount, tokens(usage.input), tokens(usage.output))
         if not complete and attempt.output_chars > tokens(usage.output):
             usage = replace(usage, output=attempt.output_chars, estimated=True)
             amount = min(
@@ -55,7 +59,7 @@ def charge_for(
             cost(price, usage, long_cache=bound.long_cache), tokens(usage.input), tokens(usage.output)
         )
     lost = attempt.status is None or (not complete and not attempt.call.stream)
-    if "background" in attempt.unseen or (lost and lost_in_full):
+    if "background" in attempt.unseen or (lost and lost_in_full) or (cut and cut_in_full):
         return Charge(reserved, 0, 0)
     seen = Usage(
         input=max(bound.input, tokens(usage.input) if usage else 0),
