@@ -53,7 +53,7 @@ _entity = seq(one("&"), maybe(one("#")), repeat(one("[A-Za-z0-9]"), 1, 8), one("
 _step = any_of(_entity, seq(one("[,;|]"), one("[0-9]")), one(f"[^{_BREAK}]"))
 # Every item ends where its token ends, so that a segment never leaves half a token behind.
 _rest = repeat(_step, 0)
-_lead = repeat(one(f"[^A-Za-z0-9{_BREAK}]"), 0)
+_lead = repeat(one(f"[^A-Za-z0-9&{_BREAK}]"), 0)
 _digits = repeat(one("[0-9]"), 1)
 _letters = repeat(one("[A-Za-z.'-]"), 1)
 _short = seq(repeat(one("[A-Z]"), 1), _spaces)
