@@ -65,9 +65,9 @@ class Show:
         self.console.print(f"  {mark} {escape(what)}")
 
 
-def play(stage: Stage) -> int:
+def play(stage: Stage, console: Console | None = None) -> int:
     """Play all scenes; returns how many checks failed."""
-    show = Show(Console(highlight=False))
+    show = Show(console or Console(highlight=False))
     scenes: tuple[Callable[[Stage, Show], None], ...] = (
         clean,
         injection,

@@ -9,7 +9,6 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    from llmshield import simulator
 
     @app.command()
     def simulate(
@@ -27,6 +26,7 @@ def register(app: typer.Typer) -> None:
         """Run a provider that speaks all dialects, with faults on demand (see --manual)."""
         from pydantic_core import PydanticCustomError
 
+        from llmshield import simulator
         from llmshield.policy.units import host_port
 
         if manual:
@@ -45,6 +45,10 @@ def register(app: typer.Typer) -> None:
         if name is not None:
             pairs["name"] = name
         try:
-            simulator.run(address.host, address.port, require_key=require_key, **pairs)
+            simulator.run(address.host, address.port, ready=_say, require_key=require_key, **pairs)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+
+
+def _say(url: str) -> None:
+    print(f"llmshield simulates a provider at {url}", flush=True)
