@@ -2,13 +2,14 @@
 
 Rule 1: a candidate is complete with its `finishReason`; there is no other terminator (the array's `]` counts only
 behind complete candidates). What filters still hold then goes into that chunk.
-Rule 2: what spells the text again (log-probabilities, grounding segments) goes out only while the client's text is
-the provider's.
+Rule 2: what spells the text again (log-probabilities, grounding segments) waits until the client has the text that
+the provider sent, and is dropped where the text was changed.
 Rule 3: comments are not passed on: google-genai takes a line without `data: ` for the start of an error.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from llmshield.call import Channel, Usage
@@ -39,9 +40,13 @@ _USUAL = frozenset(("candidates", "usageMetadata", "modelVersion", "responseId",
 
 
 class _Candidate:
-    """One candidate: its channels, what was read of its text and what was written."""
+    """One candidate: its channels; and where something spells its text again, what was read of the text, what was
+    written, and what waits until both are the same."""
 
-    __slots__ = ("arguments", "calls", "choice", "content", "finished", "open", "reasoning", "texts")
+    __slots__ = (
+        "ahead", "arguments", "calls", "choice", "content", "finished", "logprobs", "open", "read", "reasoning",
+        "supports", "written",
+    )  # fmt: skip
 
     def __init__(self, choice: int) -> None:
         self.choice = choice
@@ -51,8 +56,12 @@ class _Candidate:
         self.arguments: dict[str, Channel] = {}
         self.calls = 0
         self.finished = False
-        self.texts: tuple[list[str], list[str]] = ([], [])
-        """Read and written; kept only where something may spell the text again."""
+        self.ahead: deque[str] = deque()
+        """The text of each chunk that was read and not yet written: one feed may bring several chunks."""
+        self.read: list[str] = []
+        self.written: list[str] = []
+        self.logprobs: list[dict[str, Any]] = []
+        self.supports: list[Any] = []
 
 
 class GeminiStream(StreamCodec):
@@ -150,6 +159,7 @@ class GeminiStream(StreamCodec):
         content = candidate.get("content")
         parts = content.get("parts") if type(content) is dict else None
         plain = candidate.keys() <= _PLAIN and (type(content) is not dict or content.keys() <= _PLAIN_CONTENT)
+        said = ""
         for part in parts if type(parts) is list else ():
             if type(part) is not dict:
                 continue
@@ -164,8 +174,8 @@ class GeminiStream(StreamCodec):
                 event.pieces.append(Piece(channel, part, "text"))
                 state.open[channel] = None
                 event.output = True
-                if self._repeats and channel is state.content:
-                    state.texts[0].append(text)
+                if channel is state.content:
+                    said += text
                 if len(part) == 1:
                     continue
             plain = False
@@ -176,8 +186,13 @@ class GeminiStream(StreamCodec):
             if len(part) > 1 or "text" not in part:
                 event.output = event.output or any(name not in ("text", "thoughtSignature") for name in part)
         if not plain:
+            if not self._repeats:  # nobody asked for it, so nobody has kept what to compare it with
+                for holder, key in repeats_of(candidate):
+                    del holder[key]
             rest_pieces(event.pieces, candidate, choice, partial=False)
             self._meter.searches = max(self._meter.searches, searches_of(candidate))
+        if self._repeats:
+            state.ahead.append(said)
         reason = candidate.get("finishReason")
         finish = None if reason is None else finish_kind(reason, called=state.calls > 0)
         if finish is not None:
@@ -237,21 +252,29 @@ class GeminiStream(StreamCodec):
             self._closed = True
             return b"]" if self._written else b"[]"
         if self._repeats:
-            self._drop_repeats(tree)
+            self._hold_repeats(tree)
         return self._frame(tree)
 
-    def _drop_repeats(self, tree: dict[str, Any]) -> None:
+    def _hold_repeats(self, tree: dict[str, Any]) -> None:
+        """Let what spells the text again go out only when the client has the same text as the provider sent."""
         candidates = tree.get("candidates")
         for position, candidate in enumerate(candidates if type(candidates) is list else ()):
             state = self._candidates.get(choice_of(candidate, position))
             if state is None:
                 continue
-            read, written = state.texts
-            written.extend(p["text"] for p in parts_of(candidate) if is_text(p) and not p.get("thought"))
-            found = repeats_of(candidate)
-            if found and "".join(read) != "".join(written):
-                for holder, key in found:
-                    holder[key] = None
+            if state.ahead:
+                state.read.append(state.ahead.popleft())
+            for part in parts_of(candidate):
+                if is_text(part) and not part.get("thought"):
+                    state.written.append(part["text"])
+            for holder, key in repeats_of(candidate):
+                value = holder.pop(key)
+                if key == "logprobsResult":
+                    state.logprobs.append(value)
+                else:
+                    state.supports.append(value)
+            if (state.logprobs or state.supports) and "".join(state.read) == "".join(state.written):
+                _release(candidate, state)
 
     def write_own(self, tree: dict[str, Any]) -> bytes:
         """A chunk of our own."""
@@ -273,8 +296,8 @@ class GeminiStream(StreamCodec):
         if channel.kind == "reasoning":
             part["thought"] = True
         if event is None or event.tree is None:
-            if self._repeats and channel.kind == "content":
-                state.texts[1].append(text)
+            if channel.kind == "content":
+                state.written.append(text)
             return self._frame(_own_part(part, channel.choice))
         for piece in reversed(event.pieces):
             if piece.channel == channel and not piece.whole:
@@ -328,6 +351,36 @@ class GeminiStream(StreamCodec):
     def abort(self, error: CallError, request_id: str) -> bytes:
         self._over = True
         return self._frame(error_tree(error)) + self.finalise()
+
+
+def _release(candidate: dict[str, Any], state: _Candidate) -> None:
+    """Put what waited into this chunk, joined where it comes from several."""
+    if state.logprobs:
+        joined = state.logprobs[0]
+        for one in state.logprobs[1:]:
+            joined = _joined(joined, one)
+        candidate["logprobsResult"] = joined
+        state.logprobs = []
+    if state.supports:
+        grounding = candidate.get("groundingMetadata")
+        if type(grounding) is not dict:
+            grounding = candidate["groundingMetadata"] = {}
+        supports = state.supports[0]
+        for one in state.supports[1:]:
+            supports = [*supports, *one] if type(supports) is list and type(one) is list else one
+        grounding["groundingSupports"] = supports
+        state.supports = []
+
+
+def _joined(first: Any, second: Any) -> Any:
+    """Two logprobsResults as one: their lists one behind the other."""
+    if type(first) is not dict or type(second) is not dict:
+        return second
+    both = {**first, **second}
+    for key, value in both.items():
+        if type(first.get(key)) is list and type(value) is list and key in second:
+            both[key] = [*first[key], *value]
+    return both
 
 
 def _own_part(part: dict[str, Any], choice: int) -> dict[str, Any]:

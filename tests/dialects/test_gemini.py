@@ -778,17 +778,63 @@ def test_arguments_that_come_in_pieces() -> None:
     assert arguments == {"$.to": "BOB@EXAMPLE.ORG", "$.cc": "EVE"}
 
 
-@pytest.mark.parametrize("changed", [False, True])
-def test_logprobs_go_out_only_while_the_text_is_the_provider_s(changed: bool) -> None:
-    first = chunk({"text": "abc"})
-    last = chunk({"text": "def"}, finish="STOP")
-    last["candidates"][0]["logprobsResult"] = {"chosenCandidates": [{"token": "abc"}, {"token": "def"}]}
-    data = b"".join(b"data: %b\n\n" % orjson.dumps(one) for one in (first, last))
-    codec = opened(generationConfig={"responseLogprobs": True})
-    out = trees(drive(codec, [data], lambda channel: Hold(str.upper if changed else str)))
+def spelled(texts: list[str]) -> bytes:
+    """Chunks with log-probabilities and grounding segments that spell each text again."""
+    out = b""
+    for number, text in enumerate(texts):
+        one = chunk({"text": text}, finish="STOP" if number == len(texts) - 1 else None)
+        one["candidates"][0]["logprobsResult"] = {
+            "chosenCandidates": [{"token": text}],
+            "logProbabilitySum": number,
+        }
+        one["candidates"][0]["groundingMetadata"] = {
+            "groundingSupports": [{"segment": {"text": text}}],
+            "webSearchQueries": ["q"],
+        }
+        out += b"data: %b\n\n" % orjson.dumps(one)
+    return out
 
-    assert spoken(out) == ("ABCDEF" if changed else "abcdef")
-    assert (out[-1]["candidates"][0]["logprobsResult"] is None) is changed
+
+def repeated(chunks: list[dict[str, Any]]) -> list[str]:
+    """What the log-probabilities and the grounding segments of these chunks spell."""
+    found: list[str] = []
+    for one in chunks:
+        grounding = one["candidates"][0].get("groundingMetadata") or {}
+        found += [
+            each["token"]
+            for each in (one["candidates"][0].get("logprobsResult") or {}).get("chosenCandidates", ())
+        ]
+        found += [each["segment"]["text"] for each in grounding.get("groundingSupports") or ()]
+    return found
+
+
+LOGPROBS: dict[str, Any] = {"generationConfig": {"responseLogprobs": True}}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_spells_the_text_again_follows_the_text(at_once: bool) -> None:
+    data = spelled(["abc", "def", "ghi"])
+    parts = [data] if at_once else [data[i : i + 7] for i in range(0, len(data), 7)]
+
+    assert trees(drive(opened(**LOGPROBS), parts)) == trees(data)
+
+    held = trees(
+        drive(opened(**LOGPROBS), parts, lambda channel: Hold(str) if channel.kind == "content" else None)
+    )
+    assert spoken(held) == "abcdefghi"
+    assert repeated(held[:2]) == []
+    assert repeated(held) == ["abc", "def", "ghi", "abc", "def", "ghi"]
+
+    changed = trees(
+        drive(
+            opened(**LOGPROBS), parts, lambda channel: Hold(str.upper) if channel.kind == "content" else None
+        )
+    )
+    assert spoken(changed) == "ABCDEFGHI"
+    assert repeated(changed) == []
+    unasked = trees(drive(opened(), parts))
+    assert (spoken(unasked), repeated(unasked)) == ("abcdefghi", [])
+    assert changed[2]["candidates"][0]["groundingMetadata"] == {"webSearchQueries": ["q"]}
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=["sse", "array"])
