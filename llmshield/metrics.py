@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmshield import __version__, clock
-from llmshield.series import Bounded, Counter, Family, Gauge, Histogram, Summary, render
+from llmshield.series import LIMIT, OTHER, Bounded, Counter, Family, Gauge, Histogram, Summary, render
 
 _F = TypeVar("_F", bound=Family)
 
@@ -55,6 +55,8 @@ class Metrics:
         self._type = Bounded(finding_types)
         self._place = Bounded(200)
         self._providers: dict[str, ProviderFigures] = {}
+        # One look-up for each hook of each call; taken apart into two families when somebody asks.
+        self._took: dict[tuple[str, str, str, str], list[float]] = {}
         self._rendered: tuple[float, bytes] = (-1e9, b"")
         self.in_flight = 0
 
@@ -199,8 +201,12 @@ class Metrics:
         self, *, plugin: str, hook: str, mode: str, action: str, seconds: float, failed: bool = False
     ) -> None:
         """A hook of a plugin has run; `mode` is enforce or monitor."""
-        self._verdicts.add(1, plugin, hook, mode, action)
-        self._plugin_time.observe(seconds, plugin, hook)
+        held = self._took.get((plugin, hook, mode, action))
+        if held is None:
+            key = (plugin, hook, mode, action) if len(self._took) < LIMIT else (OTHER,) * 4
+            held = self._took.setdefault(key, [0.0, 0.0])
+        held[0] += 1
+        held[1] += seconds
         if failed:
             self._plugin_errors.add(1, plugin, hook)
 
@@ -247,6 +253,7 @@ class Metrics:
         made, text = self._rendered
         now = time.monotonic()
         if now - made > _FRESH_S:
+            self._take_apart()
             text = render(list(self._families.values()))
             self._rendered = (now, text)
         return text
@@ -274,6 +281,18 @@ class Metrics:
                 "success_rate": round(f.ok / judged, 4) if judged else None,
             }
         return out
+
+    def _take_apart(self) -> None:
+        """What hooks did, as verdicts and as times."""
+        verdicts: dict[tuple[str, ...], float] = {}
+        times: dict[tuple[str, ...], list[float]] = {}
+        for key, (count, seconds) in list(self._took.items()):
+            verdicts[key] = count
+            held = times.setdefault(key[:2], [0.0, 0.0])
+            held[0] += seconds
+            held[1] += count
+        self._verdicts.load(verdicts)
+        self._plugin_time.load(times)
 
     # -- inside ------------------------------------------------------------------------------------------------
 

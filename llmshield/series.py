@@ -81,6 +81,10 @@ class Counter(Family):
                 labels = self._admit(labels, len(values))
                 values[labels] = values.get(labels, 0) + amount
 
+    def load(self, values: dict[Labels, float]) -> None:
+        """Take over sums that were kept elsewhere."""
+        self._values = values
+
     def value(self, *labels: str) -> float:
         """The sum so far, unscaled."""
         return self._values.get(labels, 0)
@@ -167,22 +171,17 @@ class Histogram(Family):
 
 
 class Summary(Family):
-    """Sum and count of observed values: a mean and a rate at a quarter of a histogram's price."""
+    """Sum and count of observed values, kept by whoever observes them: a mean and a rate."""
 
     kind = "summary"
 
-    def __init__(self, name: str, help: str, labels: Sequence[str] = (), *, limit: int = LIMIT) -> None:
-        super().__init__(name, help, labels, limit=limit)
+    def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(name, help, labels)
         self._values: dict[Labels, list[float]] = {}
 
-    def observe(self, value: float, *labels: str) -> None:
-        """Count one value in the series with these label values."""
-        held = self._values.get(labels)
-        if held is None:
-            labels = self._admit(labels, len(self._values))
-            held = self._values.setdefault(labels, [0.0, 0])
-        held[0] += value
-        held[1] += 1
+    def load(self, values: dict[Labels, list[float]]) -> None:
+        """Take over [sum, count] that were kept elsewhere."""
+        self._values = values
 
     def lines(self) -> Iterable[str]:
         """Sum and count for each series."""
