@@ -169,20 +169,21 @@ class Metrics:
     ) -> None:
         """A try of a provider is over: outcome ok, failed, cancelled, blocked or skipped."""
         self._attempts.add(1, provider, outcome, reason or "")
-        figures = self._figures(provider)
         if outcome == "skipped":
             return
+        now = clock.now()
+        figures = self._figures(provider, now)
         self._attempt_duration.observe(seconds, provider)
         figures.requests += 1
         if outcome == "ok":
             figures.ok += 1
             figures.in_a_row = 0
-            figures.last_ok = clock.now()
+            figures.last_ok = now
             figures.model = model
         elif outcome == "failed":
             figures.failed += 1
             figures.in_a_row += 1
-            figures.last_failure = clock.now()
+            figures.last_failure = now
             figures.last_reason = reason
         label, who = self._model(model, admit=outcome == "ok"), self._tenant(tenant)
         if input_tokens:
@@ -224,7 +225,7 @@ class Metrics:
 
     def remaining(self, provider: str, requests: int | None, tokens: int | None) -> None:
         """What the provider's rate limit headers say is left."""
-        figures = self._figures(provider)
+        figures = self._figures(provider, clock.now())
         figures.remaining_requests, figures.remaining_tokens = requests, tokens
 
     def policy(self, policy_hash: str) -> None:
@@ -261,8 +262,9 @@ class Metrics:
     def providers(self) -> dict[str, dict[str, Any]]:
         """Figures per provider for `/status`; those of the day begin anew at midnight UTC."""
         out: dict[str, dict[str, Any]] = {}
+        now = clock.now()
         for name in sorted(self._providers):
-            f = self._figures(name)
+            f = self._figures(name, now)
             judged = f.ok + f.failed
             out[name] = {
                 "model": f.model,
@@ -296,11 +298,11 @@ class Metrics:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _figures(self, provider: str) -> ProviderFigures:
+    def _figures(self, provider: str, now: float) -> ProviderFigures:
         figures = self._providers.get(provider)
         if figures is None:
             figures = self._providers[provider] = ProviderFigures()
-        day = int(clock.now() // 86_400)
+        day = int(now // 86_400)
         if figures.day != day:
             figures.day = day
             figures.requests = figures.ok = figures.failed = figures.input_tokens = figures.output_tokens = 0
