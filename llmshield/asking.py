@@ -14,8 +14,8 @@ from llmshield import clock
 from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
 from llmshield.chain import Took, run_step
 from llmshield.channels import Channels, Stopped, WouldChange
-from llmshield.dialects import Dialect, WireRequest
-from llmshield.dialects._tree import dump
+from llmshield.dialects import Dialect, StreamCodec, WireRequest
+from llmshield.dialects._tree import dump, load_reply
 from llmshield.endings import Endings
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
@@ -25,13 +25,15 @@ from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
 from llmshield.relay import read_all, stream, whole
 from llmshield.replies import Replies, given_up
-from llmshield.transport import Timeouts, Transport
+from llmshield.transport import Timeouts, Transport, Upstream
 from llmshield.verdicts import Answer, Block, Route, Skip, Target
 
 _MAX_ATTEMPTS = 32
 """Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
 _ERROR_BODY = 1024 * 1024
 _DEFAULT_TIMEOUT = Timeout()
+_STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/jsonl", ""})
+"""Content types of streams; a missing one is judged by its events."""
 
 
 class Asking:
@@ -263,12 +265,16 @@ class Asking:
                     x, upstream.status, client_headers(upstream.headers), data, end=False
                 )
                 return
-            if call.stream and kind != "application/json":
-                if kind not in {"text/event-stream", "application/x-ndjson", "application/stream+json", ""}:
-                    raise UpstreamError("malformed", "The provider's stream has another content type.")
-                await self._relay_stream(x, call, attempt, upstream, timeouts)
-            else:
+            if not call.stream:
                 await self._relay_whole(x, attempt, upstream)
+                return
+            codec = dialect.open_stream(call)
+            if kind == codec.media_type or kind in _STREAMS:
+                await self._relay_stream(x, attempt, upstream, codec, timeouts)
+            elif attempt.provider == APP:  # an application decides by itself when it streams
+                await self._relay_whole(x, attempt, upstream)
+            else:
+                await _refuse_whole(call, dialect, upstream)
         except BaseException:
             upstream.close()
             raise
@@ -288,15 +294,13 @@ class Asking:
         await self._replies.send(x, upstream.status, head, data, end=False)
 
     async def _relay_stream(
-        self, x: Exchange, call: Call, attempt: Attempt, upstream: Any, timeouts: Timeouts
+        self, x: Exchange, attempt: Attempt, upstream: Any, codec: StreamCodec, timeouts: Timeouts
     ) -> None:
-        assert x.dialect is not None
-        codec = x.dialect.open_stream(call)
         channels = await self._open_channels(x, attempt, attempt.model, streamed=True, status=upstream.status)
 
         async def begin() -> None:
             head = client_headers(upstream.headers)
-            head["content-type"] = upstream.headers.get("content-type") or "text/event-stream"
+            head["content-type"] = upstream.headers.get("content-type") or codec.media_type
             head["cache-control"] = "no-cache"
             x.first_byte_at = clock.monotonic()
             x.status = upstream.status
@@ -426,6 +430,22 @@ class Asking:
         except BaseException:
             upstream.close()
             raise
+
+
+async def _refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None:
+    """A stream was asked for and something whole came: an error object, or what no streaming client can read.
+
+    Raises: UpstreamError, always.
+    """
+    try:
+        said = dialect.read_reply(call, load_reply(await read_all(upstream, _ERROR_BODY)))
+    except ValueError:
+        said = None
+    if said is not None and said.error is not None:
+        raise said.error
+    raise UpstreamError(
+        "malformed", "The provider answered whole where a stream was asked for.", status=upstream.status
+    )
 
 
 async def _drain(upstream: Any) -> None:

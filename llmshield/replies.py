@@ -56,7 +56,8 @@ class Replies:
         x.reply.cached = answer.cached
         if x.call.stream:
             body = x.dialect.answer_stream(x.call, answer)
-            await self.send(x, 200, {"content-type": "text/event-stream", "cache-control": "no-cache"}, body)
+            kind = x.dialect.open_stream(x.call).media_type
+            await self.send(x, 200, {"content-type": kind, "cache-control": "no-cache"}, body)
         else:
             await self.send(x, 200, {}, dump(x.dialect.answer(x.call, answer)))
 

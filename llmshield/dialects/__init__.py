@@ -93,7 +93,10 @@ class StreamCodec(ABC):
 
     Attributes are filled while events go by: `usage`, `model`, `finish`, `ended` (the dialect's terminator was
     seen), `finished` (every open part has its finish: the reply is complete even without the terminator).
+    `media_type` is the content type that this form of stream has.
     """
+
+    media_type: str = "text/event-stream"
 
     usage: Usage | None = None
     model: str = ""
