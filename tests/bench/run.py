@@ -158,17 +158,20 @@ class Bench:
         )  # fmt: skip
         print(self.load(port, 16 if self.options.stream else self.options.connections, seconds + 1, ask))
         recorder.wait()
-        own, within = collections.Counter(), collections.Counter()
+        own, within, files = collections.Counter(), collections.Counter(), collections.Counter()
         for line in self.options.profile.read_text().splitlines():
             stack, count = line.rsplit(" ", 1)
             frames = stack.split(";")
+            if "Thread.run" in stack:  # the audit's writer and other threads wait most of the time
+                continue
             own[frames[-1]] += int(count)
+            files[frames[-1].partition("(")[2].rsplit(":", 1)[0]] += int(count)
             for frame in set(frames):
                 within[frame] += int(count)
         total = sum(own.values())
-        for title, counter in (("own", own), ("with callees", within)):
+        for title, counter in (("own, by file", files), ("own", own), ("with callees", within)):
             print(f"\n{title}, % of samples")
-            for frame, count in counter.most_common(40):
+            for frame, count in counter.most_common(45):
                 print(f"{100 * count / total:6.1f}  {frame}")
 
     # -- processes ---------------------------------------------------------------------------------------------
