@@ -15,13 +15,12 @@ from typing import Any
 from llmshield.call import Channel, Usage
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._gemini import STOP_REASONS, UsageMeter, error_in_reply, error_tree, finish_kind
+from llmshield.dialects._gemini_candidate import Candidate
 from llmshield.dialects._gemini_pieces import (
     CALL_FIELDS,
     NOT_TEXT,
     call_pieces,
     choice_of,
-    is_text,
-    parts_of,
     repeats_of,
     rest_pieces,
     searches_of,
@@ -39,44 +38,19 @@ _PLAIN_CONTENT = frozenset(("parts", "role"))
 _USUAL = frozenset(("candidates", "usageMetadata", "modelVersion", "responseId", "createTime"))
 
 
-class _Candidate:
-    """One candidate: its channels; and where something spells its text again, what was read of the text, what was
-    written, and what waits until both are the same."""
-
-    __slots__ = (
-        "ahead", "arguments", "calls", "choice", "content", "finished", "logprobs", "open", "read", "reasoning",
-        "supports", "written",
-    )  # fmt: skip
-
-    def __init__(self, choice: int) -> None:
-        self.choice = choice
-        self.content = Channel("content", choice)
-        self.reasoning = Channel("reasoning", choice)
-        self.open: dict[Channel, None] = {}
-        self.arguments: dict[str, Channel] = {}
-        self.calls = 0
-        self.finished = False
-        self.ahead: deque[str] = deque()
-        """The text of each chunk that was read and not yet written: one feed may bring several chunks."""
-        self.read: list[str] = []
-        self.written: list[str] = []
-        self.logprobs: list[dict[str, Any]] = []
-        self.supports: list[Any] = []
-
-
 class GeminiStream(StreamCodec):
-    """See StreamCodec. `array`: the stream is a JSON array; `repeats`: the call asked for what spells the text
-    again."""
+    """See StreamCodec. `array`: the stream is a JSON array;"""
 
-    def __init__(self, call_id: str, model: str, *, array: bool, repeats: bool) -> None:
+    def __init__(self, call_id: str, model: str, *, array: bool) -> None:
         self.media_type = "application/json" if array else "text/event-stream"
         self._sse = None if array else SseParser()
         self._array = JsonArrayParser() if array else None
         self._meter = UsageMeter()
         self._call_id = call_id
         self._asked_model = model
-        self._repeats = repeats
-        self._candidates: dict[int, _Candidate] = {}
+        self._ahead: deque[list[tuple[Candidate, str, bool]]] = deque()
+        """Of each chunk that was read and not yet written: what its candidates say, and if something repeats it."""
+        self._candidates: dict[int, Candidate] = {}
         self._over = False
         self._written = 0
         self._closed = False
@@ -103,7 +77,7 @@ class GeminiStream(StreamCodec):
             if self._array.closed and not self._over and broken is None:
                 self._over = True
                 self.ended = self.finished
-                rest = tuple(channel for one in self._candidates.values() for channel in one.open)
+                rest = tuple(channel for one in self._candidates.values() for channel in one.ends())
                 events.append(Event(_ARRAY_END, ends=rest))
         if broken is not None and not self._over:
             events.append(self._malformed(broken))
@@ -124,14 +98,16 @@ class GeminiStream(StreamCodec):
             self._over = True
             return Event("", tree, error=error_in_reply(tree))
         event = Event("", tree)
+        said: list[tuple[Candidate, str, bool]] = []
         if type(candidates) is list:
             for position, candidate in enumerate(candidates):
                 if type(candidate) is not dict:
                     return self._malformed("a candidate of the stream is no object")
-                self._read_candidate(event, candidate, position)
+                said.append(self._read_candidate(event, candidate, position))
         elif candidates is not None:
             return self._malformed("the candidates of the stream are no list")
         self._read_rest(event, tree)
+        self._ahead.append(said)
         return event
 
     def _read_rest(self, event: Event, tree: dict[str, Any]) -> None:
@@ -150,11 +126,13 @@ class GeminiStream(StreamCodec):
             event.output = True
         other_pieces(event.pieces, tree, Channel("other"), NOT_TEXT, _KNOWN_TOP)
 
-    def _read_candidate(self, event: Event, candidate: dict[str, Any], position: int) -> None:
+    def _read_candidate(
+        self, event: Event, candidate: dict[str, Any], position: int
+    ) -> tuple[Candidate, str, bool]:
         choice = choice_of(candidate, position)
         state = self._candidates.get(choice)
         if state is None:
-            state = self._candidates[choice] = _Candidate(choice)
+            state = self._candidates[choice] = Candidate(choice)
             self.finished = False
         content = candidate.get("content")
         parts = content.get("parts") if type(content) is dict else None
@@ -165,17 +143,18 @@ class GeminiStream(StreamCodec):
                 continue
             text = part.get("text")
             if text and type(text) is str:
-                channel = state.content
                 if part.get("thought"):
                     channel = state.reasoning
-                elif state.reasoning in state.open:  # what is left of a thought stands before the answer
-                    event.ends = (*event.ends, state.reasoning)
-                    del state.open[state.reasoning]
-                event.pieces.append(Piece(channel, part, "text"))
-                state.open[channel] = None
-                event.output = True
-                if channel is state.content:
+                    state.thinking = True
+                else:
+                    channel = state.content
+                    state.speaking = True
                     said += text
+                    if state.thinking:  # what is left of a thought stands before the answer
+                        state.thinking = False
+                        event.ends = (*event.ends, state.reasoning)
+                event.pieces.append(Piece(channel, part, "text"))
+                event.output = True
                 if len(part) == 1:
                     continue
             plain = False
@@ -186,27 +165,21 @@ class GeminiStream(StreamCodec):
             if len(part) > 1 or "text" not in part:
                 event.output = event.output or any(name not in ("text", "thoughtSignature") for name in part)
         if not plain:
-            if not self._repeats:  # nobody asked for it, so nobody has kept what to compare it with
-                for holder, key in repeats_of(candidate):
-                    del holder[key]
             rest_pieces(event.pieces, candidate, choice, partial=False)
             self._meter.searches = max(self._meter.searches, searches_of(candidate))
-        if self._repeats:
-            state.ahead.append(said)
         reason = candidate.get("finishReason")
         finish = None if reason is None else finish_kind(reason, called=state.calls > 0)
         if finish is not None:
             state.finished = True
             self.finished = all(one.finished for one in self._candidates.values())
-            event.ends = (*event.ends, *state.open)
-            state.open.clear()
-            state.arguments.clear()
+            event.ends = (*event.ends, *state.ends())
             if self.finish is None or choice == 0:
                 self.finish = finish
             if finish == "content_filter":
                 event.output = True
+        return state, said, not plain and bool(repeats_of(candidate))
 
-    def _read_call(self, event: Event, state: _Candidate, part: dict[str, Any], name: str) -> None:
+    def _read_call(self, event: Event, state: Candidate, part: dict[str, Any], name: str) -> None:
         """A function call, whole or in pieces (`partialArgs`, each leaf under its own JSON path)."""
         call = part[name]
         if type(call) is not dict:
@@ -226,18 +199,15 @@ class GeminiStream(StreamCodec):
                 tool = tool if type(tool) is str else None
                 channel = Channel("tool_arguments", state.choice, state.calls - 1, (path,), tool)
                 state.arguments[path] = channel
-                state.open[channel] = None
             for leaf in ("stringValue", "numberValue"):
                 if leaf in one and type(one[leaf]) in (str, int, float):
                     event.pieces.append(Piece(channel, one, leaf, leaf != "stringValue"))
             if not one.get("willContinue"):
                 event.ends = (*event.ends, channel)
-                state.open.pop(channel, None)
                 del state.arguments[path]
         if call.get("willContinue") is False or (partial is None and not call.get("willContinue")):
             for channel in state.arguments.values():
                 event.ends = (*event.ends, channel)
-                state.open.pop(channel, None)
             state.arguments.clear()
 
     def _malformed(self, what: str) -> Event:
@@ -251,30 +221,15 @@ class GeminiStream(StreamCodec):
                 return b""
             self._closed = True
             return b"]" if self._written else b"[]"
-        if self._repeats:
-            self._hold_repeats(tree)
+        for state, said, repeats in self._ahead.popleft() if self._ahead else ():
+            wrote, state.inserted = state.inserted, ""
+            for piece in event.pieces:
+                if piece.channel is state.content:
+                    wrote += piece.holder[piece.key]
+            state.book(said, wrote)
+            if repeats or state.logprobs or state.supports:
+                state.hold_repeats(tree)
         return self._frame(tree)
-
-    def _hold_repeats(self, tree: dict[str, Any]) -> None:
-        """Let what spells the text again go out only when the client has the same text as the provider sent."""
-        candidates = tree.get("candidates")
-        for position, candidate in enumerate(candidates if type(candidates) is list else ()):
-            state = self._candidates.get(choice_of(candidate, position))
-            if state is None:
-                continue
-            if state.ahead:
-                state.read.append(state.ahead.popleft())
-            for part in parts_of(candidate):
-                if is_text(part) and not part.get("thought"):
-                    state.written.append(part["text"])
-            for holder, key in repeats_of(candidate):
-                value = holder.pop(key)
-                if key == "logprobsResult":
-                    state.logprobs.append(value)
-                else:
-                    state.supports.append(value)
-            if (state.logprobs or state.supports) and "".join(state.read) == "".join(state.written):
-                _release(candidate, state)
 
     def write_own(self, tree: dict[str, Any]) -> bytes:
         """A chunk of our own."""
@@ -297,7 +252,7 @@ class GeminiStream(StreamCodec):
             part["thought"] = True
         if event is None or event.tree is None:
             if channel.kind == "content":
-                state.written.append(text)
+                state.book("", text)
             return self._frame(_own_part(part, channel.choice))
         for piece in reversed(event.pieces):
             if piece.channel == channel and not piece.whole:
@@ -314,6 +269,8 @@ class GeminiStream(StreamCodec):
         if type(content.get("parts")) is not list:
             content["parts"] = []
         content["parts"].insert(0, part)
+        if channel.kind == "content":
+            state.inserted += text
         return b""
 
     def _late_argument(self, event: Event | None, channel: Channel, text: str) -> bytes:
@@ -351,36 +308,6 @@ class GeminiStream(StreamCodec):
     def abort(self, error: CallError, request_id: str) -> bytes:
         self._over = True
         return self._frame(error_tree(error)) + self.finalise()
-
-
-def _release(candidate: dict[str, Any], state: _Candidate) -> None:
-    """Put what waited into this chunk, joined where it comes from several."""
-    if state.logprobs:
-        joined = state.logprobs[0]
-        for one in state.logprobs[1:]:
-            joined = _joined(joined, one)
-        candidate["logprobsResult"] = joined
-        state.logprobs = []
-    if state.supports:
-        grounding = candidate.get("groundingMetadata")
-        if type(grounding) is not dict:
-            grounding = candidate["groundingMetadata"] = {}
-        supports = state.supports[0]
-        for one in state.supports[1:]:
-            supports = [*supports, *one] if type(supports) is list and type(one) is list else one
-        grounding["groundingSupports"] = supports
-        state.supports = []
-
-
-def _joined(first: Any, second: Any) -> Any:
-    """Two logprobsResults as one: their lists one behind the other."""
-    if type(first) is not dict or type(second) is not dict:
-        return second
-    both = {**first, **second}
-    for key, value in both.items():
-        if type(first.get(key)) is list and type(value) is list and key in second:
-            both[key] = [*first[key], *value]
-    return both
 
 
 def _own_part(part: dict[str, Any], choice: int) -> dict[str, Any]:

@@ -148,10 +148,7 @@ class Gemini(Dialect):
         return _read_chunks(tree, chunks)
 
     def open_stream(self, call: Call) -> StreamCodec:
-        config = _config(call.body)
-        asked = any(config.get(name) for name in ("responseLogprobs", "response_logprobs"))
-        array = _alt(call.query) != "sse"
-        return GeminiStream(call.id, call.model, array=array, repeats=bool(asked or call.unseen))
+        return GeminiStream(call.id, call.model, array=_alt(call.query) != "sse")
 
     def answer(self, call: Call, answer: Answer) -> Tree:
         if call.operation == "count_tokens":
@@ -167,7 +164,7 @@ class Gemini(Dialect):
         }
 
     def answer_stream(self, call: Call, answer: Answer) -> bytes:
-        codec = GeminiStream(call.id, call.model, array=_alt(call.query) != "sse", repeats=False)
+        codec = GeminiStream(call.id, call.model, array=_alt(call.query) != "sse")
         return codec.write_own(self.answer(call, answer)) + codec.finalise()
 
     def write_error(self, error: CallError, request_id: str) -> WireReply:

@@ -832,8 +832,6 @@ def test_what_spells_the_text_again_follows_the_text(at_once: bool) -> None:
     )
     assert spoken(changed) == "ABCDEFGHI"
     assert repeated(changed) == []
-    unasked = trees(drive(opened(), parts))
-    assert (spoken(unasked), repeated(unasked)) == ("abcdefghi", [])
     assert changed[2]["candidates"][0]["groundingMetadata"] == {"webSearchQueries": ["q"]}
 
 
