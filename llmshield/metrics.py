@@ -204,7 +204,7 @@ class Metrics:
         """A hook of a plugin has run; `mode` is enforce or monitor."""
         held = self._took.get((plugin, hook, mode, action))
         if held is None:
-            key = (plugin, hook, mode, action) if len(self._took) < LIMIT else (OTHER,) * 4
+            key = (plugin, hook, mode, action) if len(self._took) < LIMIT else (OTHER, OTHER, OTHER, OTHER)
             held = self._took.setdefault(key, [0.0, 0.0])
         held[0] += 1
         held[1] += seconds
