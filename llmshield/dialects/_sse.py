@@ -43,8 +43,8 @@ class SseParser:
 
     @property
     def pending(self) -> bool:
-        """True when the stream stands inside an event (or inside its BOM)."""
-        return bool(self._buffer)
+        """True when the stream stands inside an event (or inside its BOM); blank lines are none."""
+        return bool(self._buffer.strip(b"\n"))
 
     def feed(self, data: bytes) -> list[tuple[str, bytes]]:
         """(name, data) of each event that these bytes complete; a comment block is (COMMENT, b"").

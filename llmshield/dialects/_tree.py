@@ -331,7 +331,7 @@ def _check(tree: Any, depth: int) -> bool:
                 if type(value) in _DEEP:
                     if type(value) is not float:
                         found.append(value)
-                    elif not -_INT64 <= value < 2 * _INT64:
+                    elif not -_INT64 < value < 2 * _INT64:
                         suspicious = True
         level = found
     return suspicious
