@@ -22,7 +22,7 @@ import typer
 from llmshield.errors import ShieldError
 
 if TYPE_CHECKING:
-    from llmshield.stores import Entry
+    from llmshield.stores import Entry, Store
 
 GOOD, FAILED, USAGE = 0, 1, 2
 
@@ -101,13 +101,13 @@ def spend(
             store = f"sqlite:///{_BOOK}"
         else:
             return _misused(f"there is no {path}; say --policy FILE or --store URL")
-    rows = asyncio.run(_rows(store, names, since_ms, until_ms))
+    rows = asyncio.run(_rows(_store(store), names, since_ms, until_ms))
     _WRITERS[format](names, rows)
     return GOOD
 
 
-async def _rows(url: str, names: list[str], since_ms: int, until_ms: int | None) -> list[dict[str, Any]]:
-    from llmshield.prices import usd
+def _store(url: str) -> Store:
+    """The store to read, not yet opened. Raises: ShieldError where there is nothing to read."""
     from llmshield.stores import open_store
 
     store = open_store(url)
@@ -116,7 +116,13 @@ async def _rows(url: str, names: list[str], since_ms: int, until_ms: int | None)
             "memory:// lives in the serving process only; its figures are at /usage on the admin port."
         )
     if store.url.scheme == "sqlite" and not Path(store.url.path).is_file():
-        raise ShieldError(f"There is no store at {store.url.path!r}.")
+        raise ShieldError(f"There is no store at {store.url.path!r}.")  # opening would make one
+    return store
+
+
+async def _rows(store: Store, names: list[str], since_ms: int, until_ms: int | None) -> list[dict[str, Any]]:
+    from llmshield.prices import usd
+
     await store.open()
     sums: dict[tuple[str, ...], list[int]] = {}
     try:
