@@ -69,7 +69,8 @@ def test_unknown(name: str) -> None:
         registry.find("plugin", name, Path())
 
 
-def test_file(tmp_path: Path) -> None:
+def test_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (tmp_path / "mine.py").write_text(PLUGIN.format(mark=1))
     found = registry.find("plugin", "./mine.py", tmp_path)
 
@@ -80,8 +81,9 @@ def test_file(tmp_path: Path) -> None:
     assert not (tmp_path / "__pycache__").exists()
 
 
-def test_file_that_changed(tmp_path: Path) -> None:
+def test_file_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also within one tick of the file system's clock, with the same size."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "mine.py"
     file.write_text(PLUGIN.format(mark=1))
     first = registry.find("plugin", "./mine.py", tmp_path)

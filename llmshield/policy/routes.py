@@ -64,8 +64,6 @@ class Match(Section):
 
     def covers(self, other: Match) -> bool:
         """Whether every call that `other` means is meant by this one too; False where it can't be told."""
-        if self.any:
-            return True
         for key in ("model", "tenant", "tier"):
             wide, narrow = getattr(self, key), getattr(other, key)
             if wide is not None and (narrow is None or not all(map(self._covering[key], narrow))):
