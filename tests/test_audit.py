@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -380,3 +382,40 @@ def test_a_record_costs_the_loop_little(audit):
     spent = (time.thread_time() - start) / 5000
 
     assert spent < 10e-6
+
+
+WRITER = """
+import sys
+from types import SimpleNamespace
+from llmshield.audit import Audit, Record
+audit = Audit(SimpleNamespace(sink="file://" + sys.argv[1], content="none", chain="sha256", required=True), "h")
+audit.start()
+n = 0
+while True:
+    audit.record(Record(request_id=str(n), policy="h"))
+    n += 1
+    if n % 200 == 0:
+        import asyncio
+        asyncio.run(audit.record_and_wait(Record(request_id=str(n), policy="h")))
+        print(n, flush=True)
+        n += 1
+"""
+
+
+def test_kill_9_at_any_moment(sink):
+    """What was confirmed is there, the chain verifies, at most a torn last line was cut off."""
+    confirmed = 0
+    for round in range(6):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(sink)], stdout=subprocess.PIPE)
+        for _ in range(round + 1):
+            confirmed += int(process.stdout.readline()) > 0
+        time.sleep(0.003 * round)
+        process.kill()
+        confirmed += len(process.communicate()[0].splitlines())
+
+    assert good(sink)
+    assert segments(sink) == [sink]
+    records = [json.loads(line) for line in sink.read_text().splitlines() if line.endswith("}")]
+    assert sum(record["kind"] == "head" for record in records) == 6
+    waited = [r for r in records if r["kind"] == "call" and int(r["request_id"]) in range(200, 10**9, 200)]
+    assert len(waited) >= confirmed
