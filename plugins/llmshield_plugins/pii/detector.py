@@ -121,7 +121,14 @@ class Detector:
                     view, hits = inner, self._look(inner, first, more, found)
         if depth < MAX_DEPTH and (_BASE64 in hits or _HEX in hits):
             for start, end, text in views.carried(view, view.place(first)):
-                inside = [f for f in self._in(text, 0, depth + 1) if self._keep(f, text[f.start : f.end])]
+                # What stands before a carrier announces what is in it.
+                before = view.text[max(0, start - CONTEXT) : start]
+                text = before + text
+                inside = [
+                    f
+                    for f in self._in(text, len(before), depth + 1)
+                    if f.end > len(before) and self._keep(f, text[f.start : f.end])
+                ]
                 if inside:
                     best = max(inside, key=lambda f: f.score)
                     found.append(Found(*view.source(start, end), best.kind, best.score))

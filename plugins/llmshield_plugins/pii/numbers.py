@@ -100,11 +100,15 @@ def _at(text: str, near: Near, groups: list[Group], place: int) -> _Found | None
     last = before[-1:]
     if last.isalpha() or (last in ("\\", "#", "$") and len(here.digits) < 12) or _fraction(groups, place):
         return None
+    joined = place > 0 and here.mark in ("-", ".", "/", "_")
     if last != "+" and before != "+(":
-        found = _card(text, groups, place) or _identity(text, near, groups, place)
+        found = None if joined else _card(text, groups, place)
+        found = found or _identity(text, near, groups, place)
         if found is not None:
             return found
-    called = phone(text, groups[place : place + 8], near)
+        if joined:
+            return None
+    called = phone(text, groups[place : place + 8], near, inside=place > 0 and here.gap == " ")
     if called is not None:
         count, score, first, end = called
         return count, "PHONE_NUMBER", score, first, end
@@ -151,10 +155,10 @@ def _card(text: str, groups: list[Group], place: int) -> _Found | None:
 
 
 def _card_groups(sizes: list[int]) -> bool:
-    """Groups as cards are written: one, equal ones (the last may be shorter), 4-6-5, 4-6-4, 6-13."""
+    """Groups as cards are written: one, fours (the last may differ), single digits, 4-6-5, 4-6-4, 6-13; not pairs."""
     if len(sizes) == 1 or sizes in ([4, 6, 5], [4, 6, 4], [6, 13], [6, 10], [8, 8], [4, 5, 6]):
         return True
-    return len(set(sizes[:-1])) == 1 and (sizes[-1] <= sizes[0] or sizes[0] == 4)
+    return set(sizes[:-1]) == {4} or set(sizes) == {1}
 
 
 def _continues(groups: list[Group], place: int, count: int) -> bool:

@@ -42,8 +42,13 @@ Near = Callable[[Any, int], bool]
 """expression, place -> whether a match of it ends shortly before the place"""
 
 
-def phone(text: str, groups: Sequence[Digits], near: Near) -> tuple[int, float, int, int] | None:
-    """The phone number that begins with the first of these groups: groups used, score, start, end; or None."""
+def phone(
+    text: str, groups: Sequence[Digits], near: Near, *, inside: bool = False
+) -> tuple[int, float, int, int] | None:
+    """The phone number that begins with the first of these groups: groups used, score, start, end; or None.
+
+    `inside`: the group before is one blank away, so that this may be the middle of a row of numbers.
+    """
     start, first_end = groups[0].start, groups[0].end
     before = text[max(0, start - 2) : start]
     plus = before[-1:] == "+" or before == "+("
@@ -61,10 +66,10 @@ def phone(text: str, groups: Sequence[Digits], near: Near) -> tuple[int, float, 
     if not announced and not plus and sum(sizes) < 8:
         return None
     found = (
-        _international(text, groups, plus)
+        (None if inside and not plus else _international(text, groups, plus))
         or _north_american(text, groups, sizes)
-        or _trunk_zero(text, groups, announced)
-        or _grouped(text, groups, sizes, announced)
+        or (None if inside else _trunk_zero(text, groups, announced))
+        or (None if inside else _grouped(text, groups, sizes, announced))
         or (_bare(text, groups) if announced else None)
     )
     if found is None:
@@ -107,7 +112,7 @@ def _take(text: str, groups: Sequence[Digits], least: int, most: int) -> int | N
 def _international(text: str, groups: Sequence[Digits], plus: bool) -> tuple[int, float] | None:
     first = groups[0].digits
     if not plus:
-        if not first.startswith("00") or (len(first) < 4 and len(groups) < 3):
+        if not first.startswith("00") or (len(first) == 3 and first[2] not in "17"):
             return None
         first = first[2:] or (groups[1].digits if len(groups) > 1 else "")
     skipped = 0 if plus else 2
@@ -157,6 +162,12 @@ def _trunk_zero(text: str, groups: Sequence[Digits], announced: bool) -> tuple[i
         mobile = len(first) == 11 and first[:2] in ("07", "01")
         return (1, 0.6) if announced else ((1, 0.4) if mobile else None)
     sizes = [len(g.digits) for g in groups[:count]]
+    if (
+        count < len(groups)
+        and text[groups[count - 1].end : groups[count].start] == " "
+        and len(groups[count].digits) == sizes[-1] == 2
+    ):
+        return None  # a row of numbers
     dotted = text[groups[0].end : groups[1].start] == "."
     if (
         sizes[:3] == [2, 2, 4]

@@ -73,24 +73,37 @@ class Presidio:
             value = text[start:end]
             if not value.strip():
                 continue
-            score = self._score(expression, value, text[max(0, start - CONTEXT_CHARS) : start].lower())
+            before = text[max(0, start - CONTEXT_CHARS) : start].lower()
+            announced = any(word in before for word in expression.context)
+            if not announced and _hangs_on(text, start, end):
+                continue
+            score = self._score(expression, value, announced)
             if score > 0:
                 found.append(Found(start, end, expression.kind, score))
 
-    def _score(self, expression: _Expression, value: str, before: str) -> float:
-        announced = any(word in before for word in expression.context)
+    def _score(self, expression: _Expression, value: str, announced: bool) -> float:
         valid = expression.recogniser.validate_result(value)
         if valid is False or expression.recogniser.invalidate_result(value):
             return 0.0
         if valid is None and not expression.validated:
             # A shape alone: what presidio scores below 0.6 is as often an order number.
             score = expression.score if announced or expression.score >= 0.6 else min(expression.score, 0.35)
-        elif value.isdigit():
-            # One bare number in ten passes a one-digit checksum.
-            score = 1.0 if announced else 0.3
+        elif announced:
+            score = 1.0
+        elif any(c.isalpha() for c in value):
+            score = 0.6 if expression.score >= 0.5 else 0.3
         else:
-            score = 1.0 if announced or any(c.isalpha() for c in value) else 0.5
+            # One number in ten passes a one-digit checksum: only long ones in groups count on their own.
+            score = 0.5 if sum(c.isdigit() for c in value) >= 11 and not value.isdigit() else 0.3
         return min(1.0, max(score + CONTEXT_BOOST, CONTEXT_SCORE)) if announced else score
+
+
+def _hangs_on(text: str, start: int, end: int) -> bool:
+    """Whether the match is the middle of something longer that is joined by dashes: a UUID, an order number."""
+    joins = ("-", "_")
+    return (text[start - 1 : start] in joins and text[max(0, start - 2) : start - 1].isalnum()) or (
+        text[end : end + 1] in joins and text[end + 1 : end + 2].isalnum()
+    )
 
 
 def _keep_offline() -> None:

@@ -42,7 +42,7 @@ _close = any_of(
     one(r"\x{ff1e}"),
 )
 _blank = maybe(one(" "))
-_name = seq(one("[A-Za-z]"), repeat(one(r"[A-Za-z0-9_\\ -]"), 2, 62))
+_name = seq(one("[A-Za-z]"), repeat(any_of(seq(one(r"\\"), one("_")), one("[A-Za-z0-9_ -]")), 2, 62))
 
 
 def _compile(part: str) -> Any:
@@ -51,7 +51,7 @@ def _compile(part: str) -> Any:
 
 _PLACEHOLDER = _compile(f"({_open.full}){_blank.full}({_name.full}?){_blank.full}{_close.full}")
 _BEGUN = _compile(f"(?:{seq(_open, _blank, _name, _blank, _close).prefix})\\z")
-_LETTERS = _compile(r"(?:<|;|%3[cC]|\\u003[cC]|\x{ff1c}) ?([A-Za-z][A-Za-z0-9_\\ -]*)")
+_LETTERS = _compile(r"(?:<|;|%3[cC]|\\u003[cC]|\x{ff1c}) ?([A-Za-z](?:\\_|[A-Za-z0-9_ -])*)")
 _STARTS = frozenset("<&\\%\uff1c")
 
 

@@ -66,7 +66,7 @@ _hot_token = seq(
     _rest,
     maybe(seq(_spaces, one("[A-Z]"), _rest)),
 )
-_long_token = seq(repeat(one(f"[^{_BREAK}]"), 16, 16), _rest)
+_long_token = seq(repeat(one(f"[^{_BREAK}]"), 12, 12), _rest)
 
 _street_word = _words(
     "rue", "avenue", "av.", "boulevard", "bd", "chemin", "impasse", "place", "quai", "allee", "route", "de", "des", "du",

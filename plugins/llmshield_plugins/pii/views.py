@@ -95,7 +95,7 @@ ESCAPE = (
     r"([ ]{0,2}[(\[{<][ ]{0,2}(?i:dot|\.)[ ]{0,2}[)\]}>][ ]{0,2})"
 )
 _ESCAPE = compiled(ESCAPE)
-CARRIER = r"[A-Za-z0-9+/_-]{14,}={0,2}"
+CARRIER = r"[A-Za-z0-9+/_-]{12,}={0,2}"
 _CARRIER = compiled(CARRIER)
 _HEX = compiled(r"(?:[0-9A-Fa-f]{2}[ :]?){8,}")
 _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"

@@ -1,0 +1,253 @@
+"""A stream and a whole text: the same findings, the same bytes, at any cut."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmshield.call import Stop
+from llmshield.verdicts import Block
+from llmshield_plugins.pii import Pii
+from llmshield_plugins.pii.guard import Guard
+from llmshield_plugins.pii.restore import Restorer
+
+PLUGIN = Pii(
+    Pii.Settings(
+        presidio=False,
+        recognisers=(
+            {"kind": "PROJECT", "deny": ("Blue Falcon",), "patterns": ({"regex": r"\bemp[- ]?[0-9]{5}\b"},)},
+        ),
+    )
+)
+PLAIN = Pii(Pii.Settings(presidio=False))
+
+
+def streamed(plugin: Pii, pieces: list[str]) -> str:
+    guard = Guard(plugin._walker, lambda found, value: f"<{found.kind}>")
+    out = ""
+    for piece in pieces:
+        made = guard.feed(piece)
+        assert isinstance(made, str)
+        out += made
+    rest = guard.flush()
+    assert isinstance(rest, str)
+    return out + rest
+
+
+def oracle(plugin: Pii, text: str) -> str:
+    out, position = "", 0
+    for found in plugin._walker.whole(text):
+        out += text[position : found.start] + f"<{found.kind}>"
+        position = found.end
+    return out + text[position:]
+
+
+def cut(rng: random.Random, text: str) -> list[str]:
+    if rng.random() < 0.3:
+        size = rng.choice((1, 1, 2, 4, 7))
+        return [text[i : i + size] for i in range(0, len(text), size)]
+    at = sorted(rng.sample(range(len(text) + 1), min(len(text), rng.randint(1, 12))))
+    return [piece for a, b in zip([0, *at], [*at, len(text)], strict=True) if (piece := text[a:b])]
+
+
+def _run(make_text: Callable[[random.Random], str], plugin: Pii, seeds: range) -> None:
+    for seed in seeds:
+        rng = random.Random(seed)
+        text = make_text(rng)
+        pieces = cut(rng, text)
+
+        assert oracle(plugin, text) == streamed(plugin, pieces), (seed, text, pieces)
+
+
+def test_random_cuts(make_text: Callable[[random.Random], str]) -> None:
+    _run(make_text, PLAIN, range(1500))
+
+
+def test_random_cuts_with_recognisers_of_ones_own(make_text: Callable[[random.Random], str]) -> None:
+    def with_own(rng: random.Random) -> str:
+        return (
+            make_text(rng)
+            + rng.choice(("", " blue falcon ", "Blue Falcon", "emp 12345", " emp-12345,"))
+            + make_text(rng)
+        )
+
+    _run(with_own, PLUGIN, range(400))
+
+
+@pytest.mark.nightly
+def test_random_cuts_nightly(make_text: Callable[[random.Random], str]) -> None:
+    count = int(os.environ.get("LLMSHIELD_PII_CUTS", "50000"))
+    _run(make_text, PLAIN, range(10_000, 10_000 + count))
+
+
+ALPHABET = st.sampled_from(
+    [
+        *"aZ09 @.-+(),:/\\<>&;%=_'\"\n\u200b４é中",
+        "4111",
+        "12 ",
+        "Main ",
+        "St",
+        "&#64;",
+        "%40",
+        " (at) ",
+        "-----BEGIN ",
+        "PRIVATE KEY-----",
+    ]
+)
+
+
+@given(st.lists(st.lists(ALPHABET, max_size=12).map("".join), max_size=8))
+@settings(max_examples=400, deadline=None)
+def test_any_text_any_split(pieces: list[str]) -> None:
+    assert oracle(PLAIN, "".join(pieces)) == streamed(PLAIN, [p for p in pieces if p])
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111 1111 1111 1111 " * 500,
+        "x" * 9000 + " 4111111111111111",
+        "QUJD" * 3000 + " a@b.com",
+        "1 2 3 " * 2000,
+        "a@b.com,c@d.org;" * 700,
+        "-----BEGIN PRIVATE KEY-----\n" + "QUJD" * 3000 + "\n-----END PRIVATE KEY----- a@b.com",
+        "-----BEGIN PRIVATE KEY-----\n" + "QUJDQUJDQUJDQUJDQUJD\n" * 1200 + "a@b.com",
+        "12 Main " * 1500,
+        "token token: " * 900,
+    ],
+    ids=lambda text: text[:12] if isinstance(text, str) else str(text),
+)
+def test_what_is_longer_than_any_window(text: str, size: int) -> None:
+    assert oracle(PLAIN, text) == streamed(PLAIN, [text[i : i + size] for i in range(0, len(text), size)])
+
+
+def test_nothing_of_a_value_goes_out_before_it_is_decided(values: Any) -> None:
+    for kind, value in values:
+        guard = Guard(PLAIN._walker, lambda found, value: f"<{found.kind}>")
+        seen = ""
+        for char in f"so it is: {value}":
+            seen += guard.feed(char)  # type: ignore[operator]
+
+        assert value[:4] not in seen, (kind, value, seen)
+
+
+def test_prose_waits_for_a_word_only() -> None:
+    guard = Guard(PLAIN._walker, lambda found, value: "X")
+    text = (
+        "The quick brown fox jumps over the lazy dog. Anna went to school, and she saw no one there at all. "
+        * 3
+    )
+    released = 0
+    for sent, char in enumerate(text, 1):
+        released += len(guard.feed(char))  # type: ignore[arg-type]
+
+        assert sent - released <= 24
+
+
+def test_a_small_delta_costs_little() -> None:
+    """The whole reply is not read again: the time for a delta does not grow with the reply."""
+    guard = Guard(PLAIN._walker, lambda found, value: "X")
+    text = (
+        "The quick brown fox jumps over the lazy dog. Anna went to school, and she saw no one there at all. "
+        * 20
+    )
+    deltas = [text[i : i + 4] for i in range(0, len(text), 4)]
+    for delta in deltas:
+        guard.feed(delta)
+    begin = time.perf_counter()
+    for _ in range(10):
+        for delta in deltas:
+            guard.feed(delta)
+
+    assert (time.perf_counter() - begin) / (10 * len(deltas)) < 300e-6
+
+
+def test_a_block_stops_with_what_came_before() -> None:
+    def treat(found: Any, value: str) -> str | Stop | None:
+        return Stop(Block("no")) if found.kind == "US_SSN" else f"<{found.kind}>"
+
+    guard = Guard(PLAIN._walker, treat)
+    made = guard.feed("mail a@b.com, ssn 536-22-8726. more words")
+
+    assert isinstance(made, Stop)
+    assert made.release == "mail <EMAIL_ADDRESS>, ssn "
+
+
+ORIGINALS = {
+    "EMAIL_ADDRESS_1": "john@example.com",
+    "EMAIL_ADDRESS_12": "b&c@example.com",
+    "CREDIT_CARD_1": "4111 1111 1111 1111",
+}
+
+RESTORED = [
+    ("<EMAIL_ADDRESS_1>", "john@example.com"),
+    ("<EMAIL_ADDRESS_12>", "b&c@example.com"),
+    ("<email_address_1>", "john@example.com"),
+    ("<Email_Address_1>", "john@example.com"),
+    ("< EMAIL_ADDRESS_1 >", "john@example.com"),
+    ("`<EMAIL_ADDRESS_1>`", "`john@example.com`"),
+    ("**<EMAIL\\_ADDRESS\\_1>**", "**john@example.com**"),
+    ("\\<EMAIL_ADDRESS_1\\>", "john@example.com"),
+    ("&lt;EMAIL_ADDRESS_12&gt;", "b&amp;c@example.com"),
+    ("mailto:%3CEMAIL_ADDRESS_1%3E", "mailto:john%40example.com"),
+    ("\\u003cCREDIT_CARD_1\\u003e", "4111 1111 1111 1111"),
+    ("\uff1cCREDIT_CARD_1\uff1e", "4111 1111 1111 1111"),
+    ("<<EMAIL_ADDRESS_1>>", "<john@example.com>"),
+    ("<EMAIL_ADDRESS_1><EMAIL_ADDRESS_1>", "john@example.comjohn@example.com"),
+    ("<EMAIL_ADDRESS_2>", "<EMAIL_ADDRESS_2>"),
+    ("<EMAIL_ADDRESS_>", "<EMAIL_ADDRESS_>"),
+    ("<EMAIL_ADDRESS_1", "<EMAIL_ADDRESS_1"),
+    ("EMAIL_ADDRESS_1", "EMAIL_ADDRESS_1"),
+    ("<b>EMAIL</b> & a < b > c", "<b>EMAIL</b> & a < b > c"),
+    ("100 % \\ & <", "100 % \\ & <"),
+    ("\ud83d <EMAIL_ADDRESS_1> \udc00", "\ud83d john@example.com \udc00"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), RESTORED)
+def test_restore_at_every_cut(text: str, expected: str) -> None:
+    for size in (len(text), 1, 2, 3):
+        for first in range(len(text)):
+            restorer = Restorer(ORIGINALS)
+            pieces = [text[:first], *(text[i : i + size] for i in range(first, len(text), size))]
+            out = "".join(restorer.feed(piece) for piece in pieces) + restorer.flush()
+
+            assert expected == out, (size, first)
+
+
+@given(
+    st.lists(
+        st.sampled_from([*(t for t, _ in RESTORED), "<", "&", "l", "t;", "E", "\\", " ", "_1>", "x"]),
+        max_size=12,
+    ),
+    st.randoms(),
+)
+@settings(max_examples=300, deadline=None)
+def test_restore_is_the_same_for_any_split(parts: list[str], rng: random.Random) -> None:
+    text = "".join(parts)
+    whole = Restorer(ORIGINALS)
+    expected = whole.feed(text) + whole.flush()
+    restorer = Restorer(ORIGINALS)
+
+    assert (
+        expected
+        == "".join(restorer.feed(piece) for piece in (cut(rng, text) if text else [])) + restorer.flush()
+    )
+
+
+def test_what_cannot_become_a_placeholder_is_not_held() -> None:
+    restorer = Restorer(ORIGINALS)
+
+    assert restorer.feed("a <b") == "a <b"
+    assert restorer.feed(" <div>") == " <div>"
+    assert restorer.feed("<EMA") == ""
+    assert restorer.feed("X") == "<EMAX"
+    assert restorer.feed("a < b") == "a < b"
