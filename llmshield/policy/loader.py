@@ -30,8 +30,10 @@ def load(path: str | Path) -> Policy:
     return _usable(*inspect(path))
 
 
-def loads(text: str, source: str = "policy.yaml", base: Path | None = None) -> Policy:
+def loads(text: str, source: str = "policy.yaml", base: Path | None = Path()) -> Policy:
     """The policy in a text; `source` names it in findings, `base` is where its relative paths start.
+
+    With `base` None, `./file.py` plugins are refused.
 
     Raises: PolicyError with every finding when it can't be used.
     """

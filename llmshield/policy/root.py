@@ -38,7 +38,7 @@ class PluginUse(Section):
 class PolicyFile(Section):
     """A policy."""
 
-    version: Literal[1] = Field(description="The form of this file: 1.")
+    version: Literal[1] = Field(default=1, description="The form of this file: 1.")
     server: Server = Field(default=Server(), description="Where calls come in and where state is kept.")
     defaults: Defaults = Field(default=Defaults(), description="What holds for every plugin.")
     providers: dict[Name, ProviderShape] = Field(default={}, description="Who is asked.")

@@ -16,9 +16,11 @@ from llmshield.policy.units import DurationRange, Percent, Range
 from llmshield.verdicts import Target
 
 Reason: TypeAlias = Literal[
-    "connect", "reset", "first_token", "idle", "total", "malformed", "truncated", "error_in_stream"
+    "connect", "reset", "timeout", "first_token", "idle", "total", "malformed", "truncated", "error_in_stream"
 ]
-"""Failures besides statuses that `retry.when` may name: those of `errors.FailureReason` that may pass."""
+"""Failures besides statuses that `retry.when` may name: those of `errors.FailureReason` that may pass, and
+`timeout` for the three that are one."""
+_TIMEOUTS = frozenset({"first_token", "idle", "total"})
 REASONS: tuple[str, ...] = get_args(Reason)
 
 
@@ -156,7 +158,9 @@ class Retry(Section):
 
     def covers(self, reason: str, status: int | None = None) -> bool:
         """Whether a failure (`errors.FailureReason`, HTTP status) is one to try the same target again for."""
-        return reason in self.when or (status is not None and status in self._statuses)
+        if reason in self.when or (reason in _TIMEOUTS and "timeout" in self.when):
+            return True
+        return status is not None and status in self._statuses
 
 
 class Hedge(Section):

@@ -108,9 +108,7 @@ def draft(tree: dict[str, Any], report: Report) -> Draft:
     for key, info in PolicyFile.model_fields.items():
         item_type = _item_type(info.annotation)
         if key not in tree:
-            if info.is_required():
-                report.add("LS202", (key,), f"the key {key!r} is missing", "write `version: 1`")
-            default = None if info.is_required() else info.default
+            default = info.default
             if item_type is not None:
                 # The items of a default (a tuple, a mapping) take the form that written items have.
                 default = dict(default) if isinstance(default, Mapping) else dict(enumerate(default or ()))

@@ -47,6 +47,9 @@ def test_a_call_without_traits_matches_no_condition_on_them() -> None:
         (["connect"], "connect", None, True),
         (["connect"], "reset", None, False),
         ([], "connect", None, False),
+        (["timeout"], "idle", None, True),
+        (["timeout"], "first_token", None, True),
+        (["timeout"], "connect", None, False),
         (["503"], "status", 503, True),
     ],
 )

@@ -40,7 +40,6 @@ def test_accepts(path: Path, validator: Any) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "server: {}",
         "version: 2",
         "version: 1\nserverr: {}",
         "version: 1\nserver: {listen: 5}",
