@@ -1,10 +1,10 @@
 """`sqlite:///file.db`: one file, any number of processes on one machine.
 
-One connection per process writes. A step that finds it idle, and the file free, is done at once where it was
-asked for: its 50 us are less than a hop to a thread and back costs. Every other step goes to one writing
-thread, which takes all that are waiting and does them in one transaction. Either way an answer comes after the
-COMMIT: what a caller has been told is in the file. The journal's readers have connections of their own, which
-WAL lets run beside the writers.
+One connection per process writes. The steps of one turn of the event loop are one transaction. If they are few
+and nobody else is writing, it is done on the spot: its 50 us are less than a hop to a thread and back costs.
+Else it is for the writing thread, which does all that is waiting in one transaction. Either way an answer comes
+after the COMMIT: what a caller has been told is in the file. The journal's readers have connections of their own,
+which WAL lets run beside the writers.
 
 What a crash costs. Killing this process, or all of them, loses nothing: a commit is in the operating system's
 hands before it is answered (https://www.sqlite.org/pragma.html#pragma_synchronous). A power cut is another
@@ -51,6 +51,9 @@ _Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 _BUSY_S = 2.0
 """Longest wait for other processes' transactions, which take below a millisecond each."""
 
+_TURN = 32
+"""Most steps that are done on the event loop: it stands still for half a millisecond."""
+
 _BATCH = 256
 """Most steps in one transaction: at 20 us each it holds the file for 5 ms."""
 
@@ -80,6 +83,8 @@ class SqliteStore(Store):
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._writer: sqlite3.Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: list[_Job] = []
         self._free = threading.Lock()
         """Held by whoever uses the writing connection."""
         self._dirty = False
@@ -90,7 +95,7 @@ class SqliteStore(Store):
             return
         writer = await asyncio.to_thread(self._connect)
         flusher = await asyncio.to_thread(self._connect)
-        self._writer = writer
+        self._writer, self._loop = writer, asyncio.get_running_loop()
         self._thread = threading.Thread(
             target=self._work, args=(writer, flusher), name="llmshield-sqlite", daemon=True
         )
@@ -99,6 +104,9 @@ class SqliteStore(Store):
     async def close(self) -> None:
         thread, self._thread, self._writer = self._thread, None, None
         if thread is not None:
+            for job in self._turn:
+                self._jobs.put(job)
+            self._turn = []
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
@@ -171,25 +179,40 @@ class SqliteStore(Store):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Take a step, at once or in the writing thread; the answer comes after its commit."""
-        writer = self._writer
-        if writer is None:
+        """Take a step, with all others of this turn of the event loop; the answer comes after its commit."""
+        if self._writer is None:
             raise StoreUnavailable("The SQLite store is not open")
-        if self._sync == "NORMAL" and self._jobs.empty() and self._free.acquire(blocking=False):
-            try:
-                if self._begin_now(writer):
-                    value = step(writer, *args, **kwargs)
-                    writer.execute("COMMIT")
-                    self._dirty = True
-                    return value
-            except Exception as error:
-                raise self._lost(writer, error) from error
-            finally:
-                self._free.release()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._jobs.put((lambda connection: step(connection, *args, **kwargs), future, loop))
+        job: _Job = (lambda connection: step(connection, *args, **kwargs), future, loop)
+        if self._sync == "FULL" or loop is not self._loop:
+            self._jobs.put(job)
+        else:
+            self._turn.append(job)
+            if len(self._turn) == 1:
+                loop.call_soon(self._end_turn)
         return await future
+
+    def _end_turn(self) -> None:
+        """Do the steps of this turn here if that is quick: they are few, and nobody else is writing."""
+        batch, self._turn = self._turn, []
+        writer = self._writer
+        done: list[_Done] | None = None
+        if (
+            writer is not None
+            and len(batch) <= _TURN
+            and self._jobs.empty()
+            and self._free.acquire(blocking=False)
+        ):
+            try:
+                done = self._commit(writer, batch, patience_s=0.0)
+            finally:
+                self._free.release()
+        if done is None:
+            for job in batch:
+                self._jobs.put(job)
+        else:
+            _deliver([(job[1], value, error) for job, value, error in done])
 
     def _begin_now(self, connection: sqlite3.Connection) -> bool:
         """Open a write transaction unless another process has one."""
@@ -224,10 +247,9 @@ class SqliteStore(Store):
                 )
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={self._sync}")
-                connection.execute(
-                    "PRAGMA wal_autocheckpoint=0"
-                )  # the writing thread does it between batches
+                connection.execute("PRAGMA wal_autocheckpoint=0")  # the writing thread does it
                 steps.create(connection)
+                connection.execute("PRAGMA busy_timeout=0")  # we wait ourselves, and never on the event loop
                 return connection
             except sqlite3.OperationalError as error:
                 # Several processes that start together turn the same new file to WAL: all but one are told to wait.
@@ -255,7 +277,7 @@ class SqliteStore(Store):
             if batch:
                 with self._free:
                     done = self._commit(writer, batch)
-                self._answer(done)
+                self._answer(done or [])
             if self._dirty and time.monotonic() >= flush_at:
                 self._flush(flusher)
                 flush_at = time.monotonic() + _FLUSH_S
@@ -264,12 +286,19 @@ class SqliteStore(Store):
             flusher.close()
             writer.close()
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Job]) -> list[_Done]:
-        """All steps of a batch in one transaction; if it fails, none of them happened and each is told so."""
+    def _commit(
+        self, connection: sqlite3.Connection, batch: list[_Job], patience_s: float = _BUSY_S
+    ) -> list[_Done] | None:
+        """All steps of a batch in one transaction; if it fails, none of them happened and each is told so.
+
+        None: without patience, and another process is writing.
+        """
         done: list[_Done] = []
-        deadline = time.monotonic() + _BUSY_S
+        deadline = time.monotonic() + patience_s
         try:
             while not self._begin_now(connection):
+                if not patience_s:
+                    return None
                 if time.monotonic() > deadline:
                     raise sqlite3.OperationalError(f"other processes held the file for {_BUSY_S:.0f} s")
                 time.sleep(0.0003)  # SQLite's own waiting sleeps up to 100 ms at a time
