@@ -616,3 +616,57 @@ def test_what_each_end_costs(end: dict[str, Any], what: str, amount: int | None)
     else:
         assert charge is not None
         assert charge.amount == (reserved if what == "all" else amount)
+
+
+PASSED = [("/v1/audio/speech", 10_000_000_000), ("/v1/files/x", None), ("/v1/unheard/of", None)]
+
+
+@pytest.mark.parametrize(("path", "fee"), PASSED)
+async def test_what_passes_unread_costs_its_fee(path: str, fee: int | None) -> None:
+    text = POLICY.replace(
+        'server: {{store: "{store}"}}',
+        "server: {{unknown_traffic: pass, paths: ["
+        '{{match: "/v1/audio/*", action: pass, price: 0.01 USD/call}}, {{match: "/v1/files/*", action: pass}}]}}',
+    )
+    given = policy(text.format(sim="http://127.0.0.1:1", settings="", budget="1 USD/day", more="", store=""))
+    store = open_store("memory://")
+    ledger = Ledger(store)
+    entry = given.plugins[0]
+    plugin = entry.plugin(entry.settings)
+    await plugin.start(Lent(given, ledger, Prices(given.providers), Metrics(), store))
+    call = read(chat())
+    call.operation, call.path, call.tier, call.model = "passthrough", path, "free", ""
+    attempt = make_attempt(call)
+    attempt.model, attempt.output_bound = "", None
+    plugin.pre_request(call)  # type: ignore[attr-defined]
+    said = await call._attempt_guards[-1].run(attempt)  # type: ignore[misc]
+    if fee is None:
+        assert isinstance(said, Block)
+        assert "no price" in said.message
+    else:
+        assert said is None
+        assert attempt.reserved_picousd == fee
+        attempt.sent, attempt.status, attempt.outcome = True, 200, "ok"
+        for end in attempt._ends:
+            await end(attempt)  # type: ignore[misc]
+        assert attempt.cost_picousd == fee
+        assert [(found.spent, found.held) for found in await store.balances()] == [(fee, 0), (fee, 0)]
+    await plugin.close()
+
+
+@pytest.mark.parametrize("operation", ["count_tokens", "models"])
+async def test_what_no_provider_bills_is_not_guarded(guarded: Callable[..., Any], operation: Any) -> None:
+    house = await guarded()
+    call = call_of()
+    call.operation = operation
+    house.plugin.pre_request(call)
+
+    assert call._attempt_guards == []
+
+
+async def test_the_wrapped_app_pays_its_own_bills(guarded: Callable[..., Any]) -> None:
+    house = await guarded(budget="0.000001 USD/day")
+    _, said = await house.ask(call_of(), provider="app")
+
+    assert said is None
+    assert await house.store.balances() == []
