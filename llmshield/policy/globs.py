@@ -34,23 +34,32 @@ def compile_glob(pattern: str, *, ignore_case: bool = False) -> Matcher:
     if pattern.startswith("*") and not is_glob(tail):
         return lambda name: name.endswith(tail)
     parts = [".*" if char == "*" else "." if char == "?" else re2.escape(char) for char in pattern]
-    compiled = re2.compile(f"(?s){''.join(parts)}")
+    fullmatch = re2.compile(f"(?s){''.join(parts)}").fullmatch
+    start = pattern[: min(pattern.find(char) for char in "*?" if char in pattern)]
 
     def matches(name: str) -> bool:
+        if not name.startswith(start):  # 0.05 us, re2 takes 1.5
+            return False
         # re2 works on UTF-8: a lone surrogate, which JSON can spell, has none and so matches nothing exactly.
-        return compiled.fullmatch(name.encode("utf-8", "replace").decode()) is not None
+        text = name if name.isascii() else name.encode("utf-8", "replace").decode()
+        return fullmatch(text) is not None
 
     return matches
 
 
 def compile_globs(patterns: Sequence[str], *, ignore_case: bool = False) -> Matcher:
     """A predicate that holds if any pattern does; exact names are looked up in one set."""
-    fold = str.casefold if ignore_case else str
-    exact = frozenset(fold(pattern) for pattern in patterns if not is_glob(pattern))
-    globs = tuple(compile_glob(fold(pattern)) for pattern in patterns if is_glob(pattern))
+    if ignore_case:
+        inner = compile_globs([pattern.casefold() for pattern in patterns])
+        return lambda name: inner(name.casefold())
+    if len(patterns) == 1:
+        return compile_glob(patterns[0])
+    exact = frozenset(pattern for pattern in patterns if not is_glob(pattern))
+    globs = tuple(compile_glob(pattern) for pattern in patterns if is_glob(pattern))
+    if not globs:
+        return exact.__contains__
 
     def matches(name: str) -> bool:
-        name = fold(name)
         if name in exact:
             return True
         for glob in globs:  # noqa: SIM110 - a loop, not any(): this runs for every call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmshield.policy.apps import App, Audit, Egress
@@ -11,7 +11,7 @@ from llmshield.policy.entries import PluginEntry
 from llmshield.policy.findings import Finding
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import Provider
-from llmshield.policy.routes import Route
+from llmshield.policy.routes import Condition, Route
 from llmshield.policy.server import Defaults, Server
 from llmshield.policy.tenants import Identify, Network, Tenant, Tier
 
@@ -45,13 +45,17 @@ class Policy:
     egress: Egress | None
     audit: Audit
     warnings: tuple[Finding, ...]
+    _routing: tuple[tuple[Condition, Route], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_routing", tuple((route.match.compiled, route) for route in self.routes))
 
     def route_for(
         self, model: str, *, tenant: str = "", tier: str | None = None, tags: Mapping[str, str] | None = None
     ) -> Route | None:
         """The first route that matches such a call; None refuses it, unless the policy has no `routes` at all."""
-        for route in self.routes:
-            if route.match.matches(model, tenant, tier, tags):
+        for condition, route in self._routing:
+            if condition(model, tenant, tier, tags):
                 return route
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -21,6 +21,8 @@ Reason: TypeAlias = Literal[
 """Failures besides statuses that `retry.when` may name: those of `errors.FailureReason` that may pass, and
 `timeout` for the three that are one."""
 _TIMEOUTS = frozenset({"first_token", "idle", "total"})
+Condition: TypeAlias = Callable[[str, str, str | None, Mapping[str, str] | None], bool]
+"""Whether a call with this model, tenant, tier and these tags is meant."""
 REASONS: tuple[str, ...] = get_args(Reason)
 
 
@@ -35,34 +37,38 @@ class Match(Section):
     tier: Globs | None = Field(default=None, description="The tenant's tier.")
     tags: dict[Name, Glob] | None = Field(default=None, description="Tags of the call, by name.")
 
-    @cached_property
-    def _model(self) -> Matcher | None:
-        return compile_globs(self.model) if self.model else None
-
-    @cached_property
-    def _others(self) -> tuple[Matcher | None, Matcher | None, tuple[tuple[str, Matcher], ...]]:
-        return (
-            compile_globs(self.tenant) if self.tenant else None,
-            compile_globs(self.tier) if self.tier else None,
-            tuple((name, compile_glob(glob)) for name, glob in (self.tags or {}).items()),
-        )
-
     def matches(
         self, model: str, tenant: str = "", tier: str | None = None, tags: Mapping[str, str] | None = None
     ) -> bool:
         """Whether a call with these traits is meant."""
-        if self._model is not None and not self._model(model):
-            return False
-        for_tenant, for_tier, for_tags = self._others
-        if for_tenant is not None and not for_tenant(tenant):
-            return False
-        if for_tier is not None and (tier is None or not for_tier(tier)):
-            return False
-        for name, glob in for_tags:
-            value = tags.get(name) if tags else None
-            if value is None or not glob(value):
+        return self.compiled(model, tenant, tier, tags)
+
+    @cached_property
+    def compiled(self) -> Condition:
+        """`matches` as one function that asks only what this match names; for those that ask for every call."""
+        for_model = compile_globs(self.model) if self.model else None
+        for_tenant = compile_globs(self.tenant) if self.tenant else None
+        for_tier = compile_globs(self.tier) if self.tier else None
+        for_tags = tuple((name, compile_glob(glob)) for name, glob in (self.tags or {}).items())
+        if not (for_tenant or for_tier or for_tags):
+            if for_model is None:
+                return lambda model, tenant, tier, tags: True
+            return lambda model, tenant, tier, tags: for_model(model)
+
+        def condition(model: str, tenant: str, tier: str | None, tags: Mapping[str, str] | None) -> bool:
+            if for_model is not None and not for_model(model):
                 return False
-        return True
+            if for_tenant is not None and not for_tenant(tenant):
+                return False
+            if for_tier is not None and (tier is None or not for_tier(tier)):
+                return False
+            for name, glob in for_tags:
+                value = tags.get(name) if tags else None
+                if value is None or not glob(value):
+                    return False
+            return True
+
+        return condition
 
     def covers(self, other: Match) -> bool:
         """Whether every call that `other` means is meant by this one too; False where it can't be told."""
