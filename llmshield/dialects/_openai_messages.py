@@ -102,6 +102,8 @@ class MessageReader:
                 self._function(event, pieces, value, number)
             elif key == "audio" and type(value) is dict:
                 self._audio(pieces, value, number)
+            elif key == "annotations":  # citations come whole, also in a stream
+                other_pieces(pieces, message, key, number, (key,))
             else:
                 self._other(pieces, message, key, number, (key,))
         if logprobs:

@@ -47,6 +47,9 @@ NOT_TEXT_REPLY: dict[str, str] = {
 """The same for replies and stream events."""
 
 _MOST_CHOICES = 128
+_USUAL_BOUND = 16
+"""What a call without `max_tokens` gets (https://platform.openai.com/docs/api-reference/completions/create): a
+bound that is put in may lower it, never raise it."""
 _CHOICE_KEYS = frozenset(("index", "text", "logprobs", "finish_reason"))
 
 
@@ -91,7 +94,7 @@ class OpenAICompletions(OpenAIDialect):
 
     def clamp(self, body: Tree, tokens: int) -> None:
         bound = body.get("max_tokens")
-        body["max_tokens"] = min(bound, tokens) if type(bound) is int else tokens
+        body["max_tokens"] = min(bound if type(bound) is int else _USUAL_BOUND, tokens)
 
     def read_reply(self, call: Call, tree: Any) -> WholeReply:
         if type(tree) is not dict:
