@@ -3,7 +3,7 @@
 Every text of a call is read in all the forms that a model could read: look-alike letters, invisible and tag
 characters, escapes, encodings up to three deep, mirror writing and simple ciphers, markup taken out, letters
 spaced or glued, and texts joined over parts and messages. Signatures (re2 patterns with examples) are matched in
-each form. What is forwarded is never altered. A plain ASCII text costs one pass and nothing else.
+each form, and a small trained model scores it. What is forwarded is never altered.
 
 Settings:
 
@@ -19,7 +19,8 @@ Settings:
 | `budget` | 65536 + 40 per character | characters that the forms of one text may have; `score` (0.60) is what an exhausted budget counts |
 
 Families: `instruction_override`, `prompt_extraction`, `template_breakout`, `roleplay_jailbreak`,
-`policy_puppetry`, `tool_injection`, `exfiltration`, `encoded_payload`; besides `deny` and `unscanned`. The names
+`policy_puppetry`, `tool_injection`, `exfiltration`, `encoded_payload`; besides `deny`, `learned` (the trained scorer: a
+linear model over words and pairs of words, English) and `unscanned`. The names
 are what reports, metrics and messages carry; the text itself is in none of them.
 
 Hooks: pre_request; post_response (hangs a filter on the reply when `output` is in `scan`).

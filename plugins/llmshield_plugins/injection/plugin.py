@@ -72,9 +72,9 @@ class Injection(Plugin):
             [t for t in call.prompts() if t.role != "system" or "system" in self._roles],
             self._roles, self._longest,
         )  # fmt: skip
-        if self._scanner.is_plain((conversation.text,)):
-            return None
-        judgement = self._scanner.judge(conversation.across(self._scanner.scan(conversation.text).hits))
+        judgement = self._scanner.judge(
+            conversation.across(self._scanner.scan(conversation.text, joined=True).hits)
+        )
         if judgement.action == "allow":
             return None
         text = conversation.owner(judgement.hits[0])

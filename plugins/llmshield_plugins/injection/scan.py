@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import re2
 
-from . import views
+from . import learned, views
 from .folds import PLAIN, SKELETON
 from .matcher import Matcher, Pattern
 from .signatures import GAP, Signature, builtin
@@ -22,6 +22,8 @@ from .view import View, folded
 
 Action = Literal["allow", "flag", "block"]
 
+# The trained scorer's word counts from here on; below, it is the noise of honest texts.
+_LIKELY: Final = 0.3
 # Spans reported of one signature in one view: enough to show, little to look up.
 _MAX_SPANS: Final = 4
 # Weak signs add up only within this many characters, or every long document would be an attack.
@@ -78,6 +80,8 @@ class Rules:
 
 
 _FOLDED: Final = frozenset({"plain", "skeleton"})
+# Views of the same words, or of no words: the trained scorer has nothing to add there.
+_UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", "word_order"})
 _CLEAN: Final = Judgement("allow", 0.0)
 
 
@@ -119,10 +123,11 @@ class Scanner:
                 for form in _forms(text)
             ]
         self._signatures: Sequence[Signature] = signatures
-        triggers = views.triggers(word for text in rules.deny for word in _forms(text) if word.isascii())
-        self._makers = [(make, again) for _, make, again in triggers]
+        self._triggers = views.triggers(
+            word for text in rules.deny for word in _forms(text) if word.isascii()
+        )
         self._first_trigger = len(signatures)
-        self._talk = self._first_trigger + len(triggers)
+        self._talk = self._first_trigger + len(self._triggers)
         self._common = self._talk + 1
         self._noise = ([self._common], [self._talk, self._common])
         self._matcher = Matcher(
@@ -130,7 +135,7 @@ class Scanner:
                 Pattern(s.pattern, "roleplay" if s.family == "roleplay_jailbreak" else "orders")
                 for s in signatures
             ]
-            + [pattern for pattern, _, _ in triggers]
+            + [trigger.pattern for trigger in self._triggers]
             + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
         )
         self._squeezed = [index for index, s in enumerate(signatures) if s.squeezed is not None]
@@ -139,6 +144,8 @@ class Scanner:
         )
         self._patterns: dict[tuple[int, bool], Any] = {}
         self._words = Matcher([Pattern(views.COMMON, "words")])
+        self._learned = rules.weights.get("learned", 1.0)
+        learned.load()
         self._raw = bool(rules.own or rules.deny)
         self._allow = (
             re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in _forms(text)))
@@ -152,22 +159,35 @@ class Scanner:
         if not joined.isascii() or self._matcher.match(joined) not in self._noise:
             return False
         # Everyday words in one text must not hide another that has none.
-        return len(texts) == 1 or all(
-            not views.may_be_transposed(text) or self._words.match(text) for text in texts
-        )
+        if len(texts) > 1 and not all(not views.may_be_transposed(t) or self._words.match(t) for t in texts):
+            return False
+        return self._learned == 0.0 or all(learned.rate(text).score < _LIKELY for text in texts)
 
-    def scan(self, text: str, role: str = "user") -> Judgement:
-        """Judge one text. `role` is system, user, assistant, tool or output. Any string gets a judgement."""
+    def scan(self, text: str, role: str = "user", *, joined: bool = False) -> Judgement:
+        """Judge one text. `role` is system, user, assistant, tool or output. Any string gets a judgement.
+
+        `joined` says that it is made of several texts, of which the trained scorer has nothing to say.
+        """
         matched = None
+        likeness = self._learned > 0.0 and not joined
         if text.isascii():
             matched = self._matcher.match(text)
             if matched in self._noise:
-                return _CLEAN
+                rated = learned.rate(text) if likeness else learned.NOTHING
+                return (
+                    _CLEAN if rated.score < _LIKELY else self.judge([self._like(View("text", text), rated)])
+                )
             if self._allow is not None:
                 matched = None
         else:
             text = _speakable(text)
-        return self._walk(View("text", text), matched, role)
+        return self._walk(View("text", text), matched, role, likeness=likeness)
+
+    def _like(self, view: View, rated: learned.Learned) -> Hit:
+        """The finding of the trained scorer."""
+        start, end = learned.place(view.text, rated.first, rated.last)
+        score = round(rated.score * self._learned, 4)
+        return Hit("learned", "learned", score, *view.span(start, end), view.path())
 
     def look(self, text: str, *, begins: bool) -> Judgement:
         """Judge a part of a longer text by what stands in it unencoded, away from its edges.
@@ -221,11 +241,12 @@ class Scanner:
                 return self._matcher.match(blanked)
         return matched
 
-    def _walk(self, root: View, matched: list[int] | None, role: str) -> Judgement:
+    def _walk(self, root: View, matched: list[int] | None, role: str, *, likeness: bool) -> Judgement:
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
         found: dict[int, list[View]] = {}
         talk = exhausted = False
+        like, liked = learned.NOTHING, root
         seen: set[str] = set()
         queue: deque[tuple[View, bool]] = deque([(root, True)])
         while queue:
@@ -244,31 +265,44 @@ class Scanner:
                     queue.appendleft((plain, again))
                     if not self._raw:
                         continue
-            hits = matched if matched is not None else self._match(view)
+            indices = matched if matched is not None else self._match(view)
             matched = None
             fired: list[int] = []
-            for index in sorted(hits):
+            for index in sorted(indices):
                 if index < self._first_trigger:
                     found.setdefault(index, []).append(view)
                 elif index >= self._talk:
                     talk = talk or index == self._talk
                 else:
                     fired.append(index - self._first_trigger)
+            if likeness and (self._common in indices or view.depth == 0) and view.name not in _UNRATED:
+                rated = learned.rate(view.text)
+                if rated.score > like.score:
+                    like, liked = rated, view
             if not again:
                 continue
             if view.depth < views.MAX_DEPTH:
+                opened = view
                 for index in fired:
-                    make, deriving = self._makers[index]
-                    queue.extend((made, deriving) for made in make(view))
-                if self._common not in hits and view.name not in ("squeezed", "rail_fence"):
+                    _, make, then = self._triggers[index]
+                    if then == "open":
+                        opened = next(iter(make(opened)), opened)
+                    else:
+                        queue.extend((made, then == "read") for made in make(view))
+                if opened is not view:
+                    queue.append((opened, True))
+                if self._common not in indices and view.name not in ("squeezed", "rail_fence"):
                     queue.extend((made, False) for made in views.of_no_words(view))
-        if not found and not exhausted:
+        hits = [self._like(liked, like)] if like.score >= _LIKELY else []
+        if not found and not exhausted and not hits:
             return _CLEAN
-        return self._judge(found, role, talk=talk, exhausted=exhausted, size=len(root.text))
+        if exhausted:
+            score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
+            hits.append(Hit("unscanned", "unscanned", score, 0, len(root.text), "text"))
+        return self.judge(hits + self._hits(found, role, talk=talk))
 
-    def _judge(
-        self, found: dict[int, list[View]], role: str, *, talk: bool, exhausted: bool, size: int
-    ) -> Judgement:
+    def _hits(self, found: dict[int, list[View]], role: str, *, talk: bool) -> list[Hit]:
+        """The exact hits of what the Sets found, each in the first view in which it is one."""
         hits: list[Hit] = []
         for index, where in found.items():
             signature = self._signatures[index]
@@ -288,10 +322,7 @@ class Scanner:
             hits.extend(
                 Hit(signature.id, signature.family, score, start, end, path) for start, end, _ in spans
             )
-        if exhausted:
-            score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
-            hits.append(Hit("unscanned", "unscanned", score, 0, size, "text"))
-        return self.judge(hits)
+        return hits
 
     def judge(self, hits: Iterable[Hit]) -> Judgement:
         """The judgement that these hits make together."""

@@ -84,7 +84,7 @@ class InjectionSettings(Base):
             raise ValueError(
                 f"flag_at ({self.flag_at}) is above block_at ({self.block_at}): what is blocked is flagged as well"
             )
-        known = {*FAMILIES, "deny", "unscanned", *(own.family for own in self.signatures)}
+        known = {*FAMILIES, "deny", "learned", "unscanned", *(own.family for own in self.signatures)}
         unknown = sorted(set(self.families) - known)
         if unknown:
             raise ValueError(f"families: {unknown[0]!r} is none of {', '.join(sorted(known))}")

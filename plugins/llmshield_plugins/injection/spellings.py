@@ -58,7 +58,8 @@ _JOINED: Final = re2.compile(r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[
 def joined(text: str) -> Iterator[Piece]:
     """Strings that a program would join, `"ig" + "nore"`, and words cut by a hyphen at the end of a line."""
     for match in _JOINED.finditer(text):
-        yield Piece("", match.start(), match.end())
+        glue: str = match.group()
+        yield Piece(" " if glue.strip("\"' \t\r\n") == "" else "", match.start(), match.end())
 
 
 _LETTERS: Final = re2.compile(r"(?:[A-Za-z0-9@$!|][^A-Za-z0-9@$!|]{1,4}){5,}[A-Za-z0-9@$!|]?")

@@ -7,7 +7,7 @@ and nothing else. It costs little to fire: what a view holds counts only if sign
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import re2
 
@@ -136,44 +136,60 @@ def _translated(table: dict[int, int]) -> Callable[[str], str]:
     return lambda word: word.translate(table)
 
 
-def triggers(words: Iterable[str] = ()) -> list[tuple[Pattern, Make, bool]]:
-    """All triggers as (pattern, what to build, whether the result is worth deriving from again).
+class Trigger(NamedTuple):
+    """A pattern that makes a view worth building, and what to do with the view.
+
+    `open`: all that fire are applied one after the other, and the last result is read on; `read`: each result is
+    read on by itself; `end`: its words are matched, nothing further is made of it.
+    """
+
+    pattern: Pattern
+    make: Make
+    then: Literal["open", "read", "end"]
+
+
+# Escapes that wreck a text that merely looks as if it had them: read apart from the others.
+_APART: Final = frozenset({"quoted_printable", "utf7"})
+
+
+def triggers(words: Iterable[str] = ()) -> list[Trigger]:
+    """All triggers, `open` ones first and in the order in which they are applied.
 
     `words` are literals of the user's that are to be found in ciphers as well.
     """
-    out: list[tuple[Pattern, Make, bool]] = []
+    out: list[Trigger] = []
 
-    def add(pattern: str, make: Make, again: bool, group: str = "forms") -> None:
-        out.append((Pattern(pattern, group), make, again))
+    def add(pattern: str, make: Make, then: Literal["open", "read", "end"], group: str = "forms") -> None:
+        out.append(Trigger(Pattern(pattern, group), make, then))
 
     for name, pattern, decode in escapes.ESCAPES:
-        add(pattern, _in_place(name, decode), True)
-    add(r"<[a-z!?/]", _in_place("tags", markup.without_tags), True)
-    add(r"\]\(", _in_place("links", markup.link_labels), False)
+        add(pattern, _in_place(name, decode), "read" if name in _APART else "open")
+    add(r"<[a-z!?/]", _in_place("tags", markup.without_tags), "open")
+    add(r"\]\(", _in_place("links", markup.link_labels), "end")
     add(
         r"""["'][ \t]?(?:\+|\.|&|,|\|\|)[ \t]?\r?\n?[ \t]*["']|[a-z]-\r?\n[a-z]""",
         _in_place("joined", spellings.joined),
-        True,
+        "end",
     )
-    add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, False)
-    add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, False)
-    add(r"[a-z0-9]{14}", _glued, False)
+    add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, "end")
+    add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, "end")
+    add(r"[a-z0-9]{14}", _glued, "end")
     add(
         r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}",
         _leet,
-        False,
+        "end",
     )
     add(
         r"\b(?:prompt|instructions?|directions|rules?|guidelines?|restrictions?|polic(?:y|ies)|filters?|message)\b[^\n]*"
         r"\b(?:ignore|disregard|forget|reveal|repeat|print|override|bypass|pretend|stop|output)\b",
         _word_order,
-        False,
+        "end",
     )
-    add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), True)
+    add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), "read")
     for name, pattern, decode in encodings.ENCODINGS:
-        add(pattern, _payload(name, decode), True, "runs")
+        add(pattern, _payload(name, decode), "read", "runs")
     for pattern, make in _ciphers(words):
-        add(pattern, make, True, "words")
+        add(pattern, make, "read", "words")
     return out
 
 

@@ -1,0 +1,116 @@
+"""The trained scorer: a linear model over words and pairs of words, for what no signature names.
+
+`learned.json` (made by scripts/train_injection.py) holds the n-grams that matter with their weights, two points
+calibrated on the dev set, and nothing else. A text is cut into windows of 96 words, half overlapping, so that a
+few lines in a long document count as much as alone; the score is that of the worst window. No Python loop runs per
+character, and each window looks every n-gram up in one dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from .folds import PLAIN
+
+WINDOW: Final = 96
+STEP: Final = 48
+_FILE: Final = Path(__file__).parent / "learned.json"
+# Every ASCII character that is neither letter nor digit parts words.
+_PARTS: Final = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
+class Learned(NamedTuple):
+    """How much a text is like the attacks seen in training: 0..1, and the words of the worst window."""
+
+    score: float
+    first: int
+    last: int
+
+
+NOTHING: Final = Learned(0.0, 0, 0)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, folded and in lower case."""
+    if not text.isascii():
+        text = PLAIN.apply(text)
+    return text.lower().translate(_PARTS).split()
+
+
+def windows(parts: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """The windows of a text, each with the index of its first word."""
+    if len(parts) <= WINDOW:
+        yield 0, parts
+        return
+    for start in range(0, len(parts) - STEP, STEP):
+        yield start, parts[start : start + WINDOW]
+
+
+def ngrams(window: list[str]) -> set[str]:
+    """What the model sees of a window: its words and pairs of neighbours, each once."""
+    seen = set(window)
+    seen.update(map(" ".join, pairwise(window)))
+    return seen
+
+
+class _Model(NamedTuple):
+    bias: float
+    flag: float
+    block: float
+    weights: dict[str, float]
+
+
+@cache
+def _model() -> _Model:
+    stored: dict[str, Any] = orjson.loads(_FILE.read_bytes())
+    scale = stored["scale"]
+    names: list[str] = stored["ngrams"].split("\n")
+    weights = {name: weight / scale for name, weight in zip(names, stored["weights"], strict=True)}
+    return _Model(stored["bias"], stored["flag"], stored["block"], weights)
+
+
+def load() -> None:
+    """Read the model now rather than with the first text."""
+    _model()
+
+
+def rate(text: str) -> Learned:
+    """Score a text: 0.60 at the point where flagging starts, 0.90 where blocking does."""
+    bias, flag, block, weights = _model()
+    parts = words(text)
+    worst, first, size = bias, 0, 0
+    get = weights.get
+    for start, window in windows(parts):
+        total = bias + sum([get(ngram, 0.0) for ngram in ngrams(window)])
+        if total > worst:
+            worst, first, size = total, start, len(window)
+    if worst < flag:
+        score = max(0.0, 0.6 + 0.15 * (worst - flag))
+    elif worst < block:
+        score = 0.6 + 0.3 * (worst - flag) / (block - flag)
+    else:
+        score = min(0.99, 0.9 + 0.03 * (worst - block))
+    return Learned(score, first, first + size)
+
+
+def place(text: str, first: int, last: int) -> tuple[int, int]:
+    """Where the words `first` to `last` of a text stand, in characters of the text; roughly if it was folded."""
+    start, end, count, inside = 0, len(text), -1, False
+    for index, character in enumerate(text):
+        if character.isalnum() or character > "\x7f":
+            if not inside:
+                count += 1
+                inside = True
+                if count == first:
+                    start = index
+                elif count == last:
+                    return start, index
+        else:
+            inside = False
+    return start, end
