@@ -163,9 +163,10 @@ def _compile(pattern: str) -> Any:
     return re2.compile(pattern.encode(), options)
 
 
-# A segment begins where a token begins: the break before it is part of the match.
+# A segment begins where a token begins: the break before it is part of the match. NEXT finds, at the first place
+# where there is either, what reaches the end and may go on, or else a complete segment.
 SEGMENT = _compile(rf"(?:\A|[{_BREAK}]){_segment.full}")
-OPEN = _compile(rf"(?:\A|[{_BREAK}]){_segment.prefix}\z")
+NEXT = _compile(rf"(?:\A|[{_BREAK}])(?:{_segment.prefix}\z|{_segment.full})")
 
 
 class Segment(NamedTuple):
@@ -188,18 +189,23 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
         elif form[start] not in _BREAK_BYTES:
             # Inside a token, after a window: what is left of it counts as a token.
             form, base, start = b" " + form[start:], start - 1, 0
-    seen = _span(SEGMENT, form, start)
-    hold = len(form) if final else _span(OPEN, form, start)[0]
-    if seen[0] == len(form):
-        return None, hold + base
-    first, last = seen[0] + base, seen[1] + base
+    size = len(form)
+    first, last = _span(SEGMENT if final else NEXT, form, start)
+    if last == size and not final and size - first >= MAX_OPEN:
+        begun = first
+        first, last = _span(SEGMENT, form, start)
+        if last - first < MAX_OPEN:
+            if size - begun < 2 * MAX_OPEN:
+                return None, begun + base
+            # Nothing but a beginning (a name and thousands of blanks): it may not wait for ever.
+            first, last = begun, begun + MAX_OPEN
+    elif first == size or (last == size and not final):
+        return None, first + base
     if last - first >= MAX_OPEN:
-        return Segment(first, first + MAX_OPEN, False), hold + base
-    if first >= hold + base:
-        return None, hold + base
-    if _BEGIN in form[seen[0] : seen[1]]:
-        return _pem(text, Segment(first, last, True), final)
-    return Segment(first, last, True), hold + base
+        return Segment(first + base, first + base + MAX_OPEN, False), first + base
+    if _BEGIN in form[first:last]:
+        return _pem(text, Segment(first + base, last + base, True), final)
+    return Segment(first + base, last + base, True), first + base
 
 
 def _span(expression: Any, form: bytes, start: int) -> tuple[int, int]:
