@@ -289,7 +289,7 @@ def tenant_account(tenant: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _escape(value: str) -> str:
-    return quote(value, safe="")
+    return quote(value, safe="", errors="replace")  # a lone surrogate is no UTF-8
 
 
 def account(**parts: str) -> str:

@@ -14,6 +14,7 @@ import orjson
 
 from llmshield.errors import StoreError
 from llmshield.stores import (
+    STEPS,
     Admission,
     Balance,
     Entry,
@@ -29,6 +30,9 @@ from llmshield.stores import (
 from llmshield.stores._sums import Steps, add, prune, resets_ms, room, total, wait_ms
 
 VERSION = 1
+
+KEPT_MS = 7 * 86_400_000
+"""An account outlives its window by a week: a clock that steps back finds what was spent. The journal stays."""
 
 # 4611686018427387903 is MAX_AMOUNT.
 _TABLES = """
@@ -50,7 +54,8 @@ CREATE TABLE IF NOT EXISTS journal (
 );
 CREATE INDEX IF NOT EXISTS journal_id ON journal (id);
 CREATE TABLE IF NOT EXISTS gate (
-  name TEXT NOT NULL, seconds INTEGER NOT NULL, steps BLOB NOT NULL, PRIMARY KEY (name, seconds)
+  name TEXT NOT NULL, seconds INTEGER NOT NULL, steps BLOB NOT NULL, ends_ms INTEGER NOT NULL,
+  PRIMARY KEY (name, seconds)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seat (
   name TEXT NOT NULL, id TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (name, id)
@@ -173,6 +178,13 @@ def expire(connection: sqlite3.Connection, now_ms: int) -> int:
     return len(due)
 
 
+def prune_old(connection: sqlite3.Connection, now_ms: int) -> None:
+    """Forget accounts long after their window, and gates and seats that count nothing any more."""
+    connection.execute("DELETE FROM account WHERE ends_ms BETWEEN 1 AND ? AND held = 0", (now_ms - KEPT_MS,))
+    connection.execute("DELETE FROM gate WHERE ends_ms < ?", (now_ms,))
+    connection.execute("DELETE FROM seat WHERE until_ms < ?", (now_ms,))
+
+
 def balances(connection: sqlite3.Connection, prefix: str) -> list[Balance]:
     """See `Store.balances`; `substr`, because a name may hold LIKE's wildcards."""
     rows = connection.execute(
@@ -278,6 +290,6 @@ def _gate(connection: sqlite3.Connection, window: Window, now_ms: int) -> Steps:
 
 
 def _put_gate(connection: sqlite3.Connection, window: Window, counted: Steps) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO gate VALUES (?, ?, ?)", (window.key, window.seconds, orjson.dumps(counted))
-    )
+    ends_ms = (counted[-2] + STEPS + 2) * window.step_ms if counted else 0
+    row = (window.key, window.seconds, orjson.dumps(counted), ends_ms)
+    connection.execute("INSERT OR REPLACE INTO gate VALUES (?, ?, ?, ?)", row)

@@ -60,6 +60,9 @@ _BATCH = 256
 _SWEEP_MS = 1_000
 """How often a reservation looks for due holds on its way."""
 
+_PRUNE_MS = 60_000
+"""How often accounts and windows that nobody can ask for any more are looked for."""
+
 _FLUSH_S = 1.0
 """How much a power cut may take, and how often disks are bothered."""
 
@@ -88,7 +91,9 @@ class SqliteStore(Store):
         self._free = threading.Lock()
         """Held by whoever uses the writing connection."""
         self._dirty = False
+        self._changes = 0
         self._sweep_ms = 0
+        self._prune_ms = 0
 
     async def open(self) -> None:
         if self._thread is not None:
@@ -141,10 +146,13 @@ class SqliteStore(Store):
         return await self._do(steps.renew, ids, until_ms)
 
     async def expire(self, now_ms: int) -> int:
+        if now_ms >= self._prune_ms:
+            self._prune_ms = now_ms + _PRUNE_MS
+            await self._in_thread(steps.prune_old, now_ms)
         return await self._do(steps.expire, now_ms)
 
     async def balances(self, prefix: str = "") -> list[Balance]:
-        return await self._do(steps.balances, prefix)
+        return await self._in_thread(steps.balances, prefix)
 
     async def journal(self, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[Entry]:
         after = 0
@@ -183,14 +191,23 @@ class SqliteStore(Store):
         if self._writer is None:
             raise StoreUnavailable("The SQLite store is not open")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        job: _Job = (lambda connection: step(connection, *args, **kwargs), future, loop)
         if self._sync == "FULL" or loop is not self._loop:
-            self._jobs.put(job)
-        else:
-            self._turn.append(job)
-            if len(self._turn) == 1:
-                loop.call_soon(self._end_turn)
+            return await self._in_thread(step, *args, **kwargs)
+        future: asyncio.Future[R] = loop.create_future()
+        self._turn.append((lambda connection: step(connection, *args, **kwargs), future, loop))
+        if len(self._turn) == 1:
+            loop.call_soon(self._end_turn)
+        return await future
+
+    async def _in_thread(
+        self, step: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Take a step that may take long: never on the event loop."""
+        if self._writer is None:
+            raise StoreUnavailable("The SQLite store is not open")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._jobs.put((lambda connection: step(connection, *args, **kwargs), future, loop))
         return await future
 
     def _end_turn(self) -> None:
@@ -306,10 +323,14 @@ class SqliteStore(Store):
                 # A caller that gave up before its turn gets nothing held in its name.
                 done.append((job, None if job[1].cancelled() else job[0](connection), None))
             connection.execute("COMMIT")
-            self._dirty = True
+            if connection.total_changes != self._changes:
+                self._changes, self._dirty = connection.total_changes, True
         except Exception as error:  # noqa: BLE001  handed to every caller of the batch
             lost = self._lost(connection, error)
             lost.__cause__ = error
+            if len(batch) > 1 and not isinstance(error, sqlite3.OperationalError):
+                # One of them is at fault (a value that SQLite can't take): it must not take the others with it.
+                return [one for job in batch for one in self._commit(connection, [job], _BUSY_S) or ()]
             return [(job, None, lost) for job in batch]
         return done
 

@@ -210,6 +210,7 @@ class RateLimiter(Plugin):
         while True:
             await asyncio.sleep(_RENEW_S)  # housekeeping keeps the machine's pace, whatever the clock says
             until_ms = int((clock.now() + _LEASE_S) * 1000)
+            await self._local.expire(int(clock.now() * 1000))  # forgets windows that count nothing
             live = [seat._replace(until_ms=until_ms) for seats in self._seats.values() for seat in seats]
             if live:
                 try:
@@ -223,7 +224,7 @@ _PER = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 
 @lru_cache(maxsize=4096)
 def _tenant(name: str) -> str:
-    return f"tenant:{quote(name, safe='')}"
+    return f"tenant:{quote(name, safe='', errors='replace')}"
 
 
 @lru_cache(maxsize=4096)

@@ -360,3 +360,23 @@ def test_what_is_no_url_is_refused(text: str) -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(StoreError, match="no option 'nosuch'"):
         open_store("sqlite:///x.db?nosuch=1")
+
+
+async def test_one_value_that_cannot_be_kept_harms_no_other(store: Store) -> None:
+    bad = store.settle("bad", (Line("tenant=\ud83d", "ever"),), 1, NOW, LABELS)
+    said = await asyncio.gather(reserve(store, "a", 10), bad, reserve(store, "b", 10), return_exceptions=True)
+    if isinstance(said[0], Exception):  # Redis: a pipeline is refused as a whole, and can be repeated
+        said[0], said[2] = await reserve(store, "a", 10), await reserve(store, "b", 10)
+
+    assert (said[0], said[2]) == (Grant(10), Grant(10))
+    assert await balance(store, DAY) == (0, 20)
+
+
+async def test_what_is_over_is_forgotten_and_the_rest_is_not(store: Store) -> None:
+    await reserve(store, "a", 10)
+    await store.settle("a", LINES, 10, NOW, LABELS)
+    await store.admit([HOUR], [Seat("x", 1, "id", NOW + 60_000)], NOW)
+    await store.expire(DAY.ends_ms + 8 * 86_400_000)
+
+    assert (await balance(store, EVER))[0] == 10
+    assert len(await entries(store)) == 1

@@ -184,7 +184,7 @@ class CostCap(Plugin):
         output = output or 0
         want = worst_case(price, bound, output)
         least = worst_case(price, bound, min(output, self.settings.min_max_tokens))
-        labels = Labels(call.tenant, attempt.provider, attempt.model)
+        labels = Labels(_clean(call.tenant), attempt.provider, _clean(attempt.model))
         id = f"{call.id}.{attempt.number}"
         block = None
         try:
@@ -298,6 +298,11 @@ class CostCap(Plugin):
     def _refuse(self, reason: str, message: str, *, kind: _Kind = "bad_request") -> Block:
         self._refusals.add(1, reason)
         return Block(message, kind=kind)
+
+
+def _clean(name: str) -> str:
+    """A name that clients choose, as the journal keeps it: of bounded length, and UTF-8."""
+    return name[:200] if name.isascii() else name[:200].encode("utf-8", "replace").decode()
 
 
 def _unseen_message(attempt: Attempt) -> str:

@@ -63,7 +63,7 @@ class CapRule(BaseModel):
         parts = {"cap": ",".join(self.models or ("*",))}
         for name in self.by:
             tag = name.removeprefix("tag:")
-            parts[name] = (call.tags.get(tag) if tag != name else known[name]) or ""
+            parts[name] = ((call.tags.get(tag) if tag != name else known[name]) or "")[:200]
         return parts
 
 
