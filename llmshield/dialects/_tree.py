@@ -54,6 +54,7 @@ _DEEP = frozenset((dict, list, float))
 _INT64 = 2.0**63
 _TOKEN_CHARS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/"))
 _TOKEN_LENGTH = 256
+_SHORT_NUMBER = 4
 _BIG_NUMBER = 10_000
 """Outside tool arguments a smaller integer is a setting (`maxLength: 64`), no account or telephone number."""
 
@@ -110,12 +111,12 @@ def dump_str(tree: Any) -> str:
 
 def is_token(value: str) -> bool:
     """True for ASCII words as ids and enum members are, with a letter and without blanks or `@`: no sentence, no
-    mail address, no bare number can pass for one."""
+    mail address, no number of more than four digits can pass for one."""
     return (
         len(value) <= _TOKEN_LENGTH
         and value.isascii()
         and not value.translate(_TOKEN_CHARS)
-        and value.lower() != value.upper()
+        and (value.lower() != value.upper() or 0 < len(value) <= _SHORT_NUMBER)
     )
 
 

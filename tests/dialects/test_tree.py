@@ -126,6 +126,8 @@ def test_what_is_no_json_at_all_is_no_reply(data):
         ("a@b.example", False),
         ("4111111111111111", False),
         ("078-05-1120", False),
+        ("12", True),
+        ("12345", False),
         ("é", False),
         ("a\nb", False),
         ("a" * 257, False),
