@@ -15,7 +15,7 @@ from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
 from llmshield.chain import Took, run_step
 from llmshield.channels import Channels, Stopped, WouldChange
 from llmshield.dialects import Dialect, StreamCodec, WireRequest
-from llmshield.dialects._tree import dump, load_reply
+from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
@@ -23,14 +23,13 @@ from llmshield.headers import client_headers, upstream_headers
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
-from llmshield.relay import read_all, stream, whole
+from llmshield.relay import ERROR_BODY, drain, read_all, refuse_whole, stream, whole
 from llmshield.replies import Replies, given_up
-from llmshield.transport import Timeouts, Transport, Upstream
+from llmshield.transport import Timeouts, Transport
 from llmshield.verdicts import Answer, Block, Route, Skip, Target
 
 _MAX_ATTEMPTS = 32
 """Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
-_ERROR_BODY = 1024 * 1024
 _DEFAULT_TIMEOUT = Timeout()
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/jsonl", ""})
 """Content types of streams; a missing one is judged by its events."""
@@ -163,7 +162,7 @@ class Asking:
         attempt.unseen = tuple(call.unseen)
         payload = dump(body) if call.method == "POST" else b""
         attempt.input_bytes = len(payload)
-        if call._attempt_guards and await self._run_guards(x, call, attempt, dialect):
+        if call._attempt_guards and await self.run_guards(x, call, attempt, dialect):
             payload = dump(body)
         path, query = (call.path, call.query) if name == APP else dialect.target(call, attempt.model)
         key = self._keys.get(name)
@@ -176,10 +175,10 @@ class Asking:
         if key is not None:
             headers.update(dialect.credentials(key))
         headers["x-client-request-id"] = call.headers.get("x-client-request-id", x.id)
-        timeouts = _timeouts(provider, streamed=call.stream)
+        timeouts = timeouts_of(provider, streamed=call.stream)
         return WireRequest(call.method, path, query, headers, payload), transport, timeouts
 
-    async def _run_guards(self, x: Exchange, call: Call, attempt: Attempt, dialect: Dialect) -> bool:
+    async def run_guards(self, x: Exchange, call: Call, attempt: Attempt, dialect: Dialect) -> bool:
         """The attempt guards, in the order of their plugins; True when one changed the body."""
         changed = False
         for guard in call._attempt_guards:
@@ -250,7 +249,7 @@ class Asking:
         try:
             attempt.status = upstream.status
             if not 200 <= upstream.status < 300 or upstream.status in {204, 205}:
-                body = await read_all(upstream, _ERROR_BODY)
+                body = await read_all(upstream, ERROR_BODY)
                 if upstream.status < 400:
                     raise UpstreamError(
                         "malformed", f"The provider answered {upstream.status}.", status=upstream.status
@@ -260,7 +259,7 @@ class Asking:
             if call.operation == "models":
                 if "json" not in kind:
                     raise UpstreamError("malformed", "The provider's answer is not JSON.")
-                data = await read_all(upstream, _ERROR_BODY * 8)
+                data = await read_all(upstream, ERROR_BODY * 8)
                 await self._replies.send(
                     x, upstream.status, client_headers(upstream.headers), data, end=False
                 )
@@ -274,7 +273,7 @@ class Asking:
             elif attempt.provider == APP:  # an application decides by itself when it streams
                 await self._relay_whole(x, attempt, upstream)
             else:
-                await _refuse_whole(call, dialect, upstream)
+                await refuse_whole(call, dialect, upstream)
         except BaseException:
             upstream.close()
             raise
@@ -312,7 +311,7 @@ class Asking:
         if ending != "complete" or not codec.ended:
             upstream.close()
         else:
-            self._endings.spawn(_drain(upstream))
+            self._endings.spawn(drain(upstream))
 
     async def _open_channels(
         self, x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int
@@ -366,99 +365,8 @@ class Asking:
             raise UpstreamError("status", f"Simulated failure ({fault}).", status=int(fault))
         raise UpstreamError("connect", "Simulated failure.")
 
-    async def pass_through(self, x: Exchange, call: Call, body: bytes) -> None:
-        """Send a request on unread: rate limits and money hold, guards see nothing."""
-        assert x.dialect is not None
-        dialect = x.dialect
-        names = [p.name for p in self._policy.providers.values() if p.dialect == dialect.family]
-        if APP in x.incoming.local:
-            names = [APP]
-        if not names:
-            raise CallError("no_provider", f"The policy has no provider that speaks {dialect.family!r}.")
-        attempt = Attempt(call, number=1, provider=names[0], model="", dialect=dialect.name, body={})
-        attempt.started_at = clock.monotonic()
-        attempt.input_bytes = len(body)
-        attempt.unseen = tuple(call.unseen)
-        x.attempts.append(attempt)
-        outcome: Outcome = "failed"
-        try:
-            await self._run_guards(x, call, attempt, dialect)
-            await self._pass_bytes(x, call, attempt, body)
-            outcome = "ok"
-        except UpstreamError as error:
-            attempt.reason = error.reason
-            raise given_up([error], x) from error
-        except CallError:
-            outcome = "blocked"
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        finally:
-            await self._endings.end_attempt(attempt, outcome)
 
-    async def _pass_bytes(self, x: Exchange, call: Call, attempt: Attempt, body: bytes) -> None:
-        name = attempt.provider
-        transport = x.incoming.local[APP] if name == APP else self._transports[name]
-        provider = self._policy.providers.get(name)
-        assert x.dialect is not None
-        assert x.caller is not None
-        key = self._keys.get(name) or x.caller.key
-        headers = upstream_headers(x.headers, own_key=self._keys.get(name) is None)
-        for field in ("content-type", "content-encoding"):
-            if field in x.headers:
-                headers[field] = x.headers[field]
-            else:
-                headers.pop(field, None)
-        if key is not None:
-            headers.update(x.dialect.credentials(key))
-        path = call.path if name == APP else _below_base(call.path, call.family)
-        attempt.sent = True
-        upstream = await transport.ask(
-            WireRequest(x.method, path, call.query, headers, body), _timeouts(provider, streamed=True)
-        )
-        try:
-            attempt.status = x.status = upstream.status
-            head = client_headers(upstream.headers)
-            if "content-type" in upstream.headers:
-                head["content-type"] = upstream.headers["content-type"]
-            upstream.idle_after(_timeouts(provider, streamed=True).idle)
-            await x.client.start(upstream.status, self._replies.head(x, head))
-            while data := await upstream.chunk():
-                await x.client.send(data)
-            await x.client.end()
-        except BaseException:
-            upstream.close()
-            raise
-
-
-async def _refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None:
-    """A stream was asked for and something whole came: an error object, or what no streaming client can read.
-
-    Raises: UpstreamError, always.
-    """
-    try:
-        said = dialect.read_reply(call, load_reply(await read_all(upstream, _ERROR_BODY)))
-    except ValueError:
-        said = None
-    if said is not None and said.error is not None:
-        raise said.error
-    raise UpstreamError(
-        "malformed", "The provider answered whole where a stream was asked for.", status=upstream.status
-    )
-
-
-async def _drain(upstream: Any) -> None:
-    """Read a finished stream to its very end, so that its connection can serve again."""
-    try:
-        upstream.idle_after(1.0)
-        while await upstream.chunk():
-            pass
-    except UpstreamError:
-        upstream.close()
-
-
-def _timeouts(provider: Provider | None, *, streamed: bool) -> Timeouts:
+def timeouts_of(provider: Provider | None, *, streamed: bool) -> Timeouts:
     """The policy's `timeout` of a provider. A whole answer begins when it is complete: only a limit that the
     policy states itself holds for its first byte."""
     if provider is None:
@@ -469,8 +377,3 @@ def _timeouts(provider: Provider | None, *, streamed: bool) -> Timeouts:
     if not streamed and "first_token" not in given.model_fields_set:
         first = given.total
     return Timeouts(given.connect, first, given.idle, given.total)
-
-
-def _below_base(path: str, family: str) -> str:
-    """The path below a provider's base_url: an OpenAI one ends in /v1 itself."""
-    return path.removeprefix("/v1") if family == "openai" else path

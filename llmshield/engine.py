@@ -23,6 +23,7 @@ from llmshield.errors import CallError, WireError
 from llmshield.exchange import Client, Exchange, Incoming, new_id
 from llmshield.identity import Identity
 from llmshield.logs import log
+from llmshield.passing import Passing
 from llmshield.policy import Policy
 from llmshield.policy.globs import compile_globs
 from llmshield.policy.providers import APP, Timeout
@@ -73,6 +74,7 @@ class Engine:
             dialects, policy.hash.removeprefix("sha256:")[:12], debug=policy.server.debug_headers
         )
         self._asking = Asking(policy, transports, keys, self._endings, self._replies, faults or {})
+        self._passing = Passing(policy, transports, keys, self._endings, self._replies, self._asking)
         self._limits = Limits(body=policy.server.limits.body, depth=policy.server.limits.depth)
         self._tier_models = {
             name: compile_globs(tier.models) for name, tier in policy.tiers.items() if tier.models is not None
@@ -232,7 +234,9 @@ class Engine:
         family = call.family
         if family == APP:
             if APP not in x.incoming.local:
-                raise CallError("no_provider", "`apps:` are for the middleware; there is no wrapped app here.")
+                raise CallError(
+                    "no_provider", "`apps:` are for the middleware; there is no wrapped app here."
+                )
             return Route((Target(APP),), why="apps")
         if call.operation == "models" or not self.policy.routes:
             names = [p.name for p in self.policy.providers.values() if p.dialect == family]
@@ -327,7 +331,7 @@ class Engine:
             verdict = await run_step(step, x.trail, call)
             if type(verdict) is Block:
                 raise verdict.error(step.plugin)
-        await self._asking.pass_through(x, call, body)
+        await self._passing.pass_through(x, call, body)
 
 
 def _without_key(query: str) -> str:

@@ -48,6 +48,10 @@ class Client(Protocol):
         """The body is complete."""
         ...
 
+    def cut(self) -> None:
+        """The body is not complete and never will be: close the connection, so that nobody takes it for whole."""
+        ...
+
 
 @dataclass(slots=True)
 class Incoming:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from llmshield import clock
-from llmshield.call import Attempt
+from llmshield.call import Attempt, Call
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Dialect, Event, Piece, StreamCodec
 from llmshield.dialects._tree import dump, load_reply
@@ -28,6 +28,9 @@ Begin = Callable[[], Awaitable[None]]
 WHOLE_LIMIT = 64 * 1024 * 1024
 """Bytes of a whole answer: it is parsed in memory. OpenAI's largest (embeddings of 2,048 inputs with 3,072
 dimensions) are about 60 MB as JSON floats."""
+
+ERROR_BODY = 1024 * 1024
+"""Bytes of an error answer."""
 
 _AFTER_FINISH_S = 2.0
 """A complete stream whose terminator does not come is finalised after this many seconds."""
@@ -157,6 +160,32 @@ async def stream(
         )
         await client.send(codec.abort(x.error, x.id))
         return "broken"
+
+
+async def refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None:
+    """A stream was asked for and something whole came: an error object, or what no streaming client can read.
+
+    Raises: UpstreamError, always.
+    """
+    try:
+        said = dialect.read_reply(call, load_reply(await read_all(upstream, ERROR_BODY)))
+    except ValueError:
+        said = None
+    if said is not None and said.error is not None:
+        raise said.error
+    raise UpstreamError(
+        "malformed", "The provider answered whole where a stream was asked for.", status=upstream.status
+    )
+
+
+async def drain(upstream: Any) -> None:
+    """Read a finished stream to its very end, so that its connection can serve again."""
+    try:
+        upstream.idle_after(1.0)
+        while await upstream.chunk():
+            pass
+    except UpstreamError:
+        upstream.close()
 
 
 def _filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt: Attempt) -> bytes:

@@ -66,8 +66,10 @@ class Replies:
         x.error = error
         if x.client.started:
             x.broken = True
-            if x.codec is not None:
-                await x.client.send(x.codec.abort(error, x.id))
+            if x.codec is None:  # bytes that nobody reads have no words for an error: only a cut shows it
+                x.client.cut()
+                return
+            await x.client.send(x.codec.abort(error, x.id))
             await x.client.end()
             return
         dialect = x.dialect or self._dialects.for_errors(x.path, x.headers)

@@ -229,6 +229,9 @@ class _HttpUpstream:
         while True:
             try:
                 data = await self._content.readany()
+            except UpstreamError:  # the watchdog's
+                self.close()
+                raise
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 self.close()
                 raise UpstreamError("reset", f"The connection died in the answer: {_why(error)}.") from error

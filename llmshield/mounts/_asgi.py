@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from llmshield import clock
 from llmshield.engine import Engine
-from llmshield.errors import CallError
+from llmshield.errors import CallError, ShieldError
 from llmshield.exchange import Exchange, Incoming
 from llmshield.logs import log
 from llmshield.transport import Transport
@@ -36,6 +36,7 @@ class AsgiClient:
         "app_headers",
         "receive_s",
         "started",
+        "was_cut",
     )
 
     def __init__(self, receive: Receive, send: Send, receive_s: float) -> None:
@@ -48,6 +49,7 @@ class AsgiClient:
         self.receive_s = receive_s
         self.app_headers: list[tuple[bytes, bytes]] = []
         self.started = False
+        self.was_cut = False
 
     async def read_body(self, limit: int) -> bytes:
         """The request's whole body. Raises: CallError `too_large`, `client_timeout`; CancelledError when gone."""
@@ -111,6 +113,10 @@ class AsgiClient:
         self.close()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def cut(self) -> None:
+        """The body is not complete: `run_exchange` raises, which makes the server close the connection."""
+        self.was_cut = True
+
     def _look(self) -> None:
         self._timer = None
         if self._since is None:
@@ -156,7 +162,7 @@ async def run_exchange(
     )
     task = asyncio.current_task()
     try:
-        return await engine.handle(incoming, client)
+        exchange = await engine.handle(incoming, client)
     except asyncio.CancelledError:
         if client._gone is not None and client._gone.done() and task is not None:
             task.uncancel()  # it was the client's going, not the server's shutdown
@@ -164,6 +170,9 @@ async def run_exchange(
         raise
     finally:
         client.close()
+    if client.was_cut:
+        raise ShieldError("The answer broke off in the middle; the connection is cut.")
+    return exchange
 
 
 class Lifespan:

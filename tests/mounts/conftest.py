@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import uvicorn
 
-from llmshield.simulator import Simulator
-
 
 @contextlib.asynccontextmanager
 async def _serving(app: Any, lifespan: str = "auto") -> AsyncIterator[str]:
@@ -31,9 +29,3 @@ async def _serving(app: Any, lifespan: str = "auto") -> AsyncIterator[str]:
 @pytest.fixture
 def serving() -> Callable[..., AbstractAsyncContextManager[str]]:
     return _serving
-
-
-@pytest.fixture
-async def primary() -> AsyncIterator[Simulator]:
-    async with Simulator(name="primary") as sim:
-        yield sim
