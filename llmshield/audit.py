@@ -19,9 +19,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -29,7 +29,10 @@ from llmshield import __version__, clock
 from llmshield.errors import ShieldError, StoreUnavailable
 from llmshield.evidence import EvidenceError, Segment, Stream
 from llmshield.logs import log, stamp
+from llmshield.records import AttemptRecord, FindingRecord, Record, VerdictRecord
 from llmshield.redact import one_line, redact
+
+__all__ = ["AttemptRecord", "Audit", "FindingRecord", "Record", "Settings", "VerdictRecord"]
 
 LONGEST_VALUE = 256
 """Characters of one value in a record; names beyond it are attacks."""
@@ -56,84 +59,6 @@ class Settings(Protocol):
 
     @property
     def required(self) -> bool: ...
-
-
-# No slots in these: orjson writes a dataclass with a __dict__ three times faster (4 against 12 us a record).
-@dataclass
-class AttemptRecord:
-    """One try of one provider. `ms` from start to end, `cost_usd` an exact decimal or None."""
-
-    provider: str
-    model: str
-    outcome: str
-    reason: str | None = None
-    status: int | None = None
-    ms: float = 0.0
-    cost_usd: str | None = None
-
-
-@dataclass
-class FindingRecord:
-    """What a plugin saw, never the text: `place` is a JSON pointer or a channel."""
-
-    type: str
-    action: str
-    count: int = 1
-    score: float | None = None
-    place: str = ""
-
-
-@dataclass
-class VerdictRecord:
-    """What one plugin decided. `mode` is `enforce` or `monitor`."""
-
-    plugin: str
-    hook: str
-    action: str
-    mode: Literal["enforce", "monitor"] = "enforce"
-    ms: float = 0.0
-    findings: Sequence[FindingRecord] = ()
-    error: str | None = None
-
-
-@dataclass
-class Record:
-    """One call: who asked what, what was decided, who answered, what it cost. Times in milliseconds.
-
-    `client` is the caller's address; the audit replaces it by its keyed hash. `unscanned` names content that no
-    guard could see (`previous_response_id`, file ids). `cost_usd` is an exact decimal.
-    """
-
-    request_id: str
-    policy: str
-    mount: str = ""
-    dialect: str = ""
-    operation: str = ""
-    path: str = ""
-    tenant: str = ""
-    tier: str | None = None
-    key_id: str | None = None
-    client: str = ""
-    stream: bool = False
-    model: str = ""
-    provider: str | None = None
-    answered_model: str | None = None
-    attempts: Sequence[AttemptRecord] = ()
-    verdicts: Sequence[VerdictRecord] = ()
-    action: str = "allow"
-    status: int = 0
-    error: str | None = None
-    finish: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cost_usd: str | None = None
-    latency_ms: float = 0.0
-    first_byte_ms: float | None = None
-    overhead_ms: float = 0.0
-    unscanned: Sequence[str] = ()
-    overrides: Sequence[str] = ()
-    route_why: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 _Item = tuple[float, Record | dict[str, Any], "_Waiter | None"]
