@@ -39,7 +39,14 @@ class Pii(Plugin):
         self._walker = self._build(None)
 
     async def start(self, resources: Resources) -> None:
-        """Load presidio if the policy has a kind that needs it; off the event loop, it takes seconds."""
+        """Load presidio if the policy has a kind that needs it; off the event loop, it takes seconds.
+
+        Raises: ValueError when the environment lacks the variable that `hash_key` names.
+        """
+        if not self._key:
+            raise ValueError(
+                f"hash_key: the environment has no variable {_variable(self.settings.hash_key)!r}"
+            )
         needed = self._presidio_kinds()
         if needed:
             self._walker = self._build(await asyncio.to_thread(Presidio, needed))
@@ -163,14 +170,13 @@ def _report_seen(call: Call, seen: Counter[tuple[str, str]]) -> None:
 
 
 def _hash_key(written: str | None) -> bytes:
-    """Raises: ValueError when the environment lacks the variable that the policy names."""
+    """The key of `hash`; empty when the policy names a variable that is not there, which `start` refuses."""
     if written is None:
         return secrets.token_bytes(32)
     if written.startswith("env://"):
-        value = os.environ.get(written.removeprefix("env://"), "")
-        if not value:
-            raise ValueError(
-                f"hash_key: the environment variable {written.removeprefix('env://')!r} is not set"
-            )
-        return value.encode()
+        return os.environ.get(_variable(written), "").encode()
     return written.encode()
+
+
+def _variable(written: str | None) -> str:
+    return (written or "").removeprefix("env://")

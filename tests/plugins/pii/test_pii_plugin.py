@@ -227,10 +227,13 @@ def test_wrong_settings_say_what_is_wrong(settings: dict[str, Any], message: str
         Pii.Settings(**settings)
 
 
-def test_a_missing_hash_key_is_said_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_hash_key_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
     monkeypatch.delenv("PII_KEY", raising=False)
     with pytest.raises(ValueError, match="PII_KEY"):
-        Pii(Pii.Settings(presidio=False, hash_key="env://PII_KEY"))
+        await Pii(Pii.Settings(presidio=False, hash_key="env://PII_KEY")).start(nothing)
+    monkeypatch.setenv("PII_KEY", "k")
+    await Pii(Pii.Settings(presidio=False, hash_key="env://PII_KEY")).start(nothing)
 
 
 def test_recognisers_of_ones_own(desk: Callable[..., Any]) -> None:
