@@ -147,11 +147,8 @@ def test_every_file_says_what_it_is_for(source):
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "the first lines say what a file is for"
 
 
-def test_test_files_have_names_of_their_own():
-    """pytest's reports name files; two `test_units.py` would be told apart by nobody."""
-    names = [path.name for path in TESTS.rglob("test_*.py")]
-
-    assert sorted({name for name in names if names.count(name) > 1}) == []
+def test_tests_are_no_packages():
+    """They are imported by path (`--import-mode=importlib`); an `__init__.py` would make `import tests` work."""
     assert list(TESTS.rglob("__init__.py")) == []
 
 
