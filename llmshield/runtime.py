@@ -44,7 +44,9 @@ class Runtime:
         self.mount = mount
         self.dialects = Dialects(
             [
-                AppJson(app.matches, request=app.texts.request, reply=app.texts.reply, stream=app.texts.stream)
+                AppJson(
+                    app.matches, request=app.texts.request, reply=app.texts.reply, stream=app.texts.stream
+                )
                 for app in policy.apps
             ]
         )
