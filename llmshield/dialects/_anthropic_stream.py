@@ -20,6 +20,7 @@ from llmshield.dialects._anthropic_pieces import add_others, block_pieces
 from llmshield.dialects._anthropic_texts import EDITED
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
 from llmshield.dialects._tree import load_reply
+from llmshield.dialects._wire import may_be_deep, too_deep
 from llmshield.errors import CallError, UpstreamError
 
 _KEEP_ALIVE = b":\n\n"
@@ -101,6 +102,8 @@ class MessagesStream(StreamCodec):
             return self._malformed("an event of the stream is not JSON")
         if type(tree) is not dict:
             return self._malformed("an event of the stream is no object")
+        if may_be_deep(payload) and too_deep(tree):
+            return self._malformed("an event of the stream is nested too deeply")
         kind = tree.get("type")
         if type(kind) is str and kind in _READERS:
             try:

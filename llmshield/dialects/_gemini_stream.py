@@ -29,6 +29,7 @@ from llmshield.dialects._json_array import JsonArrayParser
 from llmshield.dialects._pieces import other_pieces
 from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_event
 from llmshield.dialects._tree import dump, load_reply
+from llmshield.dialects._wire import may_be_deep, too_deep
 from llmshield.errors import CallError, UpstreamError
 
 _ARRAY_END = "]"
@@ -93,6 +94,8 @@ class GeminiStream(StreamCodec):
             return self._malformed("a chunk of the stream is not JSON")
         if type(tree) is not dict:
             return self._malformed("a chunk of the stream is no object")
+        if may_be_deep(payload) and too_deep(tree):
+            return self._malformed("a chunk of the stream is nested too deeply")
         candidates = tree.get("candidates")
         if "error" in tree and not candidates:
             self._over = True
@@ -129,7 +132,9 @@ class GeminiStream(StreamCodec):
     def _read_candidate(
         self, event: Event, candidate: dict[str, Any], position: int
     ) -> tuple[Candidate, str, bool]:
-        choice = choice_of(candidate, position)
+        choice = candidate.get("index")
+        if type(choice) is not int:
+            choice = position
         state = self._candidates.get(choice)
         if state is None:
             state = self._candidates[choice] = Candidate(choice)
@@ -222,11 +227,14 @@ class GeminiStream(StreamCodec):
             self._closed = True
             return b"]" if self._written else b"[]"
         for state, said, repeats in self._ahead.popleft() if self._ahead else ():
-            wrote, state.inserted = state.inserted, ""
+            wrote = state.inserted
+            if wrote:
+                state.inserted = ""
             for piece in event.pieces:
                 if piece.channel is state.content:
                     wrote += piece.holder[piece.key]
-            state.book(said, wrote)
+            if said != wrote or state.read:
+                state.book(said, wrote)
             if repeats or state.logprobs or state.supports:
                 state.hold_repeats(tree)
         return self._frame(tree)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from llmshield.call import Call, Path, Role
-from llmshield.dialects._tree import add_text, seal_base64
+from llmshield.dialects._tree import DEPTH_CEILING, add_text, seal_base64
 from llmshield.errors import WireError
 
 MAX_TOKENS = 10**9
@@ -48,6 +48,26 @@ def refuse_twins(name: str, known: frozenset[str]) -> None:
     it for the field that was checked."""
     if name.casefold() in known:
         raise WireError(f"The body holds a field that differs from {name.casefold()!r} only in case.")
+
+
+def too_deep(tree: Any) -> bool:
+    """True when a reply is nested deeper than `DEPTH_CEILING`: walking and writing it would not end well."""
+    level = [tree]
+    for _ in range(DEPTH_CEILING + 1):
+        found: list[Any] = []
+        for node in level:
+            for value in node.values() if type(node) is dict else node:
+                if type(value) is dict or type(value) is list:
+                    found.append(value)
+        if not found:
+            return False
+        level = found
+    return True
+
+
+def may_be_deep(payload: bytes) -> bool:
+    """True when there are enough brackets for `too_deep`: spares the small events of a stream the walk."""
+    return len(payload) > DEPTH_CEILING and payload.count(b"[") + payload.count(b"{") > DEPTH_CEILING
 
 
 def count(tree: Mapping[str, Any], name: str) -> tuple[int | None, bool]:

@@ -16,7 +16,7 @@ from llmshield.dialects._anthropic_pieces import add_others, block_pieces
 from llmshield.dialects._anthropic_stream import MessagesStream, own_message, own_stream
 from llmshield.dialects._anthropic_texts import read_texts
 from llmshield.dialects._tree import expect, refuse
-from llmshield.dialects._wire import without_credentials
+from llmshield.dialects._wire import too_deep, without_credentials
 from llmshield.errors import CallError, UpstreamError
 from llmshield.verdicts import Answer
 
@@ -115,10 +115,14 @@ class AnthropicMessages(Dialect):
         if type(tree) is not dict:
             return _unusable(tree, "the provider's answer is no object")
         if tree.get("type") == "error" or ("error" in tree and "content" not in tree):
+            if too_deep(tree):
+                return _unusable(None, "the provider's error is nested too deeply")
             return WholeReply(tree, [], None, None, "", error_in_reply(tree))
         if call.operation != "generate":
             # Counting tokens and listing models cost nothing.
             return WholeReply(tree, [], Usage(input=0, output=0), None, call.model)
+        if too_deep(tree):
+            return _unusable(None, "the provider's answer is nested too deeply")
         blocks = tree.get("content")
         if type(blocks) is not list or any(type(block) is not dict for block in blocks):
             return _unusable(tree, "the provider's answer holds no content blocks")

@@ -23,7 +23,7 @@ from llmshield.dialects._gemini_stream import GeminiStream
 from llmshield.dialects._gemini_texts import read_texts
 from llmshield.dialects._pieces import other_pieces
 from llmshield.dialects._tree import refuse
-from llmshield.dialects._wire import without_credentials
+from llmshield.dialects._wire import too_deep, without_credentials
 from llmshield.errors import CallError, UpstreamError, WireError
 from llmshield.verdicts import Answer
 
@@ -137,6 +137,8 @@ class Gemini(Dialect):
             if type(chunk) is not dict:
                 return _unusable(tree, "the provider's answer is no object")
             if "error" in chunk and not chunk.get("candidates"):
+                if too_deep(chunk):
+                    return _unusable(None, "the provider's error is nested too deeply")
                 return WholeReply(tree, [], None, None, "", error_in_reply(chunk))
         if call.operation == "embed":
             meter = UsageMeter()
@@ -145,6 +147,8 @@ class Gemini(Dialect):
         if call.operation != "generate":
             # Counting tokens and listing models cost nothing.
             return WholeReply(tree, [], Usage(input=0, output=0), None, call.model)
+        if too_deep(chunks):
+            return _unusable(None, "the provider's answer is nested too deeply")
         return _read_chunks(tree, chunks)
 
     def open_stream(self, call: Call) -> StreamCodec:

@@ -755,6 +755,30 @@ def test_broken_streams_end_with_one_error(data: bytes, reason: str) -> None:
     assert not codec.ended
 
 
+@pytest.mark.parametrize("levels", [100, 300, 900])
+def test_replies_that_are_nested_very_deeply(levels: int) -> None:
+    deep = json.loads('{"x":' * levels + "1" + "}" * levels)
+    begin = json.dumps(start(0, type="tool_use", id="i", name="f", input=deep)).encode()
+    events = opened().feed(sse(HEAD) + b"data: %b\n\n" % begin)
+    whole = DIALECT.read_reply(read(minimal()), message({"type": "tool_use", "name": "f", "input": deep}))
+
+    failed = DIALECT.read_reply(read(minimal()), {"error": {"message": deep}}).error
+    assert failed is not None
+    assert failed.reason == ("error_in_stream" if levels == 100 else "malformed")
+    for error in (events[-1].error, whole.error):
+        assert (error is None) is (levels == 100)
+        assert error is None or error.reason == "malformed"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"content":' * 60 + '"x"' + "}" * 60, '[{"content":' * 30 + '"x"' + "}]" * 30]
+)
+def test_calls_that_are_nested_as_deeply_as_a_body_may_be(body: str) -> None:
+    call = read(minimal(messages=[{"role": "user", "content": json.loads(body)}]))
+
+    assert [text.value for text in call.texts] == ["x"]
+
+
 def test_an_error_event_has_the_status_it_stands_for() -> None:
     (event,) = opened().feed(
         sse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})

@@ -951,6 +951,18 @@ def test_an_array_without_its_end_is_finalised_when_its_candidates_are_complete(
     assert trees(drive(codec, [ARRAY.rstrip()[:-1]])) == CHUNKS
 
 
+@pytest.mark.parametrize("levels", [100, 300, 900])
+def test_replies_that_are_nested_very_deeply(levels: int) -> None:
+    deep = json.loads('{"x":' * levels + "1" + "}" * levels)
+    one = chunk({"functionCall": {"name": "f", "args": deep}}, finish="STOP")
+    (event,) = opened().feed(b"data: %b\n\n" % json.dumps(one).encode())
+    whole = DIALECT.read_reply(read(minimal()), one)
+
+    for error in (event.error, whole.error):
+        assert (error is None) is (levels == 100)
+        assert error is None or error.reason == "malformed"
+
+
 def test_comments_do_not_reach_the_client() -> None:
     """google-genai takes a line that does not begin with `data: ` for the beginning of an error."""
     codec = opened()
