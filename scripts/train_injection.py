@@ -24,19 +24,20 @@ from typing import Any
 
 import numpy as np
 import orjson
+from injection_honest import sentences
 
 from llmshield_plugins.injection import learned, signatures
 
 HOME = Path(learned.__file__).parent
 # Sets that make honest texts most like attacks: role play, talk about attacks, ready-made prompts.
-NEAR = {"prompts_chat", "prompts_zh", "secdocs_train", "jackhhao_train"}
+NEAR = {"prompts_chat", "prompts_zh", "secdocs_train", "jackhhao_train", "honest"}
 # Their licence asks for attribution of what is made from them; nothing here needs them enough.
 LEFT_OUT = {"clinc150", "banking77", "mgsm", "btc_tweets"}
 SHORT = "a i an am as at be by do go he if in is it me my no of on or so to up us we ai hi ok"
 L1, L2, ROUNDS = 1e-6, 1e-4, 150
 MAX_WINDOWS = 12  # of one text, so that books do not outvote the rest
 # The share of honest texts above a point, as the mean over the sets of dev.jsonl.
-FLAG_SHARE, BLOCK_SHARE = 0.010, 0.001
+FLAG_SHARE, BLOCK_SHARE = 0.010, 0.002
 
 Row = dict[str, Any]
 
@@ -202,7 +203,8 @@ def main() -> None:
     if chosen.only != "model":
         (HOME / "lexicon.txt").write_text(lexicon(rows), encoding="ascii")
     if chosen.only != "lexicon":
-        model = train(rows)
+        honest = [{"text": text, "label": 0, "set": "honest"} for text in sentences()]
+        model = train(rows + honest)
         model["flag"], model["block"] = points(model, read(chosen.folder / "dev.jsonl"))
         (HOME / "learned.json").write_bytes(orjson.dumps(model) + b"\n")
 

@@ -1,6 +1,6 @@
 """Figures of the injection plugin: recall, false positives, evasion, speed.
 
-    python tests/bench/injection_quality.py FOLDER [--only quality|evasion|speed]
+    python tests/bench/injection_quality.py FOLDER [--only quality|evasion|harmless|speed]
 
 FOLDER holds dev.jsonl and dev_ood.jsonl: rows `{"text", "label" (1 attack, 0 benign), "set"}`. Nothing is written.
 """
@@ -404,6 +404,28 @@ def evasion(verbose: bool = True) -> dict[str, float]:
     return means
 
 
+def disguised_harmless(folder: Path) -> None:
+    """False positives on honest texts under every transformation."""
+    scanner = Injection.scanner()
+    rows = [json.loads(line) for line in (folder / "dev.jsonl").open(encoding="utf-8")]
+    texts = [
+        row["text"]
+        for row in rows
+        if not row["label"] and 20 <= len(row["text"]) <= 400 and row["text"].isascii()
+    ]
+    texts = random.sample(texts, 50)
+    print(f"\nharmless: shares flagged and blocked of {len(texts)} honest texts under each transformation")
+    for tier, transformations in (("T1", T1), ("T2", T2), ("T3", T3), ("combined", COMBINED), ("T5", T5)):
+        flagged = blocked = total = 0
+        for transform in transformations.values():
+            for text in texts:
+                action = scanner.scan(transform(text))["action"]
+                total += 1
+                flagged += action != "allow"
+                blocked += action == "block"
+        print(f"  {tier:8} {flagged / total:7.4f} {blocked / total:7.4f}")
+
+
 def speed() -> None:
     """Microseconds for one text, plain and disguised, and how they grow."""
     scanner = Injection.scanner()
@@ -446,12 +468,14 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", choices=("quality", "evasion", "speed"))
+    parser.add_argument("--only", choices=("quality", "evasion", "harmless", "speed"))
     chosen = parser.parse_args()
     if chosen.only in (None, "quality"):
         quality(chosen.folder)
     if chosen.only in (None, "evasion"):
         evasion()
+    if chosen.only in (None, "harmless"):
+        disguised_harmless(chosen.folder)
     if chosen.only in (None, "speed"):
         speed()
 

@@ -24,6 +24,10 @@ Action = Literal["allow", "flag", "block"]
 
 # The trained scorer's word counts from here on; below, it is the noise of honest texts.
 _LIKELY: Final = 0.3
+# Characters of views that the trained scorer rates, the text itself and its nearest views first: at 45 us per KB
+# it costs as much as the signatures.
+_RATED_BASE: Final = 16_384
+_RATED_FACTOR: Final = 5
 # Spans reported of one signature in one view: enough to show, little to look up.
 _MAX_SPANS: Final = 4
 # Weak signs add up only within this many characters, or every long document would be an attack.
@@ -48,7 +52,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a text is: `score` is 0..1, `families` in order of weight, `hits` with their spans."""
+    """What a text is: `score` is 0..1, `families` in order of weight, `learned` last, `hits` with their spans."""
 
     action: Action
     score: float
@@ -61,7 +65,7 @@ class Budget:
     """Characters that all views of one text may have: `base` + `factor` times its length; `score` if it runs out."""
 
     base: int = 65_536
-    factor: int = 40
+    factor: int = 16
     score: float = 0.6
 
 
@@ -161,7 +165,9 @@ class Scanner:
         # Everyday words in one text must not hide another that has none.
         if len(texts) > 1 and not all(not views.may_be_transposed(t) or self._words.match(t) for t in texts):
             return False
-        return self._learned == 0.0 or all(learned.rate(text).score < _LIKELY for text in texts)
+        return self._learned == 0.0 or all(
+            learned.rate(self._without_allowed(t)).score < _LIKELY for t in texts
+        )
 
     def scan(self, text: str, role: str = "user", *, joined: bool = False) -> Judgement:
         """Judge one text. `role` is system, user, assistant, tool or output. Any string gets a judgement.
@@ -173,7 +179,7 @@ class Scanner:
         if text.isascii():
             matched = self._matcher.match(text)
             if matched in self._noise:
-                rated = learned.rate(text) if likeness else learned.NOTHING
+                rated = learned.rate(self._without_allowed(text)) if likeness else learned.NOTHING
                 return (
                     _CLEAN if rated.score < _LIKELY else self.judge([self._like(View("text", text), rated)])
                 )
@@ -234,12 +240,18 @@ class Scanner:
         if view.name == "squeezed":
             return [self._squeezed[index] for index in self._squeezed_matcher.match(view.text)]
         matched = self._matcher.match(view.text)
-        if self._allow is not None and any(index < self._first_trigger for index in matched):
-            blanked = self._allow.sub(lambda m: "0" * (m.end() - m.start()), view.text)
-            if blanked != view.text:
-                view.text = blanked
-                return self._matcher.match(blanked)
+        text = self._without_allowed(view.text)
+        if text is not view.text:
+            view.text = text
+            matched = self._matcher.match(text)
         return matched
+
+    def _without_allowed(self, text: str) -> str:
+        """The text with allowed literals made unreadable, at the same length; the same object if it has none."""
+        if self._allow is None or self._allow.search(text) is None:
+            return text
+        blanked: str = self._allow.sub(lambda match: "0" * (match.end() - match.start()), text)
+        return blanked
 
     def _walk(self, root: View, matched: list[int] | None, role: str, *, likeness: bool) -> Judgement:
         budget = self.rules.budget
@@ -247,6 +259,7 @@ class Scanner:
         found: dict[int, list[View]] = {}
         talk = exhausted = False
         like, liked = learned.NOTHING, root
+        rateable = _RATED_BASE + _RATED_FACTOR * len(root.text) if likeness else 0
         seen: set[str] = set()
         queue: deque[tuple[View, bool]] = deque([(root, True)])
         while queue:
@@ -265,8 +278,13 @@ class Scanner:
                     queue.appendleft((plain, again))
                     if not self._raw:
                         continue
+            given = view.text
             indices = matched if matched is not None else self._match(view)
             matched = None
+            if view.text is not given:
+                # Views that show an allowed literal disguised are no evidence against it.
+                like = learned.NOTHING
+                rateable = len(view.text) if likeness else 0
             fired: list[int] = []
             for index in sorted(indices):
                 if index < self._first_trigger:
@@ -275,7 +293,8 @@ class Scanner:
                     talk = talk or index == self._talk
                 else:
                     fired.append(index - self._first_trigger)
-            if likeness and (self._common in indices or view.depth == 0) and view.name not in _UNRATED:
+            if rateable > 0 and (self._common in indices or view.depth == 0) and view.name not in _UNRATED:
+                rateable -= len(view.text)
                 rated = learned.rate(view.text)
                 if rated.score > like.score:
                     like, liked = rated, view
@@ -290,7 +309,7 @@ class Scanner:
                     else:
                         queue.extend((made, then == "read") for made in make(view))
                 if opened is not view:
-                    queue.append((opened, True))
+                    queue.appendleft((opened, True))
                 if self._common not in indices and view.name not in ("squeezed", "rail_fence"):
                     queue.extend((made, False) for made in views.of_no_words(view))
         hits = [self._like(liked, like)] if like.score >= _LIKELY else []
@@ -299,7 +318,11 @@ class Scanner:
         if exhausted:
             score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
             hits.append(Hit("unscanned", "unscanned", score, 0, len(root.text), "text"))
-        return self.judge(hits + self._hits(found, role, talk=talk))
+        named = self._hits(found, role, talk=talk)
+        if hits and talk and named and all(hit.score == _MENTION for hit in named):
+            # The scorer knows words, not quotation marks: what it likes is the quoted attack.
+            hits = [hit for hit in hits if hit.family != "learned"]
+        return self.judge(hits + named)
 
     def _hits(self, found: dict[int, list[View]], role: str, *, talk: bool) -> list[Hit]:
         """The exact hits of what the Sets found, each in the first view in which it is one."""
@@ -341,7 +364,12 @@ class Scanner:
             action = "block"
         elif total >= self.rules.flag_at:
             action = "flag"
-        return Judgement(action, total, tuple(sorted(families, key=lambda f: (-families[f], f))), tuple(hits))
+        return Judgement(
+            action,
+            total,
+            tuple(sorted(families, key=lambda f: (f == "learned", -families[f], f))),
+            tuple(hits),
+        )
 
     def _first_spans(
         self, index: int, where: Sequence[View]
