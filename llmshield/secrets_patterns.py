@@ -125,12 +125,13 @@ _URL = (
 )
 
 _NAME = (
-    r"(?i:pass(?:word|wd|phrase|code)?|pwd|secret|token|api[ _.-]?key|apikey|access[ _.-]?key|auth[ _.-]?key|"
+    r"(?i:pass(?:word|wd|phrase|code)|(?:\b|_)pass|pwd|secrets?|token|api[ _.-]?key|apikey|access[ _.-]?key|auth[ _.-]?key|"
     r"account[ _.-]?key|private[ _.-]?key|encryption[ _.-]?key|signing[ _.-]?key|client[ _.-]?secret|credentials?)"
 )
 # `DB_PASSWORD=...`, `"apiKey": "..."`, `secret => '...'`, `my token is ...`; the value is the group.
 _ASSIGNMENT = (
-    _NAME + r"[A-Za-z0-9_-]{0,24}[\"'`)\]]{0,2}\s{0,3}(?::=|=>|==?|[:：]|(?i:\sis\s(?:now\s)?))\s{0,3}"
+    _NAME
+    + r"(?:[_-][A-Za-z0-9_-]{0,24}|[A-Z0-9][A-Za-z0-9]{0,24})?[\"'`)\]]{0,2}\s{0,3}(?::=|=>|==?|[:：]|(?i:\sis\s(?:now\s)?))\s{0,3}"
     r"[\"'`]{0,3}([^\s\"'`<>,;]{6,})"
 )
 _BEARER = r"(?i:\bbearer|\bauthorization[\"']?\s?[:=]\s?[\"']?(?:basic|token|digest))\s{1,3}([A-Za-z0-9._~+/=-]{12,})"
@@ -254,6 +255,8 @@ def _reads_like_a_secret(value: str) -> bool:
         return True
     if digits and not letters:
         return len(value) >= 8 and special > 0
+    if "." in value:  # a dotted name
+        return False
     mixed = value != value.lower() and value != value.upper() and value[1:] != value[1:].lower()
     if special and letters:
         return len(value) >= 8 and any(c in "!$%^&*#@+~?" for c in value[:-1])

@@ -45,7 +45,7 @@ SHAPES: tuple[tuple[str, float], ...] = (
     (rf"{_NUMBER},?[ ]{{1,2}}{_COMPASS}{_NAME}(?:{_STRONG})\b\.?{_AFTER_COMPASS}{_UNIT}?(?:{_TOWN}?{_CODE}|{_TOWN}{_STATE}|{_TOWN})?", 0.8),
     (rf"{_NUMBER},?[ ]{{1,2}}{_COMPASS}{_NAME}(?:{_WEAK})\b\.?{_AFTER_COMPASS}(?:{_UNIT}(?:{_TOWN}?{_CODE}|{_TOWN})?|{_TOWN}?{_CODE}|{_TOWN}{_STATE})", 0.75),
     (rf"{_NUMBER}(?:[ ]?(?:bis|ter))?,?[ ](?i:rue|avenue|av\.?|boulevard|bd\.?|chemin|impasse|place|quai|allee|route)[ ]{_WORDS}(?:[ ][A-Z][A-Za-z'-]+){{0,3}}{_EUROPE_CODE}", 0.75),
-    (rf"(?:[A-Z][A-Za-z.-]*[ ])?[A-Z][A-Za-z.-]*(?:strase|strasse|Strase|Strasse|str\.|Str\.|weg|Weg|platz|Platz|allee|Allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|kade)[ ]{{1,2}}[0-9]{{1,4}}[ ]?[a-zA-Z]?\b{_EUROPE_CODE}", 0.75),
+    (rf"(?:[A-Z][A-Za-z.-]*[ ])?[A-Z][A-Za-z.-]*(?:strase|strasse|Strase|Strasse|str\.|Str\.|weg|Weg|platz|Platz|allee|Allee|gasse|straat|laan)[ ]{{1,2}}[0-9]{{1,4}}[ ]?[a-zA-Z]?\b{_EUROPE_CODE}", 0.75),
     (rf"(?:Strase|Strasse|Platz|Rue|Calle|Via|Viale|Piazza|Plaza|Avenida|Av\.|Rua|Paseo|Corso|Largo|Carrera)[ ](?:[A-Za-z.'-]+[ ]){{0,4}}?[A-Za-z.'-]+,?[ ](?:n[.o]*[ ]?)?[0-9]{{1,4}}[a-zA-Z]?\b{_EUROPE_CODE}", 0.7),
     (r"(?i)P\.?[ ]?O\.?[ ]?Box[ ]{1,2}[0-9]{1,6}\b", 0.75),
 )  # fmt: skip

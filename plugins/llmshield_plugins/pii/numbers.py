@@ -244,7 +244,7 @@ def _identity(text: str, near: Near, groups: list[Group], place: int) -> _Found 
 def _one_gap(taken: list[Group]) -> bool:
     """One and the same separator throughout: `693-09.4444` is no social security number, but `529.982.247-25` a CPF."""
     gaps = [g.mark for g in taken[1:]]
-    return len(set(gaps)) <= 1 or gaps == [".", ".", "-"]
+    return gaps == [".", ".", "-"] or (len(set(gaps)) <= 1 and not set(gaps) & {",", ";", ":"})
 
 
 def _alone(groups: list[Group], place: int, count: int) -> bool:

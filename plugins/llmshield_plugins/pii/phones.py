@@ -66,7 +66,7 @@ def phone(
     if not announced and not plus and sum(sizes) < 8:
         return None
     found = (
-        (None if inside and not plus else _international(text, groups, plus))
+        (None if inside and not plus else _international(text, groups, plus, announced))
         or _north_american(text, groups, sizes)
         or (None if inside else _trunk_zero(text, groups, announced))
         or (None if inside else _grouped(text, groups, sizes, announced))
@@ -109,7 +109,9 @@ def _take(text: str, groups: Sequence[Digits], least: int, most: int) -> int | N
     return best
 
 
-def _international(text: str, groups: Sequence[Digits], plus: bool) -> tuple[int, float] | None:
+def _international(
+    text: str, groups: Sequence[Digits], plus: bool, announced: bool
+) -> tuple[int, float] | None:
     first = groups[0].digits
     if not plus:
         if not first.startswith("00") or (len(first) == 3 and first[2] not in "17"):
@@ -117,7 +119,7 @@ def _international(text: str, groups: Sequence[Digits], plus: bool) -> tuple[int
         first = first[2:] or (groups[1].digits if len(groups) > 1 else "")
     skipped = 0 if plus else 2
     code = next((first[:n] for n in (1, 2) if first[:n] in _NATIONAL), first[:3])
-    if not code or code[0] == "0":
+    if not code or code[0] == "0" or (not plus and len(groups) == 1 and not announced):
         return None
     least, most = _NATIONAL.get(code, (6, 12))
     trunk = 1 if "(0)" in text[groups[0].start : groups[min(2, len(groups) - 1)].end] else 0
@@ -206,6 +208,6 @@ def _bare(text: str, groups: Sequence[Digits]) -> tuple[int, float] | None:
     if count is None or _hangs_on(text, groups, count):
         return None
     sizes = [len(g.digits) for g in groups[:count]]
-    if sizes in ([4, 2, 2], [2, 2, 4], [4, 4]) and groups[0].digits[:2] in ("19", "20"):
-        return None
+    if sizes[:3] in ([4, 2, 2], [2, 2, 4]) or (sizes == [4, 4] and groups[0].digits[:2] in ("19", "20")):
+        return None  # a date, a span of years
     return count, 0.5

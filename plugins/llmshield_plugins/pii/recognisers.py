@@ -86,7 +86,7 @@ def iban_end(value: str) -> int | None:
 
 
 _VERSION = compiled(
-    r"(?i)(?:\bv|\bver\.?|version|release|build|firmware|revision|upgrade(?:d)? to|[a-z]{3,}/)\s*[:=]?\s*$"
+    r"(?i)(?:\bv|\bver\.?|version|release|build|firmware|revision|upgrade(?:d)? to|[a-z]{3,}/)[\"']?\s*[:=]?\s*[\"']?$"
 )
 
 
@@ -96,9 +96,11 @@ def _ipv4(value: str, before: str, after: str) -> float | None:
     if (after[:1] == "." and after[1:2].isdigit()) or (before[-1:] == "." and before[-2:-1].isdigit()):
         return None
     try:
-        IPv4Address(value)
+        address = IPv4Address(value)
     except ValueError:
         return None
+    if address.is_loopback or address.is_unspecified or value == "255.255.255.255":
+        return None  # nobody's address
     return None if _VERSION.search(before[-24:]) else 0.9
 
 

@@ -103,6 +103,11 @@ LOOK_ALIKES = (
     "9781234567897 9400100000000000000000",
     "The meeting is on March 12, 2024 at noon",
     "tracking 1Z999AA10123456784",
+    "listening on 127.0.0.1:8080 and 0.0.0.0",
+    '"contentVersion": "1.0.0.1"',
+    "lst = [1,3,109,163,23,2323]",
+    "jeder folgende Läufer 3 Runden",
+    "his phone was found on 2019-07-14 14",
 )
 
 
