@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from llmshield.call import Call, Channel, Path, Tree
-from llmshield.dialects import Event
+from llmshield.dialects import Event, Piece
 from llmshield.dialects._openai_choices import ChoicesCodec
 from llmshield.dialects._openai_codec import CUSTOM, as_arguments, other_pieces, put_at
 from llmshield.dialects._openai_messages import CHOICE_KEYS, MessageReader
+
+_PLAIN = CHOICE_KEYS - {"message"}
 
 
 class ChatCodec(ChoicesCodec):
@@ -20,11 +22,26 @@ class ChatCodec(ChoicesCodec):
     def __init__(self, call: Call) -> None:
         super().__init__(call)
         self._reader = MessageReader(streams=True)
+        self._content: dict[int, Channel] = {}
 
     def _texts(self, event: Event, choice: Tree, number: int) -> None:
         delta = choice.get("delta")
         pieces = event.pieces
         if type(delta) is dict:
+            if (
+                len(delta) == 1
+                and "content" in delta
+                and choice.keys() <= _PLAIN
+                and not choice.get("logprobs")
+            ):
+                text = delta["content"]  # nearly all events of nearly all streams
+                if type(text) is str and text:
+                    channel = self._content.get(number)
+                    if channel is None:
+                        channel = self._content[number] = self._reader.channel("content", number)
+                    pieces.append(Piece(channel, delta, "content"))
+                    event.output = True
+                    return
             before = len(pieces)
             self._reader.read(event, pieces, choice, number, delta)
             if len(pieces) > before or delta.get("tool_calls"):
@@ -38,6 +55,7 @@ class ChatCodec(ChoicesCodec):
             other_pieces(pieces, choice, "message", number, ("message",), index=1)
 
     def _end(self, number: int) -> tuple[Channel, ...]:
+        self._content.pop(number, None)
         return self._reader.end(number)
 
     def _bare(self, number: int) -> Tree:

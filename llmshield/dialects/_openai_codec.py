@@ -42,7 +42,12 @@ class OpenAICodec(StreamCodec):
         events: list[Event] = []
         parser = self._parser
         for name, payload in parser.feed(data):
-            event = self._event(name, payload)
+            try:
+                tree = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                event = self._odd(name, payload)
+            else:
+                event = self._event(name, tree)
             events.append(event)
             if event.error is not None:
                 self._broken = True
@@ -63,31 +68,32 @@ class OpenAICodec(StreamCodec):
     def abort(self, error: CallError, request_id: str) -> bytes:
         return write_event({"error": error_object(error)})
 
-    def _event(self, name: str, payload: bytes) -> Event:
-        try:
-            tree = orjson.loads(payload)
-        except orjson.JSONDecodeError:
-            if payload == b"[DONE]":
-                self.ended = True
-                return Event(raw=DONE)
-            if name == COMMENT or not payload:
-                return Event(raw=KEEP_ALIVE)
-            try:
-                tree = load_reply(payload)
-            except ValueError:
-                return Event(error=malformed("holds an event that is not JSON"))
-        if type(tree) is not dict:
-            return Event(error=malformed("holds an event that is no JSON object"))
+    def _event(self, name: str, tree: Any) -> Event:
         event = Event(name, tree)
-        if tree.get("error"):
+        if type(tree) is not dict:
+            event.error = malformed("holds an event that is no JSON object")
+        elif tree.get("error"):
             event.error = upstream_error(tree)
-            return event
-        if self.ended:  # nothing after [DONE] is for a client; a usage that comes too late is still metered
+        elif (
+            self.ended
+        ):  # nothing after the end is for a client; a usage that comes too late is still metered
             event.hidden = True
             self._usage(tree)
-            return event
-        self._read(event, tree)
+        else:
+            self._read(event, tree)
         return event
+
+    def _odd(self, name: str, payload: bytes) -> Event:
+        """What is no strict JSON: the end, a comment, or JSON that only a lenient reader takes."""
+        if payload == b"[DONE]":
+            self.ended = True
+            return Event(raw=DONE)
+        if name == COMMENT or not payload:
+            return Event(raw=KEEP_ALIVE)
+        try:
+            return self._event(name, load_reply(payload))
+        except ValueError:
+            return Event(error=malformed("holds an event that is not JSON"))
 
     @abstractmethod
     def _usage(self, tree: Tree) -> None:
