@@ -1,6 +1,7 @@
 """What every store promises: the same steps, the same answers, on memory, a SQLite file and a real redis-server."""
 
 import asyncio
+import random
 import shutil
 import socket
 import subprocess
@@ -380,3 +381,29 @@ async def test_what_is_over_is_forgotten_and_the_rest_is_not(store: Store) -> No
 
     assert (await balance(store, EVER))[0] == 10
     assert len(await entries(store)) == 1
+
+
+async def test_sums_are_exact_at_any_size(store: Store) -> None:
+    """300 random reservations and settlements of up to 10^16, against Python's integers."""
+    rng = random.Random(13)
+    lines = (Line("exact", "ever", 10**18), Line("exact", "day:1", None, 2_000_000_000_000))
+    spent = 0
+    holds: dict[str, int] = {}
+    for index in range(300):
+        want = rng.randrange(10 ** rng.randrange(1, 17))
+        granted = await reserve(store, f"h{index}", want, lines=lines)
+        assert granted == Grant(want)
+        holds[f"h{index}"] = want
+        if rng.random() < 0.7:
+            id = rng.choice(sorted(holds))
+            held = holds.pop(id)
+            if rng.random() < 0.3:
+                assert await store.release(id, lines) == held
+            else:
+                actual = rng.randrange(held + 1)
+                assert await store.settle(id, lines, actual, NOW, LABELS) == Settled(actual, held)
+                spent += actual
+        for line in lines:
+            assert await balance(store, line) == (spent, sum(holds.values()))
+    left = 10**18 - spent - sum(holds.values())
+    assert await reserve(store, "rest", 10**18, 1, lines) == Grant(left)

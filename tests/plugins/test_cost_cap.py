@@ -670,3 +670,43 @@ async def test_the_wrapped_app_pays_its_own_bills(guarded: Callable[..., Any]) -
 
     assert said is None
     assert await house.store.balances() == []
+
+
+MANY = [
+    ({"n": 3}, 3, 3),
+    ({"best_of": 5}, 1, 5),
+    ({"prompt": ["a", "b", "c"]}, 2, 6),
+    ({"prompt": [[1, 2], [3]]}, 1, 2),
+    ({"prompt": [1, 2, 3]}, 1, 1),
+    ({"prompt": "abc"}, 1, 1),
+    ({}, 0, 1),
+]
+
+
+@pytest.mark.parametrize(("more", "choices", "expected"), MANY)
+def test_how_many_answers_are_paid_for(more: dict[str, Any], choices: int, expected: int) -> None:
+    attempt = make_attempt(read(chat(max_tokens=100)))
+    attempt.body, attempt.choices = {**attempt.body, **more}, choices
+    price = Prices({}).price("openai", "openai", "gpt-4o-mini")
+    assert price is not None
+
+    assert bound_of(attempt, price, 3)[0].choices == expected
+
+
+TOOLS = [
+    ([], 1_064),
+    ([{"type": "function", "function": {}}], 2_088),
+    ([{"name": "mine", "input_schema": {}}], 2_088),
+    ([{"type": "bash_20250124", "name": "bash"}, {"type": "computer_20250124", "name": "computer"}], 4_136),
+    ("nonsense", 2_088),
+]
+
+
+@pytest.mark.parametrize(("tools", "expected"), TOOLS)
+def test_what_tools_add(tools: Any, expected: int) -> None:
+    attempt = make_attempt(read(chat(max_tokens=100)))
+    attempt.body = {**attempt.body, "tools": tools}
+    price = Prices({}).price("openai", "openai", "gpt-4o-mini")
+    assert price is not None
+
+    assert bound_of(attempt, price, 3)[0].input == expected
