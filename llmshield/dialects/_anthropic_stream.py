@@ -3,8 +3,7 @@
 Rule 1: `feed` keeps the books of what the provider said, `write` and `late` those of what the client got; only
 the latter decide what `stop` and `finalise` still have to close.
 Rule 2: no edited text travels with a valid signature. The reasoning channel of a thinking block ends with its
-`signature_delta`; if what was written differs from what was read, the signature goes out as `EDITED`, and
-`_anthropic_texts` takes such blocks out of later requests. Text that nobody changed keeps its signature.
+`signature_delta`; if what was written differs from what was read, the signature goes out as `EDITED` (see _anthropic_sealed). Text that nobody changed keeps its signature.
 Rule 3: unknown events, deltas and fields pass on; their strings go through the filters in one piece.
 """
 
@@ -17,7 +16,7 @@ from llmshield.call import Channel, ChannelKind
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._anthropic import UsageMeter, error_event, error_in_reply, finish_kind
 from llmshield.dialects._anthropic_pieces import add_others, block_pieces
-from llmshield.dialects._anthropic_texts import EDITED
+from llmshield.dialects._anthropic_sealed import EDITED
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
 from llmshield.dialects._tree import load_reply
 from llmshield.dialects._wire import may_be_deep, too_deep

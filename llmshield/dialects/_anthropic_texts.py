@@ -3,8 +3,7 @@
 Rule 1: what this file does not know is a Text. An SDK that grows a field grows a Text.
 Rule 2: names on the list count only where the API's own objects are read; in tool inputs, schemas and metadata
 there is no list, and names of keys are texts as well.
-Rule 3: signed blocks are shown to guards, but an edited one never travels: it is dropped whole (thinking) or
-loses its seal (compaction), since the API refuses a block that differs from its signature.
+Rule 3: signed blocks are shown to guards, but an edited one never travels with its seal (_anthropic_sealed).
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llmshield.call import Call, Path, Role, Sealed, Text, TextKind
+from llmshield.dialects._anthropic_sealed import SignedBlock, UnsignedBlock, is_edited
 from llmshield.dialects._tree import (
     add_text,
     add_token,
-    dump_str,
     expect,
     refuse,
     walk_unknown,
@@ -87,10 +86,6 @@ OPAQUE: dict[str, str] = {
 }
 """Leaves without blanks that only the API can read; anything with a blank in it is a Text."""
 
-EDITED = "llmshield.edited"
-"""The signature of a thinking block that a filter changed on its way to the client (see _anthropic_stream): the
-API would refuse it, so it is taken out when the client sends it back."""
-
 TOOL_BLOCKS = (
     "tool_use", "tool_result", "server_tool_use", "mcp_tool_use", "mcp_tool_result", "mcp_tool_listing",
     "tool_reference", "browser_state",
@@ -99,35 +94,6 @@ TOOL_BLOCKS = (
 
 CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_", "browser_toolset_")
 """Tools that run at the client; every other `type` runs at the provider and is unseen."""
-
-
-class SignedBlock(Sealed):
-    """A signed thinking block: edited, it is taken out of its message."""
-
-    __slots__ = ()
-
-    def __init__(self, block: Any, blocks: list[Any]) -> None:
-        super().__init__(block, blocks, None, dump_str)
-
-    def reseal(self) -> None:
-        if self.dirty:
-            self.dirty = False
-            self.holder[:] = [block for block in self.holder if block is not self.tree]
-
-
-class UnsignedBlock(Sealed):
-    """A compaction block: edited, it goes on without what the API sealed it with."""
-
-    __slots__ = ()
-
-    def __init__(self, block: Any) -> None:
-        super().__init__(block, block, None, dump_str)
-
-    def reseal(self) -> None:
-        if self.dirty:
-            self.dirty = False
-            for name in ("signature", "encrypted_content"):
-                self.holder.pop(name, None)
 
 
 def read_texts(call: Call, body: dict[str, Any]) -> None:
@@ -181,8 +147,8 @@ def _content(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     """A string, a list of blocks, or one object."""
     value = holder[key]
     if type(value) is list:
-        if _has_edited(value):
-            value[:] = [block for block in value if not _is_edited(block)]
+        if any(is_edited(block) for block in value):
+            value[:] = [block for block in value if not is_edited(block)]
         for index, block in enumerate(value):
             if type(block) is not dict:
                 refuse("/" + "/".join(map(str, (*path, index))), "is no content block")
@@ -348,16 +314,6 @@ def _marked(what: str, then: Callable[[Call, Role, Any, Any, Path], None]) -> Ca
         then(call, role, holder, key, path)
 
     return read
-
-
-def _has_edited(blocks: list[Any]) -> bool:
-    return any(_is_edited(block) for block in blocks)
-
-
-def _is_edited(block: Any) -> bool:
-    if type(block) is not dict or block.get("type") != "thinking" or "signature" not in block:
-        return False
-    return block["signature"] is None or block["signature"] == EDITED
 
 
 _PLAIN = """

@@ -21,7 +21,7 @@ from llmshield.call import AttachedFilter, Call, Channel, Stop, Usage
 from llmshield.channels import Channels
 from llmshield.dialects import StreamCodec, WireRequest
 from llmshield.dialects._anthropic import ERRORS, UsageMeter
-from llmshield.dialects._anthropic_texts import EDITED
+from llmshield.dialects._anthropic_sealed import EDITED
 from llmshield.dialects.anthropic_messages import AnthropicMessages
 from llmshield.errors import CallError, WireError
 from llmshield.verdicts import Answer, Block
