@@ -124,8 +124,9 @@ class Ledger:
                 id, lines, want, least, now_ms + int(LEASE_S * 1000), now_ms, labels
             )
         except BaseException:
-            # The answer is lost, or the caller went away: whether it was held nobody here knows.
-            self._later(self._store.release(id, lines))
+            # The answer is lost, or the caller went away: whether it was held nobody here knows. A hold that
+            # is not found again within these tries is charged in full by its lease.
+            self._later(self._until_done(lambda: self._store.release(id, lines), id, tries=4))
             raise
         if isinstance(grant, Grant):
             reservation = Reservation(id, grant.amount, want, lines, labels)
@@ -254,15 +255,14 @@ class Ledger:
         self._unsettled.add(task)
         task.add_done_callback(self._unsettled.discard)
 
-    async def _until_done(self, step: Callable[[], Any], id: str) -> None:
+    async def _until_done(self, step: Callable[[], Any], id: str, tries: int = 2**31) -> None:
         """Repeat a step until the store has taken it. Its hold is renewed meanwhile, so it is not expired."""
-        tries = 0
-        while True:
-            await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
-            tries += 1
+        for turn in range(tries):
+            await asyncio.sleep(_RETRY_S[min(turn, len(_RETRY_S) - 1)])
             try:
                 await step()
             except StoreUnavailable:
+                self.available = False
                 continue
             self._open.pop(id, None)
             return

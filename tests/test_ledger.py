@@ -188,6 +188,34 @@ async def test_an_end_that_was_lost_is_tried_until_it_is_in(
     assert ledger._open == {}
 
 
+async def test_a_caller_that_gives_up_holds_nothing(store: Store, time: FrozenClock) -> None:
+    ledger = Ledger(store)
+    asked = asyncio.Event()
+
+    class Slow(Flaky):
+        def __getattr__(self, name: str) -> Any:
+            step = getattr(self.inner, name)
+
+            async def take(*args: Any, **kwargs: Any) -> Any:
+                said = await step(*args, **kwargs)
+                if name == "reserve":
+                    asked.set()
+                    await asyncio.sleep(5)
+                return said
+
+            return take
+
+    ledger._store = Slow(store)  # type: ignore[assignment]
+    asking = asyncio.create_task(reserved(ledger, "a", 700))
+    await asked.wait()
+    asking.cancel()
+    await asyncio.wait({asking})
+    await asyncio.sleep(0.3)
+    await ledger.close()
+
+    assert (await balances(store))[EVER] == (0, 0)
+
+
 @pytest.mark.parametrize("lost", ["lost_before", "lost_after"])
 async def test_a_reservation_that_was_lost_holds_nothing(store: Store, time: FrozenClock, lost: str) -> None:
     flaky = Flaky(store)
@@ -195,7 +223,7 @@ async def test_a_reservation_that_was_lost_holds_nothing(store: Store, time: Fro
     setattr(flaky, lost, 1)
     with pytest.raises(StoreUnavailable):
         await reserved(ledger, "a", 700)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
     await ledger.close()
 
     assert all(held == 0 for _, held in (await balances(store)).values())
