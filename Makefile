@@ -10,17 +10,18 @@ BIN := .venv/bin
 DEV := .venv/.ready-dev
 DEMO := .venv/.ready-demo
 SETUP := scripts/setup pyproject.toml requirements/bootstrap.lock
+NODE := tests/e2e/node
 TESTS ?= tests
 PYTEST_FLAGS ?= -q -n 2
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint types fix bench dist lock clean
+.PHONY: demo test lint types npm fix bench dist lock clean
 .NOTPARALLEL:
 
 demo: $(DEMO)
 	$(BIN)/llmshield demo
 
-test: lint types
+test: lint types npm
 	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS)
 
 lint: $(DEV)
@@ -31,6 +32,15 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+# The SDKs for JavaScript that tests marked `npm` drive. Without node, or offline, those tests are skipped.
+npm:
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+		echo "npm: no node and npm here; tests marked npm will be skipped"; \
+	elif ! [ $(NODE)/node_modules/.package-lock.json -nt $(NODE)/package-lock.json ]; then \
+		npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund --loglevel=error \
+			|| echo "npm: the packages could not be installed; tests marked npm will be skipped"; \
+	fi
 
 fix: $(DEV)
 	$(BIN)/ruff check --fix .
