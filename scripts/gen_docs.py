@@ -50,7 +50,82 @@ def policy() -> str:
     return MADE + "\n" + "\n".join(part for part in parts if part.strip())
 
 
-PAGES: dict[str, Callable[[], str]] = {"policy.md": policy}
+def errors() -> str:
+    """docs/errors.md: how each kind of error looks in each family of dialects, written by the dialects themselves."""
+    import json
+    from typing import get_args
+
+    from llmshield.errors import CallError, ErrorKind
+    from llmshield.traffic import Dialects
+
+    dialects = Dialects()
+    families = {"OpenAI": "openai_chat", "Anthropic": "anthropic_messages", "Gemini": "gemini"}
+    rows = []
+    for kind in get_args(ErrorKind):
+        cells = [f"`{kind}`"]
+        for name in families.values():
+            waits = 7.0 if kind in {"rate_limited", "no_provider"} else None
+            reply = dialects[name].write_error(CallError(kind, "...", retry_after_s=waits), "id")
+            error = json.loads(reply.body)["error"]
+            words = [error.get("type"), error.get("code") if isinstance(error.get("code"), str) else None]
+            words.append(error.get("status"))
+            shown = [
+                f"{header}: {reply.headers[header]}"
+                for header in ("x-should-retry", "retry-after")
+                if header in reply.headers
+            ]
+            said = " / ".join(f"`{word}`" for word in words if word)
+            cells.append(f"**{reply.status}** {said}" + "".join(f"<br>`{line}`" for line in shown))
+        rows.append(tuple(cells))
+    parts = [
+        "# Errors\n",
+        "Errors that llmshield makes are shaped like the provider's own, so that SDKs raise the right class and do not\n"
+        "retry for nothing. A message names the rule and the place (`messages[2].content`), never a text or a key.\n",
+        _table(("kind", *families), rows),
+        "A provider's own 4xx is passed on as it is, scrubbed of keys. When every provider has failed, the first\n"
+        "target's plain error is the one that the client gets, never the fallback's own rejection.\n",
+        "## In the middle of a stream\n",
+        "| | a guard stops the answer | the answer broke |\n|---|---|---|\n"
+        '| OpenAI chat | a chunk with `finish_reason: "content_filter"`, then `[DONE]` | `data: {"error": ...}`; SDKs raise |\n'
+        "| OpenAI responses | `response.failed` with code `invalid_prompt` | `event: error` |\n"
+        '| Anthropic | `message_delta` with `stop_reason: "refusal"`, then `message_stop` | `event: error`; SDKs raise |\n'
+        '| Gemini | a last chunk with `finishReason` and `finishMessage` | `data: {"error": ...}`; SDKs raise |\n',
+        "A truncated answer is never presented as a success: a stream that breaks after its first output ends with the\n"
+        "error in the right column. Before the first output another provider is asked, where the route names one.\n",
+    ]
+    return MADE + "\n" + "\n".join(parts)
+
+
+def plugin(name: str) -> str:
+    """docs/plugins/NAME.md: the module's docstring, which is its manual page, and its settings."""
+    import importlib
+    import inspect
+
+    from llmshield import registry
+    from llmshield.policy.schema import settings_schema
+
+    module = importlib.import_module(f"llmshield_plugins.{name}")
+    title, _, body = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
+    schema = settings_schema(registry.find("plugin", name).Settings)
+    rows = [
+        row
+        for key, value in schema.get("properties", {}).items()
+        for row in _rows(value, schema.get("$defs", {}), key)
+    ]
+    head, _, example = body.partition("\nExample:\n")
+    parts = [f"# {title}\n", head.strip() + "\n"]
+    if rows:
+        parts += ["## Settings\n", _table(("key", "value", "default", "meaning"), rows)]
+    if example:
+        parts += ["## Example\n", f"```yaml\n{inspect.cleandoc(example)}\n```\n"]
+    return MADE + "\n" + "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "policy.md": policy,
+    "errors.md": errors,
+    "plugins/failover.md": lambda: plugin("failover"),
+}
 
 
 def main(arguments: list[str]) -> int:
