@@ -58,7 +58,7 @@ class Matrix:
     """The windows of some rows as a sparse matrix of n-grams."""
 
     def __init__(self, rows: list[Row]) -> None:
-        self.grams: list[set[str]] = []
+        self.grams: list[set[bytes]] = []
         labels: list[int] = []
         self.sets: list[str] = []
         self.rows: list[int] = []
@@ -71,8 +71,8 @@ class Matrix:
                 self.sets.append(row["set"])
                 self.rows.append(number)
         self.labels = np.array(labels, dtype=np.float64)
-        counts: Counter[str] = Counter()
-        sets: dict[str, set[str]] = defaultdict(set)
+        counts: Counter[bytes] = Counter()
+        sets: dict[bytes, set[str]] = defaultdict(set)
         for grams, name in zip(self.grams, self.sets, strict=True):
             for gram in grams:
                 counts[gram] += 1
@@ -80,7 +80,7 @@ class Matrix:
         # What occurs in one set only names that set, not attacks. Attacks in languages of which training has no
         # honest text would teach it the language: hence English words only, and no
         # single letters, of which noise and code are full.
-        english = {w for w in (HOME / "lexicon.txt").read_text(encoding="ascii").split() if len(w) > 1}
+        english = {word for word in (HOME / "lexicon.txt").read_bytes().split() if len(word) > 1}
         self.vocabulary = sorted(
             g
             for g, n in counts.items()
@@ -144,7 +144,9 @@ def train(rows: list[Row]) -> dict[str, Any]:
         best[number] = max(best[number], value)
     harmless = np.array([v < 0.5 and v < best[n] for n, v in zip(matrix.rows, values, strict=True)])
     weights, bias = fit(matrix, balanced(matrix, harmless & (matrix.labels == 1)), weights, bias)
-    kept = [(gram, round(float(w) * 1000)) for gram, w in zip(matrix.vocabulary, weights, strict=True)]
+    kept = [
+        (gram.decode(), round(float(w) * 1000)) for gram, w in zip(matrix.vocabulary, weights, strict=True)
+    ]
     kept = [(gram, weight) for gram, weight in kept if abs(weight) >= 20]
     return {
         "bias": round(bias, 4),
@@ -157,7 +159,9 @@ def train(rows: list[Row]) -> dict[str, Any]:
 def points(model: dict[str, Any], rows: list[Row]) -> tuple[float, float]:
     """The values at which flagging and blocking start, by their share of honest texts."""
     table = dict(
-        zip(model["ngrams"].split("\n"), (w / model["scale"] for w in model["weights"]), strict=True)
+        zip(
+            model["ngrams"].encode().split(b"\n"), (w / model["scale"] for w in model["weights"]), strict=True
+        )
     )
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:

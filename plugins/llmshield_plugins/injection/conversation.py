@@ -15,8 +15,8 @@ from llmshield.call import Text
 
 from .scan import Hit
 
-# A signature's match is hardly longer; literals of the policy may be, and then the ends are longer.
-_END = 100
+# What of a signature's match may lie on one side of a cut; literals of the policy may be longer, then the ends are.
+_END = 64
 _SURE = 0.9
 # No signature reaches over this: a line break and twelve words that are in no filler.
 _BREAK = "\n" + "qx " * 12 + "\n"

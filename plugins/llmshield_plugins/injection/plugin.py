@@ -69,11 +69,15 @@ class Injection(Plugin):
     def _joined(self, call: Call) -> Block | None:
         """An attack cut into pieces over parts, messages and roles, each harmless by itself."""
         conversation = Conversation(
-            [t for t in call.prompts() if t.role != "system" or "system" in self._roles],
+            [
+                text
+                for text in call.prompts()
+                if not text.is_name and (text.role != "system" or "system" in self._roles)
+            ],
             self._roles, self._longest,
         )  # fmt: skip
         judgement = self._scanner.judge(
-            conversation.across(self._scanner.scan(conversation.text, joined=True).hits)
+            conversation.across(self._scanner.scan(conversation.text, "joined").hits)
         )
         if judgement.action == "allow":
             return None

@@ -169,13 +169,14 @@ class Scanner:
             learned.rate(self._without_allowed(t)).score < _LIKELY for t in texts
         )
 
-    def scan(self, text: str, role: str = "user", *, joined: bool = False) -> Judgement:
-        """Judge one text. `role` is system, user, assistant, tool or output. Any string gets a judgement.
+    def scan(self, text: str, role: str = "user") -> Judgement:
+        """Judge one text. Any string gets a judgement.
 
-        `joined` says that it is made of several texts, of which the trained scorer has nothing to say.
+        `role` is system, user, assistant, tool or output; or `joined` for ends of several texts, of which the
+        trained scorer has nothing to say, and whose odd spellings come from the joints.
         """
         matched = None
-        likeness = self._learned > 0.0 and not joined
+        likeness = self._learned > 0.0 and role != "joined"
         if text.isascii():
             matched = self._matcher.match(text)
             if matched in self._noise:
@@ -262,6 +263,7 @@ class Scanner:
         rateable = _RATED_BASE + _RATED_FACTOR * len(root.text) if likeness else 0
         seen: set[str] = set()
         queue: deque[tuple[View, bool]] = deque([(root, True)])
+        ending = role != "joined"
         while queue:
             view, again = queue.popleft()
             if view.text in seen and view.name != "squeezed":
@@ -306,7 +308,7 @@ class Scanner:
                     _, make, then = self._triggers[index]
                     if then == "open":
                         opened = next(iter(make(opened)), opened)
-                    else:
+                    elif ending or then == "read":
                         queue.extend((made, then == "read") for made in make(view))
                 if opened is not view:
                     queue.appendleft((opened, True))
