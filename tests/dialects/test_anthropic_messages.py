@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, get_args
 
 import anthropic
 import orjson
@@ -23,7 +23,7 @@ from llmshield.dialects import StreamCodec, WireRequest
 from llmshield.dialects._anthropic import ERRORS, UsageMeter
 from llmshield.dialects._anthropic_sealed import EDITED
 from llmshield.dialects.anthropic_messages import AnthropicMessages
-from llmshield.errors import CallError, WireError
+from llmshield.errors import CallError, ErrorKind, WireError
 from llmshield.verdicts import Answer, Block
 
 DIALECT = AnthropicMessages()
@@ -819,6 +819,17 @@ def test_finalise_writes_what_the_provider_left_out() -> None:
     )
 
 
+def test_blocks_whose_stop_is_missing_are_closed_before_the_end() -> None:
+    data = sse(HEAD, start(0, type="text", text=""), delta(0, "text_delta", text="abc"), TAIL[1])
+    result = accumulate(drive(opened(), [data], lambda channel: Hold(str.upper)))
+
+    assert (result["content"][0]["text"], result["content"][0]["closed"], result["stopped"]) == (
+        "ABC",
+        True,
+        True,
+    )
+
+
 def test_a_filter_stops_the_stream_mid_way() -> None:
     class Stopper:
         def feed(self, text: str) -> str | Stop:
@@ -834,9 +845,27 @@ def test_a_filter_stops_the_stream_mid_way() -> None:
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+SHAPES = {
+    "blocked": (400, "invalid_request_error"), "bad_request": (400, "invalid_request_error"),
+    "unauthenticated": (401, "authentication_error"), "forbidden": (403, "permission_error"),
+    "model_denied": (404, "not_found_error"), "not_found": (404, "not_found_error"),
+    "method_not_allowed": (405, "invalid_request_error"), "unsupported": (404, "not_found_error"),
+    "unsupported_media": (415, "invalid_request_error"), "too_large": (413, "request_too_large"),
+    "conflict": (409, "invalid_request_error"), "rate_limited": (429, "rate_limit_error"),
+    "budget_spent": (402, "billing_error"), "policy_unavailable": (500, "api_error"),
+    "store_unavailable": (503, "api_error"), "no_provider": (529, "overloaded_error"),
+    "upstream_error": (502, "api_error"), "upstream_timeout": (504, "timeout_error"),
+    "client_timeout": (408, "timeout_error"), "shutting_down": (503, "api_error"),
+}  # fmt: skip
+
+
+def test_every_kind_of_error_has_a_shape() -> None:
+    assert set(get_args(ErrorKind)) == set(SHAPES) == set(ERRORS)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
 def test_error_shape(kind: Any) -> None:
-    status, name = ERRORS[kind]
+    status, name = SHAPES[kind]
     reply = DIALECT.write_error(CallError(kind, "words", headers={"x-a": "b"}), ID)
 
     assert reply.status == status

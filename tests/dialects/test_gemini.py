@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -26,7 +26,7 @@ from llmshield.dialects._gemini import ERRORS, UsageMeter
 from llmshield.dialects._gemini_texts import camel, snake
 from llmshield.dialects._json_array import JsonArrayParser
 from llmshield.dialects.gemini import Gemini
-from llmshield.errors import CallError, WireError
+from llmshield.errors import CallError, ErrorKind, WireError
 from llmshield.verdicts import Answer
 
 DIALECT = Gemini()
@@ -926,6 +926,7 @@ def test_broken_arrays_end_with_one_error(data: bytes, reason: str) -> None:
             ],
             True,
         ),
+        ([chunk({"text": "b"}, index=1), chunk({"text": "a"}, finish="STOP")], False),
         ([{"promptFeedback": {"blockReason": "SAFETY"}}], True),
         ([{"promptFeedback": {}}], False),
         ([{"usageMetadata": {"promptTokenCount": 1}}], False),
@@ -1004,9 +1005,29 @@ def test_an_endless_element_is_refused() -> None:
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+SHAPES = {
+    "blocked": (400, "FAILED_PRECONDITION", "LLMSHIELD_PII"), "bad_request": (400, "INVALID_ARGUMENT", ""),
+    "unauthenticated": (401, "UNAUTHENTICATED", ""), "forbidden": (403, "PERMISSION_DENIED", ""),
+    "model_denied": (404, "NOT_FOUND", "MODEL_DENIED"), "not_found": (404, "NOT_FOUND", ""),
+    "method_not_allowed": (405, "INVALID_ARGUMENT", ""), "unsupported": (404, "NOT_FOUND", "UNSUPPORTED"),
+    "unsupported_media": (415, "INVALID_ARGUMENT", ""), "too_large": (400, "INVALID_ARGUMENT", "TOO_LARGE"),
+    "conflict": (409, "ABORTED", ""), "rate_limited": (429, "RESOURCE_EXHAUSTED", ""),
+    "budget_spent": (400, "FAILED_PRECONDITION", "BUDGET_EXCEEDED"),
+    "policy_unavailable": (500, "INTERNAL", "POLICY_UNAVAILABLE"),
+    "store_unavailable": (503, "UNAVAILABLE", "STORE_UNAVAILABLE"),
+    "no_provider": (503, "UNAVAILABLE", "NO_PROVIDER_AVAILABLE"), "upstream_error": (502, "INTERNAL", "UPSTREAM_ERROR"),
+    "upstream_timeout": (504, "DEADLINE_EXCEEDED", ""), "client_timeout": (408, "DEADLINE_EXCEEDED", ""),
+    "shutting_down": (503, "UNAVAILABLE", "SHUTTING_DOWN"),
+}  # fmt: skip
+
+
+def test_every_kind_of_error_has_a_shape() -> None:
+    assert set(get_args(ErrorKind)) == set(SHAPES) == set(ERRORS)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
 def test_error_shape(kind: Any) -> None:
-    status, code, reason = ERRORS[kind]
+    status, code, reason = SHAPES[kind]
     result = DIALECT.write_error(CallError(kind, "words", plugin="pii", headers={"x-a": "b"}), ID)
     error = json.loads(result.body)["error"]
 
@@ -1017,8 +1038,7 @@ def test_error_shape(kind: Any) -> None:
         "words",
     )
     assert result.headers["x-a"] == "b"
-    expected = "LLMSHIELD_PII" if kind == "blocked" else reason
-    assert [detail["reason"] for detail in error.get("details", ())] == ([expected] if expected else [])
+    assert [detail["reason"] for detail in error.get("details", ())] == ([reason] if reason else [])
 
 
 def test_retry_advice() -> None:
