@@ -250,20 +250,26 @@ class Bound:
     media: bool = False
 
 
-def worst_case(price: ModelPrice, bound: Bound, output: int) -> int:
-    """pico-USD that a call can cost at the most, with `output` tokens for each choice."""
-    into, out = price.worst(bound.input, long_cache=bound.long_cache, media=bound.media)
-    parts = bound.input * into + output * bound.choices * out
-    return -(-parts // MTOK) + price.per_call + bound.tools * price.per_tool
+class Quote:
+    """The most that a call within `bound` can cost at `price`: rates looked up once, for several output bounds."""
 
+    __slots__ = ("_fixed", "_out")
 
-def affordable_output(price: ModelPrice, bound: Bound, amount: int) -> int:
-    """The largest output bound whose `worst_case` is within `amount`; -1 if not even none is."""
-    into, out = price.worst(bound.input, long_cache=bound.long_cache, media=bound.media)
-    left = (amount - price.per_call - bound.tools * price.per_tool) * MTOK - bound.input * into
-    if left < 0:
-        return -1
-    return left // (out * bound.choices) if out else MOST_TOKENS
+    def __init__(self, price: ModelPrice, bound: Bound) -> None:
+        into, out = price.worst(bound.input, long_cache=bound.long_cache, media=bound.media)
+        self._fixed = bound.input * into + (price.per_call + bound.tools * price.per_tool) * MTOK
+        self._out = out * bound.choices
+
+    def worst_case(self, output: int) -> int:
+        """pico-USD that the call can cost at the most, with `output` tokens for each choice."""
+        return -(-(self._fixed + output * self._out) // MTOK)
+
+    def affordable_output(self, amount: int) -> int:
+        """The largest output bound whose `worst_case` is within `amount`; -1 if not even none is."""
+        left = amount * MTOK - self._fixed
+        if left < 0:
+            return -1
+        return left // self._out if self._out else MOST_TOKENS
 
 
 def cost(price: ModelPrice, usage: Usage, *, long_cache: bool = False) -> int:

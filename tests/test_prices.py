@@ -15,13 +15,12 @@ from llmshield.prices import (
     Bound,
     ModelPrice,
     Prices,
+    Quote,
     Rates,
-    affordable_output,
     cost,
     max_output,
     sensible,
     usd,
-    worst_case,
 )
 from llmshield.testing import FrozenClock
 
@@ -210,7 +209,7 @@ def test_the_policy_comes_first_and_zero_is_a_price() -> None:
 
     assert zero is not None
     assert zero.generates
-    assert worst_case(zero, Bound(10**6), 10**6) == 0
+    assert Quote(zero, Bound(10**6)).worst_case(10**6) == 0
     assert mine is not None
     assert (mine.rates.input, mine.rates.output, mine.per_call) == (3 * MTOK, 5 * MTOK, 7)
     assert (mine.context, mine.max_output) == (128_000, 16_384)
@@ -374,7 +373,7 @@ def test_the_worst_case_is_never_less_than_the_bill(price: ModelPrice, usage: Us
     bound = Bound(usage.input, choices, usage.tool_requests, long_cache=True, media=True)
     output = -(-usage.output // choices)
 
-    assert worst_case(price, bound, output) >= cost(price, usage, long_cache=True)
+    assert Quote(price, bound).worst_case(output) >= cost(price, usage, long_cache=True)
 
 
 @settings(max_examples=300, deadline=None)
@@ -383,14 +382,14 @@ def test_what_is_affordable_is_affordable_and_no_more(
     price: ModelPrice, tokens: int, choices: int, amount: int
 ) -> None:
     bound = Bound(tokens, choices)
-    bought = affordable_output(price, bound, amount)
+    bought = Quote(price, bound).affordable_output(amount)
 
     if bought < 0:
-        assert worst_case(price, bound, 0) > amount
+        assert Quote(price, bound).worst_case(0) > amount
     else:
-        assert worst_case(price, bound, bought) <= amount or bought == MOST_TOKENS
+        assert Quote(price, bound).worst_case(bought) <= amount or bought == MOST_TOKENS
         assert (
-            worst_case(price, bound, bought + 1) > amount
+            Quote(price, bound).worst_case(bought + 1) > amount
             or bought >= MOST_TOKENS
             or price.worst(tokens)[1] == 0
         )

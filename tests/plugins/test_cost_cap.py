@@ -14,7 +14,7 @@ import pytest
 from llmshield.call import Attempt, Call, Usage
 from llmshield.ledger import Ledger
 from llmshield.metrics import Metrics
-from llmshield.prices import PICO_PER_USD, Prices, worst_case
+from llmshield.prices import PICO_PER_USD, Prices, Quote
 from llmshield.stores import open_store
 from llmshield.testing import FakeProvider, Lent, gateway, policy, read
 from llmshield.verdicts import Block
@@ -508,7 +508,7 @@ async def test_a_hold_of_the_worst_case_is_visible(guarded: Callable[..., Any]) 
 
     assert said is None
     assert bounded
-    assert attempt.reserved_picousd == worst_case(price, bound, 100)
+    assert attempt.reserved_picousd == Quote(price, bound).worst_case(100)
     assert (await house.store.balances())[0].held == attempt.reserved_picousd
 
 
@@ -606,7 +606,7 @@ def test_what_each_end_costs(end: dict[str, Any], what: str, amount: int | None)
     price = Prices({}).price("openai", "openai", "gpt-4o-mini")
     assert price is not None
     bound, _ = bound_of(attempt, price, 3)
-    reserved = worst_case(price, bound, 100)
+    reserved = Quote(price, bound).worst_case(100)
     for name, value in end.items():
         setattr(attempt, name, value)
     charge = charge_for(attempt, price, bound, reserved, lost_in_full=True, cut_in_full=False)

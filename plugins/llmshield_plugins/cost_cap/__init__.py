@@ -64,9 +64,8 @@ from llmshield.prices import (
     Bound,
     ModelPrice,
     Prices,
+    Quote,
     Rates,
-    affordable_output,
-    worst_case,
 )
 from llmshield.stores import Labels
 from llmshield.verdicts import Block
@@ -182,8 +181,9 @@ class CostCap(Plugin):
                 message = f"Tenant {call.tenant} is locked: a provider charged more than was reserved."
                 return self._refuse("locked", message, kind="budget_spent")
         output = output or 0
-        want = worst_case(price, bound, output)
-        least = worst_case(price, bound, min(output, self.settings.min_max_tokens))
+        quote = Quote(price, bound)
+        want = quote.worst_case(output)
+        least = quote.worst_case(min(output, self.settings.min_max_tokens))
         labels = Labels(_clean(call.tenant), attempt.provider, _clean(attempt.model))
         id = f"{call.id}.{attempt.number}"
         block = None
@@ -203,7 +203,7 @@ class CostCap(Plugin):
         attempt.reserved_picousd = held.amount
         attempt.at_end(partial(self._settle, held, price, bound))
         if caps and block is None:
-            self._clamp(attempt, price, bound, held, output)
+            self._clamp(attempt, price, quote, held, output)
         return block
 
     def _price(self, attempt: Attempt) -> ModelPrice | None:
@@ -247,13 +247,13 @@ class CostCap(Plugin):
         return self.settings.default_max_tokens or price.max_output or _USUAL_TOKENS
 
     def _clamp(
-        self, attempt: Attempt, price: ModelPrice, bound: Bound, held: Reservation, output: int
+        self, attempt: Attempt, price: ModelPrice, quote: Quote, held: Reservation, output: int
     ) -> None:
         """Put the bound that was reserved for into the body."""
         if attempt.call.operation != "generate":
             return
         if held.amount < held.wanted:
-            bought = affordable_output(price, bound, held.amount)
+            bought = quote.affordable_output(held.amount)
             attempt.clamp_output(min(output, bought, price.max_output or bought))
         elif attempt.output_bound is None:
             attempt.clamp_output(output)
