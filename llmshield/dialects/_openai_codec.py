@@ -12,6 +12,7 @@ from llmshield.call import Call, Channel, Path, Tree
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._openai import error_object, malformed, upstream_error
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
+from llmshield.dialects._surrogates import Halves
 from llmshield.dialects._tree import dump_str, load_reply
 from llmshield.errors import CallError, UpstreamError
 
@@ -31,6 +32,7 @@ class OpenAICodec(StreamCodec):
         self._wants_usage = call.wants_usage
         self._parser = SseParser()
         self._broken = False
+        self._halves = Halves()
 
     @abstractmethod
     def _read(self, event: Event, tree: Tree) -> None:
@@ -91,9 +93,12 @@ class OpenAICodec(StreamCodec):
         if name == COMMENT or not payload:
             return Event(raw=KEEP_ALIVE)
         try:
-            return self._event(name, load_reply(payload))
+            tree = load_reply(payload, keep_halves=True)
         except ValueError:
             return Event(error=malformed("holds an event that is not JSON"))
+        event = self._event(name, tree)
+        self._halves.mend(event.pieces)
+        return event
 
     @abstractmethod
     def _usage(self, tree: Tree) -> None:

@@ -13,7 +13,15 @@ from base64 import b64decode
 from typing import Any, TypeAlias
 
 from llmshield.call import Call, Path, Role, TextKind
-from llmshield.dialects._tree import Walker, add_text, add_token, seal_base64, walk_unknown, walk_value
+from llmshield.dialects._tree import (
+    Walker,
+    add_text,
+    add_token,
+    seal_base64,
+    seal_json,
+    walk_unknown,
+    walk_value,
+)
 
 Fields: TypeAlias = "dict[str, Walker]"
 """The readers of an object's fields; what is not in it is unknown and walked."""
@@ -167,8 +175,21 @@ def picture(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
 
 
 def plain(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
-    """Text, or whatever else stands in its place."""
-    walk_value(call, role, holder, key, path)
+    """Text, or whatever else stands in its place; of a tool, JSON may be in it."""
+    if role == "tool":
+        result(call, role, holder, key, path)
+    else:
+        walk_value(call, role, holder, key, path)
+
+
+def result(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    """What a tool gave back. JSON with escapes in it is read by its leaves: in `"\\nal@x.example"` a guard would find
+    another address than the model does, and its edit would break the escape. Other text is read as it stands."""
+    value = holder[key]
+    if type(value) is str and "\\" in value and value.lstrip()[:1] in ("{", "["):
+        seal_json(call, role, holder, key, path, numbers=False)
+    else:
+        walk_value(call, role, holder, key, path, numbers=True)
 
 
 def definition(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:

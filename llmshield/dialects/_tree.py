@@ -1,8 +1,4 @@
-"""Parsed JSON trees: read them strictly, collect their texts, write them back.
-
-What a guard saw is what the provider gets: the tree that is read here is the tree that is sent, never the
-client's bytes. A duplicate key is thereby harmless (the last one wins and is the only one sent). What would not
-survive the way through a tree (numbers that lose digits, lone surrogates, NaN) is refused.
+"""Parsed JSON trees: collect their texts, seal what is JSON or base64 inside a string.
 
 Every string leaf that travels to a provider is a Text, with two exceptions: leaves that a dialect has on its
 written list *and* that look like a token (`is_token`: ids, enum members, type tags; whatever else stands there
@@ -15,27 +11,30 @@ import binascii
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
 
-from llmshield.call import Call, Path, Role, Sealed, Text, TextKind, Tree
+from llmshield.call import Call, Path, Role, Sealed, Text, TextKind
+from llmshield.dialects._json import (
+    DEFAULT_LIMITS,
+    DEPTH_CEILING,
+    Limits,
+    check_depth,
+    dump,
+    dump_str,
+    has_long_integer,
+    kind_of,
+    load_reply,
+    parse_body,
+)
 from llmshield.errors import WireError
 
-DEPTH_CEILING = 200
-"""No policy may allow deeper bodies: the walk below and orjson's writer (254 levels) recurse."""
-
-
-@dataclass(slots=True, frozen=True)
-class Limits:
-    """What a body may be: `body` in bytes, `depth` in nested arrays and objects."""
-
-    body: int = 10 * 2**20
-    depth: int = 64
-
-
-DEFAULT_LIMITS = Limits()
+__all__ = [
+    "DEFAULT_LIMITS", "DEPTH_CEILING", "HARMLESS", "Limits", "Walker", "add_name", "add_text", "add_token", "dump",
+    "dump_str", "expect", "is_token", "load_reply", "parse_body", "refuse", "seal_base64", "seal_json", "walk",
+    "walk_unknown", "walk_value",
+]  # fmt: skip
 
 # JSON Schema 2020-12 keywords, types and formats, and the words of the tool and message formats.
 _WORDS = """
@@ -50,63 +49,11 @@ http://json-schema.org/draft-07/schema# https://json-schema.org/draft/2020-12/sc
 HARMLESS = frozenset(_WORDS.split())
 """Names and values that are the formats' own words: never a Text in a free walk."""
 
-_DEEP = frozenset((dict, list, float))
-_INT64 = 2.0**63
 _TOKEN_CHARS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/"))
 _TOKEN_LENGTH = 256
 _SHORT_NUMBER = 4
 _BIG_NUMBER = 10_000
 """Outside tool arguments a smaller integer is a setting (`maxLength: 64`), no account or telephone number."""
-
-
-def parse_body(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Tree:
-    """The object in a request body, read strictly.
-
-    Raises: WireError when the bytes are not UTF-8, not JSON, no object, too large, too deep, or hold a number
-    that a tree can't keep (NaN, Infinity, integers beyond 64 bits) or a lone surrogate.
-    """
-    if len(data) > limits.body:
-        raise WireError(f"The body has {len(data)} bytes; at most {limits.body} are allowed.")
-    if not data:
-        raise WireError("The body is empty; a JSON object was expected.")
-    try:
-        tree = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise WireError(f"The body is not valid JSON: {error.msg} at character {error.pos}.") from None
-    if type(tree) is not dict:
-        raise WireError(f"The body is {_kind(tree)}; a JSON object was expected.")
-    if _check(tree, min(limits.depth, DEPTH_CEILING)):
-        _refuse_long_integers(data)
-    return tree
-
-
-def load_reply(data: bytes | str) -> Any:
-    """Parsed JSON of a provider, read as leniently as money allows: NaN, long integers and lone surrogates pass
-    (a usage of NaN must not cost the answer); `dump` writes them in a form that every client reads.
-
-    Raises: ValueError when it is no JSON at all.
-    """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(data if isinstance(data, str) else data.decode("utf-8-sig"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def dump(tree: Any) -> bytes:
-    """The tree as compact JSON bytes. Raises: ValueError for what JSON can't say (a tree of our own making)."""
-    try:
-        return orjson.dumps(tree)
-    except TypeError:  # lone surrogates, integers beyond 64 bits, more than 254 levels: from a lenient reply
-        return json.dumps(tree, ensure_ascii=True, separators=(",", ":")).encode()
-
-
-def dump_str(tree: Any) -> str:
-    """The tree as compact JSON text."""
-    return dump(tree).decode()
 
 
 def is_token(value: str) -> bool:
@@ -236,17 +183,24 @@ def walk(
 
 
 def seal_json(
-    call: Call, role: Role, holder: Any, key: Any, path: Path, limits: Limits = DEFAULT_LIMITS
+    call: Call,
+    role: Role,
+    holder: Any,
+    key: Any,
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    numbers: bool = True,
 ) -> None:
     """`holder[key]` is a string that holds JSON: its leaves become Texts (places continue inside).
 
-    What is no JSON, or would not survive the way through a tree, becomes one plain Text. A duplicate name is
+    `numbers` as in `walk`. What is no JSON, or would not survive the way through a tree, becomes one plain Text. A duplicate name is
     resolved at once, in the string as well: the model must not read what no guard has seen.
     """
     raw: str = holder[key]
     try:
         tree = orjson.loads(raw)
-        if _check(tree, min(limits.depth, DEPTH_CEILING)) and _has_long_integer(raw):
+        if check_depth(tree, min(limits.depth, DEPTH_CEILING)) and has_long_integer(raw):
             raise ValueError
     except (ValueError, WireError):
         add_text(call, role, holder, key, path)
@@ -262,7 +216,7 @@ def seal_json(
         holder[key] = dump_str(tree)
     sealed = Sealed(tree, holder, key, dump_str)
     call.sealed.append(sealed)
-    walk(call, role, tree, path, numbers=True, sealed=sealed)
+    walk(call, role, tree, path, numbers=numbers, sealed=sealed)
 
 
 def seal_base64(call: Call, role: Role, holder: Any, key: Any, path: Path) -> bool:
@@ -296,7 +250,7 @@ def seal_base64(call: Call, role: Role, holder: Any, key: Any, path: Path) -> bo
 def expect(value: Any, kind: type, place: str, words: str) -> Any:
     """The value, if it is of this type. Raises: WireError naming the place and what was expected."""
     if type(value) is not kind:
-        refuse(place, f"is {_kind(value)}; {words} was expected")
+        refuse(place, f"is {kind_of(value)}; {words} was expected")
     return value
 
 
@@ -304,57 +258,6 @@ def refuse(place: str, what: str) -> NoReturn:
     """Raises: WireError with a sentence about one field; `place` is a JSON pointer."""
     field = place[1:].replace("/", ".")
     raise WireError(f"{field!r} {what}.", place)
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    return _KINDS.get(type(value), "of an unknown type")
-
-
-_KINDS: dict[type, str] = {
-    dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean",
-}  # fmt: skip
-
-
-def _check(tree: Any, depth: int) -> bool:
-    """True when a float beyond 64 bits is in the tree. Raises: WireError when it is deeper than `depth`."""
-    suspicious = False
-    levels = 0
-    level = [tree] if type(tree) is dict or type(tree) is list else []
-    while level:
-        levels += 1
-        if levels > depth:
-            raise WireError(f"The body is nested deeper than {depth} levels.")
-        found: list[Any] = []
-        for node in level:
-            for value in node.values() if type(node) is dict else node:
-                if type(value) in _DEEP:
-                    if type(value) is not float:
-                        found.append(value)
-                    elif not -_INT64 < value < 2 * _INT64:
-                        suspicious = True
-        level = found
-    return suspicious
-
-
-def _has_long_integer(data: bytes | str) -> bool:
-    try:
-        _refuse_long_integers(data)
-    except WireError:
-        return True
-    return False
-
-
-def _refuse_long_integers(data: bytes | str) -> None:
-    """Raises: WireError when an integer needs more than 64 bits; orjson makes it a float and drops digits."""
-    json.loads(data, parse_int=_short_integer)
-
-
-def _short_integer(digits: str) -> int:
-    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
-        raise WireError("The body holds an integer beyond 64 bits; its digits would be lost.")
-    return 0
 
 
 def _has_duplicates(raw: str) -> bool:

@@ -227,7 +227,7 @@ def _messages(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None
             expect(said, str, f"/messages/{index}/role", "a string")
         speaker = _ROLES.get(said, "user")
         for field in message:
-            if field == "content" and type(message[field]) is str:
+            if field == "content" and type(message[field]) is str and speaker != "tool":
                 add_text(call, speaker, message, field, (*place, field))
             elif field != "role" or said not in _ROLES:
                 reader = _MESSAGE.get(field)
@@ -240,13 +240,13 @@ def _messages(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None
 def _content(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     value = holder[key]
     if type(value) is not list:
-        walk_value(call, role, holder, key, path)
+        plain(call, role, holder, key, path)
         return
     for index, part in enumerate(value):
         if type(part) is dict:
             read_fields(call, role, part, (*path, index), _PART)
         else:
-            walk_value(call, role, value, index, (*path, index))
+            plain(call, role, value, index, (*path, index))
 
 
 def _calls(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:

@@ -241,13 +241,13 @@ def _content(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     """Parts of a message, of a tool's output or of reasoning; or plain text."""
     value = holder[key]
     if type(value) is not list:
-        walk_value(call, role, holder, key, path, numbers=True)
+        plain(call, role, holder, key, path)
         return
     for index, part in enumerate(value):
         if type(part) is dict:
             read_fields(call, role, part, (*path, index), _PART)
         else:
-            walk_value(call, role, value, index, (*path, index), numbers=True)
+            plain(call, role, value, index, (*path, index))
 
 
 def _output(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:

@@ -59,6 +59,29 @@ def texts(call: Call) -> list[tuple]:
             [("tool", "/messages/0/content", "a")],
         ),
         (
+            {"messages": [{"role": "tool", "content": '{"mail": "\\nal\\u0040x.example", "id": 7}'}]},
+            [("tool", "/messages/0/content/mail", "\nal@x.example")],
+        ),
+        (
+            {"messages": [{"role": "tool", "content": [{"type": "text", "text": '["\\u0041", 123456]'}]}]},
+            [
+                ("tool", "/messages/0/content/0/text/0", "A"),
+                ("tool", "/messages/0/content/0/text/1", "123456"),
+            ],
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "tool", "content": '{"mail": "al@x.example"}'},
+                    {"role": "tool", "content": "{\\ no"},
+                ]
+            },
+            [
+                ("tool", "/messages/0/content", '{"mail": "al@x.example"}'),
+                ("tool", "/messages/1/content", "{\\ no"),
+            ],
+        ),
+        (
             {"messages": [{"role": "user", "name": "Al", "content": [{"type": "text", "text": "a"}]}]},
             [("user", "/messages/0/name", "Al"), ("user", "/messages/0/content/0/text", "a")],
         ),
@@ -639,6 +662,19 @@ def test_what_breaks_a_stream(raw, reason, relay):
     assert got.error is not None
     assert got.error.reason == reason
     assert len(got.trees) == 1
+
+
+def test_an_emoji_in_two_events_is_one_character_for_the_filters(relay, replacing):
+    """Servers written in JavaScript cut it between its UTF-16 halves."""
+    raw = b"".join(
+        b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % part
+        for part in (b"a\\ud83d", b"\\ude00b", b"\\ude00")
+    )
+    got = relay(
+        CHAT.open_stream(read(stream=True)), raw + chunk(delta(finish="stop")) + DONE, replacing("😀", "X")
+    )
+
+    assert "".join(tree["choices"][0]["delta"].get("content", "") for tree in got.trees) == "aXb\ufffd"
 
 
 def test_output_begins_with_text_or_a_call_and_not_with_a_role():

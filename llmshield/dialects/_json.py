@@ -1,0 +1,139 @@
+"""JSON read strictly from clients, leniently from providers, and written so that every parser reads the same.
+
+What a guard saw is what the provider gets: the tree that is read here is the tree that is sent, never the
+client's bytes. A duplicate key is thereby harmless (the last one wins and is the only one sent). What would not
+survive the way through a tree (numbers that lose digits, lone surrogates, NaN) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from llmshield.call import Tree
+from llmshield.dialects._surrogates import mend_tree
+from llmshield.errors import WireError
+
+DEPTH_CEILING = 200
+"""No policy may allow deeper bodies: the walk below and orjson's writer (254 levels) recurse."""
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """What a body may be: `body` in bytes, `depth` in nested arrays and objects."""
+
+    body: int = 10 * 2**20
+    depth: int = 64
+
+
+DEFAULT_LIMITS = Limits()
+
+_DEEP = frozenset((dict, list, float))
+_INT64 = 2.0**63
+
+
+def parse_body(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Tree:
+    """The object in a request body, read strictly.
+
+    Raises: WireError when the bytes are not UTF-8, not JSON, no object, too large, too deep, or hold a number
+    that a tree can't keep (NaN, Infinity, integers beyond 64 bits) or a lone surrogate.
+    """
+    if len(data) > limits.body:
+        raise WireError(f"The body has {len(data)} bytes; at most {limits.body} are allowed.")
+    if not data:
+        raise WireError("The body is empty; a JSON object was expected.")
+    try:
+        tree = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise WireError(f"The body is not valid JSON: {error.msg} at character {error.pos}.") from None
+    if type(tree) is not dict:
+        raise WireError(f"The body is {kind_of(tree)}; a JSON object was expected.")
+    if check_depth(tree, min(limits.depth, DEPTH_CEILING)):
+        _refuse_long_integers(data)
+    return tree
+
+
+def load_reply(data: bytes | str, *, keep_halves: bool = False) -> Any:
+    """Parsed JSON of a provider, read as leniently as money allows: NaN, long integers and lone surrogates pass
+    (a usage of NaN must not cost the answer); `dump` writes them in a form that every client reads.
+
+    Lone surrogates become U+FFFD, unless `keep_halves` (a stream may bring the other half in its next event).
+
+    Raises: ValueError when it is no JSON at all.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        tree = json.loads(data if isinstance(data, str) else data.decode("utf-8-sig"))
+        return tree if keep_halves else mend_tree(tree)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dump(tree: Any) -> bytes:
+    """The tree as compact JSON bytes. Raises: ValueError for what JSON can't say (a tree of our own making)."""
+    try:
+        return orjson.dumps(tree)
+    except TypeError:  # lone surrogates, integers beyond 64 bits, more than 254 levels: from a lenient reply
+        return json.dumps(tree, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def dump_str(tree: Any) -> str:
+    """The tree as compact JSON text."""
+    return dump(tree).decode()
+
+
+def kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    return _KINDS.get(type(value), "of an unknown type")
+
+
+_KINDS: dict[type, str] = {
+    dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean",
+}  # fmt: skip
+
+
+def check_depth(tree: Any, depth: int) -> bool:
+    """True when a float beyond 64 bits is in the tree. Raises: WireError when it is deeper than `depth`."""
+    suspicious = False
+    levels = 0
+    level = [tree] if type(tree) is dict or type(tree) is list else []
+    while level:
+        levels += 1
+        if levels > depth:
+            raise WireError(f"The body is nested deeper than {depth} levels.")
+        found: list[Any] = []
+        for node in level:
+            for value in node.values() if type(node) is dict else node:
+                if type(value) in _DEEP:
+                    if type(value) is not float:
+                        found.append(value)
+                    elif not -_INT64 < value < 2 * _INT64:
+                        suspicious = True
+        level = found
+    return suspicious
+
+
+def has_long_integer(data: bytes | str) -> bool:
+    try:
+        _refuse_long_integers(data)
+    except WireError:
+        return True
+    return False
+
+
+def _refuse_long_integers(data: bytes | str) -> None:
+    """Raises: WireError when an integer needs more than 64 bits; orjson makes it a float and drops digits."""
+    json.loads(data, parse_int=_short_integer)
+
+
+def _short_integer(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise WireError("The body holds an integer beyond 64 bits; its digits would be lost.")
+    return 0
