@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from llmshield.call import Text
 
-from .scan import Hit
+from .judgement import Hit
 
 # What of a signature's match may lie on one side of a cut; literals of the policy may be longer, then the ends are.
 _END = 64

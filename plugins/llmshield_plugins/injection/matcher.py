@@ -41,11 +41,17 @@ class Matcher:
     """
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
+        # Patterns in the group "any" are compiled for Unicode and asked of every text.
         groups: dict[str, list[int]] = {}
         for index, pattern in enumerate(patterns):
-            groups.setdefault(pattern.group if pattern.source.isascii() else "", []).append(index)
+            group = pattern.group if pattern.group == "any" or pattern.source.isascii() else ""
+            groups.setdefault(group, []).append(index)
         self._sets = [
-            (_compiled([(i, patterns[i].source) for i in indices], unicode=not group), indices, not group)
+            (
+                _compiled([(i, patterns[i].source) for i in indices], unicode=group in ("", "any")),
+                indices,
+                not group,
+            )
             for group, indices in groups.items()
         ]
 
@@ -54,8 +60,8 @@ class Matcher:
         raw = text.encode()
         ascii_only = len(raw) == len(text)
         found: list[int] = []
-        for compiled, indices, unicode in self._sets:
-            if not (unicode and ascii_only):
+        for compiled, indices, beyond_ascii in self._sets:
+            if not (beyond_ascii and ascii_only):
                 hits = compiled.Match(raw)
                 if hits is not None:
                     found += [indices[hit] for hit in hits]

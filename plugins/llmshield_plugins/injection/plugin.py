@@ -13,8 +13,9 @@ from llmshield.hookspecs import Plugin
 from llmshield.verdicts import Block
 
 from .conversation import Conversation
+from .judgement import Judgement, judge
 from .reply import ReplyFilter
-from .scan import Judgement, Scanner
+from .scan import Scanner
 from .settings import InjectionSettings, Role
 
 # Findings reported of one call; a conversation of a thousand flagged messages says no more than ten.
@@ -76,8 +77,8 @@ class Injection(Plugin):
             ],
             self._roles, self._longest,
         )  # fmt: skip
-        judgement = self._scanner.judge(
-            conversation.across(self._scanner.scan(conversation.text, "joined").hits)
+        judgement = judge(
+            self._scanner.rules, conversation.across(self._scanner.scan(conversation.text, "joined").hits)
         )
         if judgement.action == "allow":
             return None

@@ -16,7 +16,8 @@ from typing import Final
 from llmshield.call import Stop
 from llmshield.verdicts import Block
 
-from .scan import Judgement, Scanner
+from .judgement import Judgement
+from .scan import Scanner
 
 _WINDOW: Final = 2_048
 _STEP: Final = 1_024

@@ -8,19 +8,17 @@ with the text, so the whole is linear; a budget that runs out is a finding of it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Any, Final
 
 import re2
 
 from . import learned, views
 from .folds import PLAIN, SKELETON
+from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
 from .matcher import Matcher, Pattern
 from .signatures import GAP, Signature, builtin
 from .view import View, folded
-
-Action = Literal["allow", "flag", "block"]
 
 # The trained scorer's word counts from here on; below, it is the noise of honest texts.
 _LIKELY: Final = 0.3
@@ -30,63 +28,13 @@ _RATED_BASE: Final = 16_384
 _RATED_FACTOR: Final = 5
 # Spans reported of one signature in one view: enough to show, little to look up.
 _MAX_SPANS: Final = 4
-# Weak signs add up only within this many characters, or every long document would be an attack.
-_NEAR: Final = 2_048
 _QUOTES: Final = "\"'`"
 _VALUES: Final = ('":', "':", "=", ",", "[", "{")
-# What remains of a score when the pattern stands in quotation marks in a text that talks about attacks.
-_MENTION: Final = 0.45
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One signature found: `start` and `end` in code points of the text as given, `view` how it was read."""
-
-    signature: str
-    family: str
-    score: float
-    start: int
-    end: int
-    view: str
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a text is: `score` is 0..1, `families` in order of weight, `learned` last, `hits` with their spans."""
-
-    action: Action
-    score: float
-    families: tuple[str, ...] = ()
-    hits: tuple[Hit, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Characters that all views of one text may have: `base` + `factor` times its length; `score` if it runs out."""
-
-    base: int = 65_536
-    factor: int = 16
-    score: float = 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a scanner looks for, beside the built-in signatures."""
-
-    block_at: float = 0.90
-    flag_at: float = 0.60
-    deny: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
-    own: tuple[Signature, ...] = ()
-    weights: Mapping[str, float] = field(default_factory=dict)
-    monitored: frozenset[str] = frozenset()
-    budget: Budget = Budget()
 
 
 _FOLDED: Final = frozenset({"plain", "skeleton"})
 # Views of the same words, or of no words: the trained scorer has nothing to add there.
 _UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", "word_order"})
-_CLEAN: Final = Judgement("allow", 0.0)
 
 
 def literal(text: str, *, squeezed: bool = False) -> str:
@@ -94,6 +42,13 @@ def literal(text: str, *, squeezed: bool = False) -> str:
     if squeezed:
         return re2.escape("".join(c for c in text if c.isalnum()))
     return GAP.join(re2.escape(word) for word in text.split())
+
+
+def _group(signature: Signature) -> str:
+    """Which Set a signature belongs in; the user's own may hold anything."""
+    if not signature.example:
+        return "any"
+    return "roleplay" if signature.family == "roleplay_jailbreak" else "orders"
 
 
 def _forms(text: str) -> list[str]:
@@ -135,10 +90,7 @@ class Scanner:
         self._common = self._talk + 1
         self._noise = ([self._common], [self._talk, self._common])
         self._matcher = Matcher(
-            [
-                Pattern(s.pattern, "roleplay" if s.family == "roleplay_jailbreak" else "orders")
-                for s in signatures
-            ]
+            [Pattern(s.pattern, _group(s)) for s in signatures]
             + [trigger.pattern for trigger in self._triggers]
             + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
         )
@@ -182,7 +134,9 @@ class Scanner:
             if matched in self._noise:
                 rated = learned.rate(self._without_allowed(text)) if likeness else learned.NOTHING
                 return (
-                    _CLEAN if rated.score < _LIKELY else self.judge([self._like(View("text", text), rated)])
+                    CLEAN
+                    if rated.score < _LIKELY
+                    else judge(self.rules, [self._like(View("text", text), rated)])
                 )
             if self._allow is not None:
                 matched = None
@@ -204,7 +158,7 @@ class Scanner:
         edge, it finds nothing.
         """
         if self._allow is not None:
-            return _CLEAN
+            return CLEAN
         text = _speakable(text)
         root = View("text", text)
         forms = (
@@ -217,7 +171,7 @@ class Scanner:
             for index in self._matcher.match(view.text):
                 if index < self._first_trigger:
                     hits += self._inside(index, view, begins=begins)
-        return self.judge(hits)
+        return judge(self.rules, hits)
 
     def _inside(self, index: int, view: View, *, begins: bool) -> list[Hit]:
         """The first hit of a signature that touches no end of a view behind which there may be more."""
@@ -316,15 +270,15 @@ class Scanner:
                     queue.extend((made, False) for made in views.of_no_words(view))
         hits = [self._like(liked, like)] if like.score >= _LIKELY else []
         if not found and not exhausted and not hits:
-            return _CLEAN
+            return CLEAN
         if exhausted:
             score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
             hits.append(Hit("unscanned", "unscanned", score, 0, len(root.text), "text"))
         named = self._hits(found, role, talk=talk)
-        if hits and talk and named and all(hit.score == _MENTION for hit in named):
+        if hits and talk and named and all(hit.score == MENTION for hit in named):
             # The scorer knows words, not quotation marks: what it likes is the quoted attack.
             hits = [hit for hit in hits if hit.family != "learned"]
-        return self.judge(hits + named)
+        return judge(self.rules, hits + named)
 
     def _hits(self, found: dict[int, list[View]], role: str, *, talk: bool) -> list[Hit]:
         """The exact hits of what the Sets found, each in the first view in which it is one."""
@@ -341,37 +295,13 @@ class Scanner:
                 and signature.family != "deny"
                 and all(quoted for _, _, quoted in spans)
             ):
-                score = min(score, _MENTION)
+                score = min(score, MENTION)
             score *= self.rules.weights.get(signature.family, 1.0)
             path = view.path()
             hits.extend(
                 Hit(signature.id, signature.family, score, start, end, path) for start, end, _ in spans
             )
         return hits
-
-    def judge(self, hits: Iterable[Hit]) -> Judgement:
-        """The judgement that these hits make together."""
-        hits = sorted(hits, key=lambda hit: (hit.start, hit.end, hit.signature))
-        if not hits:
-            return _CLEAN
-        total = _together(hits)
-        enforced = total
-        if self.rules.monitored and any(hit.family in self.rules.monitored for hit in hits):
-            enforced = _together([hit for hit in hits if hit.family not in self.rules.monitored])
-        families: dict[str, float] = {}
-        for hit in hits:
-            families[hit.family] = max(families.get(hit.family, 0.0), hit.score)
-        action: Action = "allow"
-        if enforced >= self.rules.block_at:
-            action = "block"
-        elif total >= self.rules.flag_at:
-            action = "flag"
-        return Judgement(
-            action,
-            total,
-            tuple(sorted(families, key=lambda f: (f == "learned", -families[f], f))),
-            tuple(hits),
-        )
 
     def _first_spans(
         self, index: int, where: Sequence[View]
@@ -425,23 +355,3 @@ def _speakable(text: str) -> str:
     except UnicodeEncodeError:
         return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
     return text
-
-
-def _together(hits: Sequence[Hit]) -> float:
-    """The score of hits near each other, as independent evidence (noisy-or), at the worst place of the text.
-
-    `hits` are in the order of their start. One signature counts once; all mentions together count as one.
-    """
-    worst = 0.0
-    for first, hit in enumerate(hits):
-        scores: dict[str, float] = {}
-        for other in hits[first:]:
-            if other.start > hit.start + _NEAR:
-                break
-            key = "mention" if other.score == _MENTION else other.signature
-            scores[key] = max(scores.get(key, 0.0), other.score)
-        miss = 1.0
-        for score in scores.values():
-            miss *= 1.0 - min(score, 1.0)
-        worst = max(worst, 1.0 - miss)
-    return round(worst, 4)

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from llmshield.hookspecs import Settings as Base
 
-from .scan import Budget, Rules
+from .judgement import Budget, Rules
 from .signatures import FAMILIES, Signature
 
 Role = Literal["system", "user", "assistant", "tool", "output"]

@@ -6,7 +6,8 @@ import pytest
 import re2
 
 from llmshield_plugins.injection import signatures
-from llmshield_plugins.injection.scan import Rules, Scanner
+from llmshield_plugins.injection.judgement import Rules
+from llmshield_plugins.injection.scan import Scanner
 from llmshield_plugins.injection.signatures import FAMILIES, builtin, expand
 
 ALL = builtin()
