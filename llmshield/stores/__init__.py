@@ -169,6 +169,8 @@ class Store(ABC):
 
     def __init__(self, url: StoreUrl) -> None:
         self.url = url
+        self.warnings: tuple[str, ...] = ()
+        """What an operator should know once the store is open, a sentence each."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -6,6 +6,7 @@ is a string of digits, split into two halves of which each is exact, and written
 All keys of the book share one hash tag, all keys of the gates another: a step never leaves its cluster slot.
 `KEYS[1]` is the prefix with that tag; the keys built from it are in the same slot. Needs Redis 5 or later.
 
+    epoch               string made with the book: a book without it is not the one that was read before
     acc:ACCOUNT|WINDOW  hash   s spent, h held, r requests, t tokens
     accounts            set    of ACCOUNT|WINDOW
     hold:ID             hash   a amount, l lines, t tenant, p provider, m model
@@ -122,6 +123,7 @@ _RESERVE = (
     _BOOK
     + """
 local id, now, want, least = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
+if redis.call('GET', P .. 'epoch') ~= ARGV[9] then return {-1} end
 expire(now, 16)
 local known = redis.call('HGET', P .. 'hold:' .. id, 'a')
 if known then return {1, known, '1'} end
@@ -129,14 +131,14 @@ if ended(id) then return {1, '0', '1'} end
 local amount = want
 local found = {}
 local lines = {}
-for i = 9, #ARGV, 3 do
+for i = 10, #ARGV, 3 do
   local key, spent, held = account(ARGV[i], tonumber(ARGV[i + 2]), now)
   found[#found + 1] = {key, held}
   lines[#lines + 1] = ARGV[i]
   lines[#lines + 1] = ARGV[i + 2]
   if ARGV[i + 1] ~= '' then
     local left = minus(minus(ARGV[i + 1], spent), held)
-    if less(left, least) then return {0, tostring((i - 9) / 3), spent, held} end
+    if less(left, least) then return {0, tostring((i - 10) / 3), spent, held} end
     if less(left, amount) then amount = left end
   end
 end

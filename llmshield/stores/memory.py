@@ -77,7 +77,7 @@ class MemoryStore(Store):
         self._sweep_ms = 0
 
     async def open(self) -> None:
-        """Nothing to open."""
+        self.warnings = ("memory:// forgets what was spent when this process ends.",)
 
     async def close(self) -> None:
         """Nothing to close: what is in memory goes with the process."""

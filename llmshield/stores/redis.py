@@ -6,6 +6,11 @@ takes the next: under load the cost of the round trip is shared, and no caller w
 A Redis that does not answer costs 50 ms, once: while its answer is outstanding, every other step fails at once.
 The connection is given up after a second and a new one tried, so that calls go on within two seconds of a
 recovery. A step whose answer was lost may have happened; every step of the book can be repeated with its id.
+
+A Redis that comes back without its data is not a fresh budget. The book has an epoch, made with it; whoever has read
+one reserves in no other, so money is refused until llmshield is started again. Have Redis keep its data
+(`appendonly yes`): without, a restart of both forgets what was spent, and the store says so in `warnings`.
+
 Needs the extra `[redis]` and Redis 5 or later.
 """
 
@@ -13,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -78,6 +84,7 @@ class RedisStore(Store):
         self._disconnected: type[Exception] = ConnectionError
         self._stuck: asyncio.Future[list[Any]] | None = None
         self._loaded = False
+        self._epoch = ""
         self._failures = 0
         self._rest_until = 0.0
         self._trim_ms = 0
@@ -106,10 +113,12 @@ class RedisStore(Store):
                 self._url,
                 socket_timeout=_READ_S,
                 socket_connect_timeout=_READ_S,
-                retry=retry,
+                retry=Retry(NoBackoff(), 1),
                 decode_responses=True,
             )
         await self._load()
+        self._epoch = await self._begin()
+        self.warnings = await self._worries()
 
     async def close(self) -> None:
         pump = self._pump
@@ -137,10 +146,15 @@ class RedisStore(Store):
         now_ms: int,
         labels: Labels,
     ) -> Grant | Shortage:
-        args: list[str | int] = [id, now_ms, until_ms, want, least, *labels]
+        args: list[str | int] = [id, now_ms, until_ms, want, least, *labels, self._epoch]
         for line in lines:
             args += (f"{line.account}|{line.window}", "" if line.limit is None else line.limit, line.ends_ms)
         answer = await self._do("reserve", *args)
+        if answer[0] < 0:
+            raise StoreUnavailable(
+                "Redis has lost the money book (flushed, or restarted without its data). Nothing is spent until"
+                " llmshield is started again, which begins a new one."
+            )
         if answer[0] == 1:
             return Grant(int(answer[1]), repeated=answer[2] == b"1")
         return Shortage(int(answer[1]), int(answer[2]), int(answer[3]))
@@ -318,6 +332,20 @@ class RedisStore(Store):
         except Exception as error:
             raise _lost(error) from error
         self._loaded = True
+
+    async def _begin(self) -> str:
+        """The book's epoch; made if there is no book yet."""
+        await self._read("set", self._book + "epoch", secrets.token_hex(8), nx=True)
+        return str(await self._read("get", self._book + "epoch"))
+
+    async def _worries(self) -> tuple[str, ...]:
+        try:
+            kept = await self._read("config_get", "appendonly")
+        except StoreUnavailable:
+            return ()  # not ours to ask (ACL, managed services)
+        if kept.get("appendonly") == "no":
+            return ("Redis keeps no log of its data (appendonly no): a restart of it loses the money book.",)
+        return ()
 
     async def _read(self, command: str, *args: Any, **kwargs: Any) -> Any:
         if self._reader is None:

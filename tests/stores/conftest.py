@@ -4,7 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ def _redis_server() -> str:
     return found
 
 
-def start_redis(folder: Path, *more: str, port: int = 0) -> tuple[str, "subprocess.Popen[bytes]"]:
+def _start_redis(folder: Path, *more: str, port: int = 0) -> tuple[str, "subprocess.Popen[bytes]"]:
     """A redis-server on loopback: its URL and its process, once it takes connections."""
     if not port:
         with socket.socket() as probe:
@@ -43,19 +43,34 @@ def start_redis(folder: Path, *more: str, port: int = 0) -> tuple[str, "subproce
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A redis-server for the session; each test takes a prefix of its own."""
-    url, server = start_redis(tmp_path_factory.mktemp("redis"))
+    url, server = _start_redis(tmp_path_factory.mktemp("redis"))
     yield url
     server.terminate()
     server.wait(10)
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator["tuple[str, subprocess.Popen[bytes]]"]:
-    """A redis-server that a test may stop and kill."""
-    url, server = start_redis(tmp_path)
-    yield url, server
-    server.kill()
-    server.wait(10)
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., "tuple[str, subprocess.Popen[bytes]]"]]:
+    """Start redis-servers that a test may stop and kill; options go on its command line, `port=` names its port."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str, port: int = 0) -> "tuple[str, subprocess.Popen[bytes]]":
+        url, server = _start_redis(tmp_path, *options, port=port)
+        started.append(server)
+        return url, server
+
+    yield start
+    for server in started:
+        server.kill()
+        server.wait(10)
+
+
+@pytest.fixture
+def own_redis(
+    start_redis: Callable[..., "tuple[str, subprocess.Popen[bytes]]"],
+) -> "tuple[str, subprocess.Popen[bytes]]":
+    """A redis-server for this test alone."""
+    return start_redis()
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

