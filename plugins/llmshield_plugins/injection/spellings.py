@@ -32,8 +32,8 @@ CAESAR: Final = tuple(
 # Words that nearly every instruction to a model holds; looked for in each cipher and backwards.
 KEYWORDS: Final = (
     "instruct", "previous", "ignore", "disregard", "prompt", "forget", "system", "override", "reveal", "restrict",
-    "guideline", "filter", "anything", "rules", "above", "pretend", "conversation", "developer", "password", "without",
-    "repeat", "bypass", "output", "hidden", "policies", "chatbot",
+    "guideline", "filter", "anything", "rules", "above", "pretend", "developer", "password", "without",
+    "repeat", "bypass", "output", "hidden", "policies", "chatbot", "everything", "instead", "conversation", "obey",
 )  # fmt: skip
 
 

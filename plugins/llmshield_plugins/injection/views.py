@@ -121,7 +121,11 @@ def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
     lettered = [word for word in every if any("a" <= letter <= "z" for letter in word.lower())]
 
     def trigger(change: Callable[[str], str], of: list[str]) -> str:
-        return "|".join(re2.escape(change(word)) for word in (*spellings.KEYWORDS, *of))
+        # ROT47 takes capitals elsewhere than small letters.
+        forms = dict.fromkeys(
+            form for word in (*spellings.KEYWORDS, *of) for form in (word, word.capitalize())
+        )
+        return "|".join(dict.fromkeys(re2.escape(change(form)).lower() for form in forms))
 
     for shift in range(1, 26):
         there, back = spellings.CAESAR[shift], spellings.CAESAR[26 - shift]
@@ -227,7 +231,8 @@ def may_be_transposed(text: str) -> bool:
     """Whether a text has the length and the letters of a transposition cipher."""
     if not _FENCE_MIN <= len(text) <= _FENCE_MAX or not text.isascii():
         return False
-    return sum(map(str.isalpha, text)) * 3 >= len(text) * 2
+    # Ciphers that move or shift letters leave the blanks there; keys, hashes and base64 have none.
+    return text.count(" ") * 20 >= len(text) - 40 and sum(map(str.isalpha, text)) * 3 >= len(text) * 2
 
 
 def of_no_words(view: View) -> Iterator[View]:
