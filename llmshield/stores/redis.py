@@ -45,6 +45,8 @@ from llmshield.stores._redis_scripts import SCRIPTS
 _PATIENCE_S = 0.05
 """What a dead Redis may cost a call."""
 
+_TICK_S = 0.01
+
 _REST_S = 0.2
 """After two failures in a row: how long steps fail at once before one of them tries again."""
 
@@ -302,12 +304,12 @@ class RedisStore(Store):
         for script, args, _ in batch:
             pipe.evalsha(_SHA[script], 1, self._gate if script in _GATE_STEPS else self._book, *args)
         task: asyncio.Future[list[Any]] = asyncio.ensure_future(pipe.execute(raise_on_error=False))
-        await asyncio.wait({task}, timeout=patience_s)
-        for _ in range(3):
-            if not task.done():  # our own loop may have been busy: the answer may wait in the socket
-                await asyncio.sleep(0)
-        if task.done():
-            return task.result()
+        for _ in range(max(1, round(patience_s / _TICK_S))):
+            # Patience is counted in turns of our own loop: where that gets no processor, so may Redis, and the
+            # answer may long be in the socket.
+            await asyncio.wait({task}, timeout=_TICK_S)
+            if task.done():
+                return task.result()
         self._stuck = task
         # Cancelled, redis-py gives the connection up: a late answer can't meet another request.
         giving_up = asyncio.get_running_loop().call_later(_GIVE_UP_S, task.cancel)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from statistics import quantiles
 
+from llmshield.errors import StoreUnavailable
 from llmshield.ledger import Cap, Ledger, Reservation, tenant_account
 from llmshield.metrics import Metrics
 from llmshield.stores import Labels, Store, open_store
@@ -28,7 +29,13 @@ ROUNDS, CLIENTS = 3_000, 64
 
 
 async def pair(ledger: Ledger, id: str) -> None:
-    held = await ledger.reserve(id, LABELS, CAPS, 1_000)
+    """One reservation and its settlement; on a crowded machine Redis may answer too late, then it is repeated."""
+    while True:
+        try:
+            held = await ledger.reserve(id, LABELS, CAPS, 1_000)
+            break
+        except StoreUnavailable:
+            await asyncio.sleep(0.01)
     assert isinstance(held, Reservation)
     await ledger.settle(held, 500, 10, 10)
 
