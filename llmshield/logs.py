@@ -95,6 +95,8 @@ def configure(level: str | None = None, write: Callable[[str], object] | None = 
     for other in ("uvicorn", "uvicorn.error", "uvicorn.access", "aiohttp", "asyncio"):
         logger = logging.getLogger(other)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.disabled = False
         logger.propagate = True
     # Every call has a record of ours: uvicorn's access line would say less, twice.
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)

@@ -1,6 +1,8 @@
 """Rules of the house that no linter knows: every file has its tests, names point down, files stay readable."""
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -25,6 +27,18 @@ ELSEWHERE = {
     "llmshield/clock.py": "three lines over the standard library; tests/test_testing.py holds it still",
 }
 """Source files without a test file of their own, and why."""
+
+COMPANIONS = {
+    "anyio": "starlette",
+    "google-api-core": "google-genai",  # `google` is a namespace that several distributions share
+    "google-auth": "google-genai",
+    "langchain-core": "langchain-openai",
+    "pydantic-core": "pydantic",
+    "regex": "presidio-analyzer",
+    "typing-extensions": "pydantic",
+    "yarl": "aiohttp",
+}
+"""Distributions that are a part of another one's interface, and of whose."""
 
 ROOMS = {
     "llmshield/policy": "one table of findings goes through every section",
@@ -187,6 +201,50 @@ def test_locks_hold_what_the_project_asks_for():
             )
         assert "://" not in text
         assert text.count("--hash=sha256:") > len(pinned)
+
+
+def required(*groups):
+    """Names of distributions that these groups of requirements ask for, normalised."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = [*project["project"]["dependencies"]]
+    for group in groups:
+        asked += project["project"]["optional-dependencies"].get(group, [])
+        asked += [r for r in project["dependency-groups"].get(group, []) if isinstance(r, str)]
+    names = [re.match(r"[A-Za-z0-9._-]+", requirement)[0] for requirement in asked]
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+
+
+def third_party(folder):
+    """distribution -> a file that imports it, for every import that is not ours or Python's."""
+    distributions = importlib.metadata.packages_distributions()
+    found = {}
+    for path in folder.rglob("*.py"):
+        for module, _ in imports(path):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top in ROOTS or top not in distributions:
+                continue
+            for name in distributions[top]:
+                found[re.sub(r"[-_.]+", "-", name).lower()] = path.relative_to(ROOT).as_posix()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("room", "groups"),
+    [
+        (ROOTS["llmshield"], ("redis", "demo")),  # the store `redis`, and the demo's SDKs
+        (ROOTS["llmshield_plugins"], ("pii",)),
+        (ROOTS["llmshield_addons"], ("egress",)),
+        (TESTS, ("pii", "redis", "demo", "dev")),
+    ],
+    ids=["core", "plugins", "addons", "tests"],
+)
+def test_what_is_imported_is_asked_for(room, groups):
+    """Not what happens to be here because something else needs it."""
+    asked = required(*groups)
+    asked |= {name for name, parent in COMPANIONS.items() if parent in asked}
+    borrowed = {name: path for name, path in third_party(room).items() if name not in asked}
+
+    assert borrowed == {}
 
 
 def test_import_contracts_name_every_room():
