@@ -33,6 +33,11 @@ DEFAULT_LIMITS = Limits()
 
 _DEEP = frozenset((dict, list, float))
 _INT64 = 2.0**63
+_LARGE = 2**18
+_WIDE = 64
+_MOST_STRINGS = 200_000
+_MOST_VALUES = 1_000_000
+"""A request of 1,000 inputs of 512 token ids, as embedding clients send it, has half a million."""
 
 
 def parse_body(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Tree:
@@ -45,6 +50,7 @@ def parse_body(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Tree:
         raise WireError(f"The body has {len(data)} bytes; at most {limits.body} are allowed.")
     if not data:
         raise WireError("The body is empty; a JSON object was expected.")
+    refuse_crowds(data)
     try:
         tree = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -100,9 +106,12 @@ _KINDS: dict[type, str] = {
 
 
 def check_depth(tree: Any, depth: int) -> bool:
-    """True when a float beyond 64 bits is in the tree. Raises: WireError when it is deeper than `depth`."""
+    """True when a float beyond 64 bits is in the tree.
+
+    Raises: WireError when it is deeper than `depth`, or holds more than a million values.
+    """
     suspicious = False
-    levels = 0
+    levels = values = 0
     level = [tree] if type(tree) is dict or type(tree) is list else []
     while level:
         levels += 1
@@ -110,7 +119,13 @@ def check_depth(tree: Any, depth: int) -> bool:
             raise WireError(f"The body is nested deeper than {depth} levels.")
         found: list[Any] = []
         for node in level:
-            for value in node.values() if type(node) is dict else node:
+            inside = node.values() if type(node) is dict else node
+            values += len(inside)
+            if values > _MOST_VALUES:
+                raise WireError(f"The body holds more than {_MOST_VALUES} values.")
+            if len(inside) > _WIDE and _DEEP.isdisjoint(map(type, inside)):
+                continue
+            for value in inside:
                 if type(value) in _DEEP:
                     if type(value) is not float:
                         found.append(value)
@@ -118,6 +133,18 @@ def check_depth(tree: Any, depth: int) -> bool:
                         suspicious = True
         level = found
     return suspicious
+
+
+def refuse_crowds(data: bytes | str) -> None:
+    """Raises: WireError when a large JSON text holds more than 200,000 strings and names, or brackets as no text
+    and no code has. Parsed, they would stand still the loop for seconds; counting takes milliseconds."""
+    if len(data) <= _LARGE:
+        return
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if raw.count(b'"') - raw.count(b'\\"') > 2 * _MOST_STRINGS:
+        raise WireError(f"The body holds more than {_MOST_STRINGS} strings.")
+    if raw.count(b"[") + raw.count(b"{") > _MOST_VALUES:
+        raise WireError(f"The body holds more than {_MOST_VALUES} arrays and objects.")
 
 
 def has_long_integer(data: bytes | str) -> bool:

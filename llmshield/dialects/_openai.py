@@ -239,13 +239,13 @@ def base_call(dialect: Dialect, id: str, operation: Operation, request: WireRequ
     )
 
 
-def flag(tree: Tree, name: str) -> bool:
-    """A boolean that may be absent or null. Raises: WireError for anything else."""
+def flag(tree: Tree, name: str, inside: str = "") -> bool:
+    """A boolean that may be absent or null; `inside` is the place of the object. Raises: WireError for others."""
     value = tree.get(name)
     if value is None or value is False:
         return False
     if value is not True:
-        refuse(f"/{name}", "must be true or false")
+        refuse(f"{inside}/{name}", "must be true or false")
     return True
 
 

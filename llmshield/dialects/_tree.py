@@ -27,11 +27,12 @@ from llmshield.dialects._json import (
     kind_of,
     load_reply,
     parse_body,
+    refuse_crowds,
 )
 from llmshield.errors import WireError
 
 __all__ = [
-    "DEFAULT_LIMITS", "DEPTH_CEILING", "HARMLESS", "Limits", "Walker", "add_name", "add_text", "add_token", "dump",
+    "DEFAULT_LIMITS", "DEPTH_CEILING", "HARMLESS", "MOST_TEXTS", "Limits", "Walker", "add_name", "add_text", "add_token", "dump",
     "dump_str", "expect", "is_token", "load_reply", "parse_body", "refuse", "seal_base64", "seal_json", "walk",
     "walk_unknown", "walk_value",
 ]  # fmt: skip
@@ -50,6 +51,9 @@ HARMLESS = frozenset(_WORDS.split())
 """Names and values that are the formats' own words: never a Text in a free walk."""
 
 _TOKEN_CHARS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/"))
+MOST_TEXTS = 50_000
+"""Texts of one call. Ten times what the longest agent runs hold; a text costs each guard some microseconds."""
+
 _TOKEN_LENGTH = 256
 _SHORT_NUMBER = 4
 _BIG_NUMBER = 10_000
@@ -77,6 +81,8 @@ def add_text(
     sealed: Sealed | None = None,
 ) -> Text:
     """Make `holder[key]` (a string or number) a Text of the call."""
+    if len(call.texts) >= MOST_TEXTS:
+        raise WireError(f"The body holds more than {MOST_TEXTS} texts.")
     text = Text(call, role, holder, key, path, kind=kind, sealed=sealed)
     call.texts.append(text)
     return text
@@ -145,6 +151,8 @@ def walk(
     telephone number. `sealed` marks them as leaves of JSON inside a string.
     """
     texts = call.texts
+    if len(texts) + len(node) > MOST_TEXTS:
+        raise WireError(f"The body holds more than {MOST_TEXTS} texts.")
     if type(node) is dict:
         for key, value in node.items():
             below = (*path, key)
@@ -198,6 +206,7 @@ def seal_json(
     resolved at once, in the string as well: the model must not read what no guard has seen.
     """
     raw: str = holder[key]
+    refuse_crowds(raw)
     try:
         tree = orjson.loads(raw)
         if check_depth(tree, min(limits.depth, DEPTH_CEILING)) and has_long_integer(raw):

@@ -139,7 +139,9 @@ class OpenAIChat(OpenAIDialect):
         options = tree.get("stream_options")
         if options is not None:
             expect(options, dict, "/stream_options", "an object")
-        call.wants_usage = not call.stream or (options is not None and flag(options, "include_usage"))
+        call.wants_usage = not call.stream or (
+            options is not None and flag(options, "include_usage", "/stream_options")
+        )
         expect(tree.get("messages"), list, "/messages", "a list of messages")
         for key in tree:
             reader = _TOP.get(key)

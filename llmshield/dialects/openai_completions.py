@@ -71,7 +71,9 @@ class OpenAICompletions(OpenAIDialect):
         options = tree.get("stream_options")
         if options is not None:
             expect(options, dict, "/stream_options", "an object")
-        call.wants_usage = not call.stream or (options is not None and flag(options, "include_usage"))
+        call.wants_usage = not call.stream or (
+            options is not None and flag(options, "include_usage", "/stream_options")
+        )
         for key in tree:
             reader = _TOP.get(key)
             if reader is None:

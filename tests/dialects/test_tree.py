@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from llmshield.call import Call
 from llmshield.dialects._tree import (
     HARMLESS,
     Limits,
+    add_text,
     add_token,
     dump,
     is_token,
@@ -59,7 +61,11 @@ def call() -> Call:
         (b'{"a":' + b"9" * 400 + b"}", "not valid JSON"),
         (b'{"a":' * 65 + b"1" + b"}" * 65, "deeper than 64"),
         (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":[' + b'"",' * 200_001 + b"1]}", "200000 strings"),
+        (b'{"a":[' + b"[]," * 1_100_000 + b"1]}", "1000000 arrays"),
+        (b'{"a":[' + b"1," * 1_000_001 + b"1]}", "1000000 values"),
     ],
+    ids=lambda value: repr(value[:40]),
 )
 def test_what_a_tree_can_not_keep_is_refused(body, words):
     with pytest.raises(WireError, match=words):
@@ -175,6 +181,20 @@ def test_a_walk_finds_every_string_and_name(tree):
             at = at[int(step)] if type(at) is list else at[step]
         if not text.is_name:
             assert str(at) == text.value
+
+
+def test_a_call_has_a_bounded_number_of_texts():
+    for make in (
+        lambda n: ["a b"] * n,
+        lambda n: [["a b"] * 100] * (n // 100),
+        lambda n: {f"k{i}": 1 for i in range(n)},
+    ):
+        walk(call(), "user", make(40_000), ())
+        with pytest.raises(WireError, match="texts"):
+            walk(call(), "user", make(60_000), ())
+    one = call()
+    with pytest.raises(WireError, match="texts"):
+        collections.deque((add_text(one, "user", ["x"], 0, (0,)) for _ in range(60_000)), maxlen=0)
 
 
 def test_numbers_outside_arguments_count_when_they_could_be_an_account():
