@@ -106,6 +106,11 @@ class Ledger:
         """Tell `usage` which caps hold for a tenant."""
         self._caps_of.append(caps_of)
 
+    def forget(self, caps_of: Callable[[str], Sequence[Cap]]) -> None:
+        """Take a `declare` back."""
+        if caps_of in self._caps_of:
+            self._caps_of.remove(caps_of)
+
     async def reserve(
         self, id: str, labels: Labels, caps: Sequence[Cap], want: int, least: int | None = None
     ) -> Reservation | Refusal:
@@ -115,6 +120,7 @@ class Ledger:
         Raises: StoreUnavailable; then nothing may be sent.
         """
         now = clock.now()
+        caps = _distinct(caps) if len(caps) > 1 else caps
         lines = (Line(tenant_account(labels.tenant), EVER), *[_line(cap, now) for cap in caps])
         want = min(want, MAX_AMOUNT)
         least = want if least is None else min(least, want)
@@ -278,8 +284,18 @@ class Ledger:
                     self._renew_at = clock.monotonic() + _RENEW_S
                 self.expired += await self._store.expire(_now_ms())
                 self.available = True
-            except StoreUnavailable:
+            except Exception:  # noqa: BLE001  nobody else would renew; what is wrong, the next call will be told
                 self.available = False
+
+
+def _distinct(caps: Sequence[Cap]) -> Sequence[Cap]:
+    """Of caps on the same account and period the lowest: an account is touched once."""
+    lowest: dict[tuple[str, Period], Cap] = {}
+    for cap in caps:
+        known = lowest.setdefault((cap.account, cap.period), cap)
+        if cap.limit < known.limit:
+            lowest[cap.account, cap.period] = cap
+    return caps if len(lowest) == len(caps) else tuple(lowest.values())
 
 
 def tenant_account(tenant: str) -> str:

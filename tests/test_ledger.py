@@ -97,6 +97,17 @@ async def test_the_tightest_cap_counts(ledger: Ledger) -> None:
     assert found.resets_at == datetime(2026, 12, 1, tzinfo=UTC).timestamp()
 
 
+async def test_of_two_caps_on_one_account_the_lower_holds(ledger: Ledger, store: Store) -> None:
+    lower = Cap(CAP.account, 400, "day")
+    held = await reserved(ledger, "a", 300, (CAP, lower, CAP))
+
+    found = await ledger.reserve("b", LABELS, (CAP, lower, CAP), 200)
+    assert isinstance(found, Refusal)
+    assert found.cap is lower
+    await ledger.settle(held, 300)
+    assert await balances(store) == {EVER: (300, 0), "day:2026-11-20": (300, 0)}
+
+
 async def test_a_new_window_is_a_new_budget_and_an_old_one_is_not(ledger: Ledger, time: FrozenClock) -> None:
     await ledger.settle(await reserved(ledger, "a", 1_000), 1_000)
     assert isinstance(await ledger.reserve("b", LABELS, (CAP,), 1), Refusal)

@@ -101,10 +101,9 @@ class RateLimiter(Plugin):
         self._local = open_store("memory://")
         share = self.settings.local_share
         self._tiers: dict[str | None, _Limits] = {
-            name: _Limits(tuple(rate for rate in tier.rate if rate.unit == "requests"), tier.concurrent)
-            for name, tier in policy.tiers.items()
+            name: _Limits(_lowest(tier.rate), tier.concurrent) for name, tier in policy.tiers.items()
         }
-        self._address = _Limits(self.settings.per_address, self.settings.concurrent_per_address)
+        self._address = _Limits(_lowest(self.settings.per_address), self.settings.concurrent_per_address)
         self._local_tiers = {name: limits.shared(share) for name, limits in self._tiers.items()}
         self._local_address = self._address.shared(share)
         self._has_address = bool(self._address.rates or self._address.concurrent)
@@ -217,6 +216,16 @@ class RateLimiter(Plugin):
                     await self._store.sit(live)
                 except StoreUnavailable:
                     self._degraded.set(1)
+
+
+def _lowest(rates: Sequence[Rate]) -> tuple[Rate, ...]:
+    """Of limits over the same time the lowest: each window is counted once. Requests only."""
+    lowest: dict[int, Rate] = {}
+    for rate in [rate for rate in rates if rate.unit == "requests"]:
+        known = lowest.setdefault(rate.seconds, rate)
+        if rate.limit < known.limit:
+            lowest[rate.seconds] = rate
+    return tuple(lowest.values())
 
 
 _PER = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}

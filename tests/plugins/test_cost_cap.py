@@ -710,3 +710,27 @@ def test_what_tools_add(tools: Any, expected: int) -> None:
     assert price is not None
 
     assert bound_of(attempt, price, 3)[0].input == expected
+
+
+SHORTENED = [
+    ("/v1/chat/completions", {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}, ("max_completion_tokens",)),
+    ("/v1/completions", {"model": "gpt-3.5-turbo-instruct", "prompt": "x"}, ("max_tokens",)),
+    ("/v1/responses", {"model": "gpt-4o-mini", "input": "x"}, ("max_output_tokens",)),
+    ("/v1/messages", {"model": "claude-3-5-haiku-latest", "max_tokens": 8_000, "messages": [{"role": "user", "content": "x"}]}, ("max_tokens",)),
+    ("/v1beta/models/gemini-2.5-flash:generateContent", {"contents": [{"parts": [{"text": "x"}]}]}, ("generationConfig", "maxOutputTokens")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "place"), SHORTENED)
+async def test_every_dialect_carries_the_bound(
+    path: str, body: dict[str, Any], place: tuple[str, ...]
+) -> None:
+    async with opened(budget="0.002 USD/day") as house:
+        status, said, _ = await house.post(body, path)
+        assert status == 200, said
+        sent = house.sim.calls[0].json
+        for step in place:
+            sent = sent[step]
+
+        assert 16 <= sent <= 4_096
+        assert await house.spent() <= Decimal("0.002")

@@ -226,6 +226,13 @@ async def test_a_limit_for_each_address(make: Make) -> None:
     assert await ask(plugin, call_of("umbrella", "192.0.2.9")) is None
 
 
+async def test_of_two_limits_over_the_same_time_the_lower_holds(make: Make) -> None:
+    plugin = await make("rate: [10/hour, 4/hour, 6/hour]")
+    said = [await ask(plugin) for _ in range(10)]
+
+    assert sum(verdict is None for verdict in said) == 4
+
+
 async def test_headers(make: Make, time: FrozenClock) -> None:
     plugin = await make("rate: [20/hour, 100/day]")
     call = call_of()

@@ -150,6 +150,7 @@ class CostCap(Plugin):
         """Stop looking for locks."""
         watch = getattr(self, "_watch", None)
         if watch is not None:
+            self._ledger.forget(self._caps.of_tenant)
             watch.cancel()
             await asyncio.wait({watch})
 
