@@ -20,6 +20,14 @@ ELSEWHERE = {
     "llmshield/__main__.py": "calls cli.main",
     "llmshield/mounts/__init__.py": "empty",
     "llmshield/call.py": "shapes; every test of a dialect or plugin uses them",
+    "llmshield/asking.py": "a part of the engine; tests/test_engine.py",
+    "llmshield/passing.py": "a part of the engine; tests/test_engine.py, tests/mounts/test_gateway.py",
+    "llmshield/relay.py": "a part of the engine; tests/test_engine.py, tests/e2e",
+    "llmshield/replies.py": "a part of the engine; tests/test_engine.py, tests/e2e",
+    "llmshield/runtime.py": "puts rooms together; tests/mounts and tests/e2e run it",
+    "llmshield/cli/schema.py": "prints a schema; tests/policy/test_schema.py",
+    "llmshield/cli/simulate.py": "serves the simulator; tests/cli/test_demo.py and tests/simulator",
+    "llmshield/mounts/cors.py": "tests/mounts/test_gateway.py",
     "llmshield/errors.py": "shapes; tests/test_redact.py covers what its constructors do",
     "llmshield/hookspecs.py": "the contract; tests/test_chain.py validates plugins against it",
     "llmshield/records.py": "shapes; tests/test_audit.py writes them",
@@ -72,7 +80,8 @@ def has_test(source):
     if parts[0] + "/" + "/".join(folders) in ROOMS:
         return bool(stems)
     if room and folders:  # a plugin that is a folder is one subject
-        return bool(stems)
+        above = {path.stem for path in TESTS.joinpath(*room).glob("test_*.py")}
+        return bool(stems) or f"test_{folders[0]}" in above
     if name.startswith("_"):
         above = {path.stem for path in TESTS.joinpath(*room, *folders[:-1]).glob("test_*.py")}
         return not folders or bool(stems) or f"test_{folders[-1]}" in above
