@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from llmshield.call import Attempt, Call, Usage
@@ -734,3 +736,50 @@ async def test_every_dialect_carries_the_bound(
 
         assert 16 <= sent <= 4_096
         assert await house.spent() <= Decimal("0.002")
+
+
+async def test_streams_left_at_a_random_byte_are_settled_once_each(tmp_path: Path) -> None:
+    """200 of them, 20 at a time, over a SQLite book; the client's own socket, so that it may end with a reset."""
+    store = f"sqlite:///{tmp_path / 'left.db'}"
+    rng = random.Random(17)
+    body = orjson.dumps(chat(max_tokens=300, stream=True))
+    async with opened(store=store, budget="1000 USD/day") as house:
+        house.sim.set(text="word " * 100, delay=0.001)
+        port = int(house.url.rsplit(":", 1)[1])
+        places = asyncio.Semaphore(20)
+
+        async def leave(after: int, reset: bool) -> None:
+            async with places:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
+                got = 0
+                while got < after:
+                    data = await reader.read(after - got)
+                    if not data:
+                        break
+                    got += len(data)
+                if reset:
+                    writer.transport.abort()
+                else:
+                    writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
+        await asyncio.gather(*[leave(rng.randrange(1, 22_000), rng.random() < 0.5) for _ in range(200)])
+        for _ in range(100):
+            found = await house.usage()
+            if found["requests"] == 200:
+                break
+            await asyncio.sleep(0.05)
+        sent = len(house.sim.calls)
+
+    book = open_store(store)
+    await book.open()
+    entries = [entry async for entry in book.journal()]
+    holds = await book.holds()
+    await book.close()
+
+    assert found["requests"] == sent == len(entries) == len({entry.id for entry in entries}) == 200
+    assert holds == 0
+    assert all(entry.kind == "settle" and entry.amount > 0 for entry in entries)

@@ -85,7 +85,9 @@ _LOCKS_S = 1.0
 """How soon a lock that another process set is known here."""
 
 
-class _Assume(BaseModel):
+class AssumedPrice(BaseModel):
+    """A price for whatever has none."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     assume: TokenPrice = Field(description="Price of a token whose price is not known, in USD/Mtok.")
@@ -97,7 +99,7 @@ class CostCap(Plugin):
     class Settings(hookspecs.Settings):
         """What `cost_cap:` may say."""
 
-        on_unknown_price: Literal["deny", "allow"] | _Assume = Field(
+        on_unknown_price: Literal["deny", "allow"] | AssumedPrice = Field(
             "deny", description="A model without a price, under a cap."
         )
         missing_max_tokens: Literal["clamp", "deny"] = Field(
@@ -219,7 +221,7 @@ class CostCap(Plugin):
         if price is not None and (price.generates or call.operation == "embed"):
             return price
         assumed = self.settings.on_unknown_price
-        if isinstance(assumed, _Assume):
+        if isinstance(assumed, AssumedPrice):
             rate = assumed.assume * MTOK
             return ModelPrice(Rates(rate, rate), context=price.context if price else None, source="assumed")
         return None
