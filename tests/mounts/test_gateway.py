@@ -165,6 +165,19 @@ async def test_a_client_that_leaves_cancels_the_provider_at_once(primary: Simula
         assert time.monotonic() - left < 1
 
 
+async def test_answers_do_not_wait_for_acknowledgements(primary: Simulator) -> None:
+    """Head and body are two writes: with Nagle's algorithm the second would wait 40 ms, each time."""
+    took = []
+    async with gateway(POLICY.format(url=primary.url)) as (url, _), aiohttp.ClientSession() as http:
+        for _ in range(8):
+            started = time.monotonic()
+            async with http.post(f"{url}/v1/chat/completions", json={**CHAT, "model": 1}) as reply:
+                await reply.read()
+            took.append(time.monotonic() - started)
+
+    assert min(took[1:]) < 0.03
+
+
 async def test_a_taken_port_is_told_with_a_remedy() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
