@@ -129,7 +129,7 @@ def _messages(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None
         if type(content) is str:
             if content:
                 call.texts.append(Text(call, role, message, "content", (*at, "content")))
-            if len(message) == 2:
+            if len(message) == 2 and said is role:
                 continue
         for name in message:
             if name == "content":
