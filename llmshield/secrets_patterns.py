@@ -47,8 +47,6 @@ TOKEN_SHAPES: dict[str, str] = {
     "slack_app": r"xapp-[0-9]-[0-9A-Za-z-]{10,}",
     "slack_webhook": r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9+/]{40,}",
     "discord_webhook": r"discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/[A-Za-z0-9_-]{60,}",
-    "discord_bot": r"[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,40}",
-    "telegram_bot": r"[0-9]{8,10}:AA[A-Za-z0-9_-]{32,34}",
     "stripe": r"(?:sk|rk|pk)_(?:live|test)_[0-9A-Za-z]{16,}",
     "stripe_webhook": r"whsec_[A-Za-z0-9+/=]{24,}",
     "huggingface": r"(?:hf_|api_org_)[A-Za-z0-9]{30,}",
@@ -60,9 +58,7 @@ TOKEN_SHAPES: dict[str, str] = {
     "sendgrid": r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{32,64}",
     "twilio": r"(?:AC|SK)[0-9a-f]{32}",
     "mailgun": r"key-[0-9a-f]{32}",
-    "mailchimp": r"[0-9a-f]{32}-us[0-9]{1,2}",
     "brevo": r"xkeysib-[0-9a-f]{64}-[A-Za-z0-9]{16}",
-    "azure_client_secret": r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}",
     "azure_key": r"(?:AccountKey|SharedAccessKey|SharedSecretKey)=[A-Za-z0-9+/]{40,}={0,2}",
     "azure_sas": r"[?&]sig=[A-Za-z0-9%+/]{40,}",
     "digitalocean": r"do[opr]_v1_[0-9a-f]{64}",
@@ -82,7 +78,6 @@ TOKEN_SHAPES: dict[str, str] = {
     "dynatrace": r"dt0c01\.[A-Z0-9]{24}\.[A-Z0-9]{64}",
     "doppler": r"dp\.(?:pt|st|ct|sa|scim|audit)\.[A-Za-z0-9._-]{40,}",
     "hashicorp_vault": r"hv[bsr]\.[A-Za-z0-9_-]{24,}",
-    "terraform_cloud": r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}",
     "pulumi": r"pul-[0-9a-f]{40}",
     "flyio": r"(?:fo1_[A-Za-z0-9_-]{43}|fm[12][ar]?_[A-Za-z0-9+/=]{100,})",
     "planetscale": r"pscale_(?:tkn|pw|oauth)_[A-Za-z0-9_.=-]{32,}",
@@ -109,6 +104,19 @@ TOKEN_SHAPES: dict[str, str] = {
     "frameio": r"fio-u-[A-Za-z0-9_=-]{64}",
     "mapbox": r"(?:sk|pk)\.eyJ[A-Za-z0-9_-]{40,}\.[A-Za-z0-9_-]{20,}",
     "fernet": r"gAAAAA[A-Za-z0-9_-]{90,}={0,2}",
+}
+
+# Shapes that begin like any word: expression, and the part of it that is rare. Without the second, every character of
+# a long base64 text would begin a match, and the automaton a new state (23 us a character).
+LOOSE_SHAPES: dict[str, tuple[str, str]] = {
+    "discord_bot": (
+        r"[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,40}",
+        r"\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]",
+    ),
+    "telegram_bot": (r"[0-9]{8,10}:AA[A-Za-z0-9_-]{32,34}", r"[0-9]:AA[A-Za-z0-9_-]"),
+    "mailchimp": (r"[0-9a-f]{32}-us[0-9]{1,2}", r"[0-9a-f]-us[0-9]"),
+    "azure_client_secret": (r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}", r"[0-9]Q~"),
+    "terraform_cloud": (r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}", r"\.atlasv1\."),
 }
 
 # Three parts (RFC 7515) or five (RFC 7516), the header being the base64url of `{"`; a token without a signature
@@ -139,13 +147,15 @@ _HEADER = r"(?i:\bx-(?:api|auth|access|goog-api)-(?:key|token))[\"']?\s{0,2}[:=]
 
 
 class Rule(NamedTuple):
-    """One expression: `group` is the secret, `accept` judges the text of group `judged`."""
+    """One expression: `group` is the secret, `accept` judges the text of group `judged`, `trigger` occurs wherever
+    the expression matches."""
 
     kind: str
     regex: str
     group: int
     judged: int
     accept: Callable[[str], bool]
+    trigger: str
 
 
 def _drawn(value: str) -> bool:
@@ -157,21 +167,40 @@ def _always(value: str) -> bool:
     return True
 
 
+_TOKENS = "|".join(TOKEN_SHAPES.values())
 _RULES = (
-    Rule("API_KEY", r"\b(" + "|".join(TOKEN_SHAPES.values()) + ")", 1, 1, lambda value: not _drawn(value)),
-    Rule("JWT", r"\b(" + _JWT + ")", 1, 1, _always),
-    Rule("PRIVATE_KEY", _PEM_BEGIN, 0, 0, _always),
-    Rule("URL_WITH_CREDENTIALS", _URL, 0, 1, lambda value: not _is_placeholder(value)),
-    Rule("API_KEY", _ASSIGNMENT, 1, 1, lambda value: _reads_like_a_secret(value)),
-    Rule("API_KEY", _BEARER, 1, 1, lambda value: _mixed(value)),
-    Rule("API_KEY", _HEADER, 1, 1, lambda value: not _is_placeholder(value)),
+    Rule("API_KEY", rf"\b({_TOKENS})", 1, 1, lambda value: not _drawn(value), f"(?:{_TOKENS})"),
+    *(
+        Rule("API_KEY", rf"\b({regex})", 1, 1, lambda value: not _drawn(value), trigger)
+        for regex, trigger in LOOSE_SHAPES.values()
+    ),
+    Rule("JWT", rf"\b({_JWT})", 1, 1, _always, _JWT),
+    Rule("PRIVATE_KEY", _PEM_BEGIN, 0, 0, _always, _PEM_BEGIN),
+    Rule(
+        "URL_WITH_CREDENTIALS",
+        _URL,
+        0,
+        1,
+        lambda value: not _is_placeholder(value),
+        r"://[^\s/:@\"'<>\\]*:[^\s/@\"'<>\\]+@",
+    ),
+    Rule(
+        "API_KEY",
+        _ASSIGNMENT,
+        1,
+        1,
+        lambda value: _reads_like_a_secret(value),
+        _ASSIGNMENT.replace(r"\b", ""),
+    ),
+    Rule("API_KEY", _BEARER, 1, 1, lambda value: _mixed(value), _BEARER.replace(r"\b", "")),
+    Rule("API_KEY", _HEADER, 1, 1, lambda value: not _is_placeholder(value), _HEADER.replace(r"\b", "")),
 )
 
 
 @cache
 def triggers() -> tuple[str, ...]:
     """Expressions of which at least one matches wherever `find_secrets` finds anything; for a set of one's own."""
-    return tuple(rule.regex for rule in _RULES)
+    return tuple(rule.trigger for rule in _RULES)
 
 
 def find_secrets(text: str) -> list[Found]:
@@ -219,7 +248,7 @@ def _compiled(number: int) -> Any:
 def _gate() -> Any:
     gate = re2.Set.SearchSet()
     for rule in _RULES:
-        gate.Add(rule.regex)
+        gate.Add(rule.trigger)
     gate.Compile()
     return gate
 

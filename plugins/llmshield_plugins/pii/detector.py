@@ -7,7 +7,7 @@ row; so is a stream (`guard.py`). That is why both find the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llmshield.secrets_patterns import find_secrets, triggers
@@ -36,13 +36,16 @@ Extra = Callable[[str, int, "list[int]"], "list[Found]"]
 """Another source of findings (presidio's recognisers): an ASCII text, where its context ends, and which of the
 source's own patterns matched behind that."""
 
+BLOCK = 65_536
+"""Characters that are searched at once; more than any segment may have."""
+
 MAX_DEPTH = 2
 """A carrier inside a carrier is opened, no further."""
 
-_ADDRESSES = [pattern for pattern, _ in SHAPES]
+_ADDRESSES = [pattern.replace(r"\b", "") for pattern, _ in SHAPES]
 _SECRETS = list(triggers())
-_CARRIERS = [views.ESCAPE, views.CARRIER, r"(?:[0-9A-Fa-f]{2}[ :]?){8}"]
-_PATTERNS = [rule.regex for rule in RULES] + _ADDRESSES + [RUN] + _SECRETS + _CARRIERS
+_CARRIERS = [views.ESCAPE, views.CARRIER, r"(?:[0-9A-Fa-f]{2}[ :]){4}"]
+_PATTERNS = [rule.trigger for rule in RULES] + _ADDRESSES + [RUN] + _SECRETS + _CARRIERS
 _FIRST_ADDRESS = len(RULES)
 _RUN = _FIRST_ADDRESS + len(_ADDRESSES)
 _FIRST_SECRET = _RUN + 1
@@ -71,17 +74,34 @@ class Detector:
 
     def whole(self, text: str) -> list[Found]:
         """Every value in `text`, in order, without overlap."""
-        return list(self._all(text)) if self.suspects(text) else []
+        return self.settle(text, 0, final=True)[0] if self.suspects(text) else []
 
-    def _all(self, text: str) -> Iterator[Found]:
-        form = shape(text)
-        position = 0
+    def settle(self, text: str, start: int, *, final: bool) -> tuple[list[Found], int]:
+        """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows.
+
+        Reads blocks, as a stream would: a search that is asked for one segment must not run through a megabyte.
+        """
+        found: list[Found] = []
+        size = len(text)
         while True:
-            segment, _ = next_segment(text, form, position, True)
-            if segment is None:
-                return
-            found, position = self.judged(text, segment)
-            yield from found
+            end = min(size, start + BLOCK)
+            base = max(0, start - CONTEXT)
+            block = text[base:end] if base or end < size else text
+            form = shape(block)
+            position = start - base
+            while True:
+                segment, hold = next_segment(block, form, position, final and end == size)
+                if segment is None:
+                    break
+                more, position = self.judged(block, segment)
+                found += (
+                    more
+                    if base == 0
+                    else [Found(f.start + base, f.end + base, f.kind, f.score) for f in more]
+                )
+            start = base + max(position, hold)
+            if end == size:
+                return found, start
 
     def judged(self, text: str, segment: Segment) -> tuple[list[Found], int]:
         """The findings of a segment (or of the part of a window that is decided), and where to go on."""
@@ -137,7 +157,8 @@ class Detector:
     def _look(self, view: views.View, first: int, hits: list[int], found: list[Found]) -> list[int]:
         """Run over one view what the gate saw; returns what the gate sees behind `first`.
 
-        Credentials and addresses are announced or begun by words before; all else stands behind `first` alone.
+        Credentials, addresses and what needs an announcement may be begun by words before; all else stands behind
+        `first` alone.
         """
         text = view.text
         begin = view.place(first)
@@ -151,9 +172,12 @@ class Detector:
             found.extend(
                 Found(*view.source(a, b), kind, score) for a, b, kind, score in addresses(text, streets)
             )
+        for hit in hits:
+            if hit < _FIRST_ADDRESS and RULES[hit].needs is not None:
+                self._rule(RULES[hit], self._rules[hit], view, begin, found)
         others: list[int] = []
         for hit in inside:
-            if hit < _FIRST_ADDRESS:
+            if hit < _FIRST_ADDRESS and RULES[hit].needs is None:
                 self._rule(RULES[hit], self._rules[hit], view, begin, found)
             elif hit == _RUN:
                 found.extend(

@@ -8,6 +8,7 @@ matched. presidio itself skips an expression that takes too long and goes on; he
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class _Expression(NamedTuple):
     score: float
     recogniser: Any
     validated: bool
-    context: tuple[str, ...]
+    context: Any
     twin: Any
 
 
@@ -74,7 +75,7 @@ class Presidio:
             if not value.strip():
                 continue
             before = text[max(0, start - CONTEXT_CHARS) : start].lower()
-            announced = any(word in before for word in expression.context)
+            announced = expression.context is not None and expression.context.search(before) is not None
             if not announced and _hangs_on(text, start, end):
                 continue
             score = self._score(expression, value, announced)
@@ -118,7 +119,7 @@ def _expressions(recogniser: Any, kind: str) -> list[_Expression]:
     regex = import_module("regex")
     base = import_module("presidio_analyzer").PatternRecognizer
     validated = type(recogniser).validate_result is not base.validate_result
-    context = tuple(word.lower() for word in recogniser.context or ())
+    context = announcement(recogniser.context or ())
     flags = recogniser.global_regex_flags
     return [
         _Expression(
@@ -132,6 +133,20 @@ def _expressions(recogniser: Any, kind: str) -> list[_Expression]:
         )
         for pattern in recogniser.patterns
     ]
+
+
+def announcement(words: Iterable[str]) -> Any:
+    """An expression for any of these words at the beginning of a word, short ones whole; None without words.
+
+    Words that are not ASCII can't occur in a plain view.
+    """
+    parts = [
+        "".join(c if c.isalnum() else f"\\x{ord(c):02x}" for c in word.lower())
+        + (r"\b" if len(word) < 5 else "")
+        for word in words
+        if word.isascii()
+    ]
+    return compiled(r"\b(?:" + "|".join(parts) + ")") if parts else None
 
 
 def twin(expression: str) -> str:

@@ -20,12 +20,17 @@ Check = Callable[[str, str, str], "float | None"]
 
 
 class Rule(NamedTuple):
-    """`retry`: a proposal that was refused is looked at again from its second character on. `needs`: an expression
-    that the text must match as well, or the rule is not tried."""
+    """One expression of a kind, over one segment.
+
+    `trigger`: a cheap expression that matches wherever `regex` finds a value (see `expressions.gate`). `needs`: the
+    words that must stand in the segment or its context; then they are the trigger. `retry`: a proposal that was
+    refused is looked at again from its second character on.
+    """
 
     kind: str
     regex: str
     check: Check
+    trigger: str
     retry: bool = False
     needs: Any = None
 
@@ -177,10 +182,11 @@ _DATE = (
     rf"[0-9]{{1,2}}(?:st|nd|rd|th|\.)?(?:\s(?:of|de|di))?[\s-]{_MONTH_WORD},?[\s-](?:del?\s)?[0-9]{{2,4}}|"
     rf"{_MONTH_WORD}\s[0-9]{{1,2}}(?:st|nd|rd|th)?,?\s[0-9]{{4}}|[0-9]{{8}})"
 )
-_BIRTH = compiled(
+_BIRTH_WORDS = (
     r"(?i)(?:\bdob\b|d\.o\.b|birth|\bborn\b|b\.?day\b|gebor|geburt|\bgeb\.|naissance|\bnee? le|nacimiento|\bnacid[oa]|"
-    r"nascita|\bnat[oa] il|nascimento|geboorte|fodelse|urodz|syntym|dogum|рожд)"
+    r"nascita|\bnat[oa] il|nascimento|geboorte|fodelse|urodz|syntym|dogum)"
 )
+_BIRTH = compiled(_BIRTH_WORDS)
 
 
 def _birth_date(value: str, before: str, after: str) -> float | None:
@@ -212,39 +218,90 @@ _LICENCE = (
     r"driv(?:er|ing)'?s?[ -]licen[cs]e|\bdl ?(?:no|num|#|:)|licen[cs]e (?:no|num|#|id)|permit (?:no|num)"
 )
 
+
+def _words(expression: str) -> str:
+    """Announcing words as a trigger: in any case, wherever the context was cut."""
+    return f"(?i)(?:{expression})".replace(r"\b", "")
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "EMAIL_ADDRESS",
         r"[A-Za-z0-9_+%!'.\x{2d}]{1,64}@(?:[A-Za-z0-9][A-Za-z0-9-]{0,62}\.){1,8}(?:xn--[A-Za-z0-9-]{2,40}|[A-Za-z]{2,24})",
         _email,
+        r"[A-Za-z0-9_+%!'.-]@[A-Za-z0-9]",
     ),
-    Rule("IBAN_CODE", r"[A-Za-z]{2}[0-9]{2}(?:[ .\-_/:|*\x03]{0,3}[A-Za-z0-9]){11,32}", _iban, retry=True),
-    Rule("IP_ADDRESS", r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}", _ipv4),
-    Rule("IP_ADDRESS", r"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4})(?:%[0-9A-Za-z]{1,12})?", _ipv6),
-    Rule("MAC_ADDRESS", r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}|(?:[0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}", _mac),
-    Rule("CRYPTO", r"(?:bc1|BC1)[0-9A-Za-z]{20,87}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0[xX][0-9a-fA-F]{40}", _crypto),
-    Rule("DATE_OF_BIRTH", _DATE, _birth_date, needs=_BIRTH),
+    Rule(
+        "IBAN_CODE",
+        r"[A-Za-z]{2}[0-9]{2}(?:[ .\-_/:|*\x03]{0,3}[A-Za-z0-9]){11,32}",
+        _iban,
+        r"(?:\b|_)[A-Za-z]{2}[0-9]{2}[ .\-_/:|*\x03]{0,3}[A-Za-z0-9]",
+        retry=True,
+    ),
+    Rule("IP_ADDRESS", r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}", _ipv4, r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"),
+    Rule(
+        "IP_ADDRESS",
+        r"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4})(?:%[0-9A-Za-z]{1,12})?",
+        _ipv6,
+        r":[0-9A-Fa-f]{0,4}:",
+    ),
+    Rule(
+        "MAC_ADDRESS",
+        r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}|(?:[0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}",
+        _mac,
+        r"[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}|\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}",
+    ),
+    Rule(
+        "CRYPTO",
+        r"(?:bc1|BC1)[0-9A-Za-z]{20,87}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0[xX][0-9a-fA-F]{40}",
+        _crypto,
+        r"\b(?:(?i:bc1)[0-9A-Za-z]{8}|[13][1-9A-HJ-NP-Za-km-z]{12}|0[xX][0-9a-fA-F]{12})",
+    ),
+    Rule("DATE_OF_BIRTH", _DATE, _birth_date, _words(_BIRTH_WORDS), needs=_BIRTH),
     Rule(
         "US_PASSPORT",
         r"[A-Za-z]?[0-9]{8}|[0-9]{9}",
         _announced(_PASSPORT, 0.7),
+        _words(_PASSPORT),
         needs=_context(_PASSPORT),
     ),
     Rule(
         "US_DRIVER_LICENSE",
         r"[A-Za-z]{0,3}[0-9][A-Za-z0-9]{1,6}(?:-?[A-Za-z0-9]{2,6}){1,3}",
         _announced(_LICENCE, 0.7),
+        _words(_LICENCE),
         needs=_context(_LICENCE),
     ),
-    Rule("UK_NINO", r"(?i)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ -]?(?:[0-9]{2}[ -]?){3}[A-D]", _checked(_nino, 0.8)),
-    Rule("ES_NIF", r"[0-9]{8}[ -]?[A-Za-z]", _checked(checksums.spanish_id, 0.9)),
-    Rule("ES_NIE", r"[XYZxyz][ -]?[0-9]{7}[ -]?[A-Za-z]", _checked(checksums.spanish_id, 0.9)),
+    Rule(
+        "UK_NINO",
+        r"(?i)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ -]?(?:[0-9]{2}[ -]?){3}[A-D]",
+        _checked(_nino, 0.8),
+        r"\b[A-Za-z]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}",
+    ),
+    Rule("ES_NIF", r"[0-9]{8}[ -]?[A-Za-z]", _checked(checksums.spanish_id, 0.9), r"\b[0-9]{8}[ -]?[A-Za-z]"),
+    Rule(
+        "ES_NIE",
+        r"[XYZxyz][ -]?[0-9]{7}[ -]?[A-Za-z]",
+        _checked(checksums.spanish_id, 0.9),
+        r"\b[XYZxyz][ -]?[0-9]{7}",
+    ),
     Rule(
         "IT_FISCAL_CODE",
         r"(?i)[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]",
         _checked(checksums.codice_fiscale),
+        r"(?i)\b[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}",
     ),
-    Rule("IN_PAN", r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]", _checked(lambda value: True, 0.6)),
-    Rule("FR_NIR", r"[12][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?[0-9][0-9AB][ .]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{2}", _checked(checksums.french_nir, 0.9)),
-    Rule("CN_RESIDENT_ID", r"[1-9][0-9]{16}[0-9Xx]", _checked(checksums.chinese_id)),
-)  # fmt: skip
+    Rule(
+        "IN_PAN",
+        r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]",
+        _checked(lambda value: True, 0.6),
+        r"\b[A-Z]{5}[0-9]{4}",
+    ),
+    Rule(
+        "FR_NIR",
+        r"[12][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?[0-9][0-9AB][ .]?[0-9]{3}[ .]?[0-9]{3}[ .]?[0-9]{2}",
+        _checked(checksums.french_nir, 0.9),
+        r"\b[12][ .]?[0-9]{2}[ .]?[0-9]{2}[ .]?[0-9][0-9AB][ .]?[0-9]{3}",
+    ),
+    Rule("CN_RESIDENT_ID", r"[1-9][0-9]{16}[0-9Xx]", _checked(checksums.chinese_id), r"\b[1-9][0-9]{16}"),
+)

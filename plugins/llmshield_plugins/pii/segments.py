@@ -165,6 +165,7 @@ def _compile(pattern: str) -> Any:
 
 # A segment begins where a token begins: the break before it is part of the match. NEXT finds, at the first place
 # where there is either, what reaches the end and may go on, or else a complete segment.
+_ANY_BREAK = _compile(f"[{_BREAK}]")
 SEGMENT = _compile(rf"(?:\A|[{_BREAK}]){_segment.full}")
 NEXT = _compile(rf"(?:\A|[{_BREAK}])(?:{_segment.prefix}\z|{_segment.full})")
 
@@ -188,6 +189,8 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
             start -= 1
         elif form[start] not in _BREAK_BYTES:
             # Inside a token, after a window: what is left of it counts as a token.
+            if len(form) - start >= MAX_OPEN and _ANY_BREAK.search(form[start : start + MAX_OPEN]) is None:
+                return Segment(start, start + MAX_OPEN, False), start
             form, base, start = b" " + form[start:], start - 1, 0
     size = len(form)
     first, last = _span(SEGMENT if final else NEXT, form, start)

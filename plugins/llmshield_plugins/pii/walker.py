@@ -35,20 +35,9 @@ class Walker:
 
         What is before `start` has been settled and serves as context.
         """
-        form = shape(text)
         if not self._custom:
-            return self._segments(text, form, start, final)
-        return self._both(text, form, start, final)
-
-    def _segments(self, text: str, form: bytes, start: int, final: bool) -> tuple[list[Found], int]:
-        found: list[Found] = []
-        position = start
-        while True:
-            segment, hold = next_segment(text, form, position, final)
-            if segment is None:
-                return found, max(position, hold)
-            more, position = self._detector.judged(text, segment)
-            found += more
+            return self._detector.settle(text, start, final=final)
+        return self._both(text, shape(text), start, final)
 
     def _both(self, text: str, form: bytes, start: int, final: bool) -> tuple[list[Found], int]:
         own = self._custom.find(text, start)
