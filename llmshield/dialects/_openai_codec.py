@@ -87,7 +87,7 @@ class OpenAICodec(StreamCodec):
 
     def _odd(self, name: str, payload: bytes) -> Event:
         """What is no strict JSON: the end, a comment, or JSON that only a lenient reader takes."""
-        if payload == b"[DONE]":
+        if payload.strip() == b"[DONE]":
             self.ended = True
             return Event(raw=DONE)
         if name == COMMENT or not payload:
