@@ -248,8 +248,13 @@ def _one_gap(taken: list[Group]) -> bool:
 
 
 def _alone(groups: list[Group], place: int, count: int) -> bool:
-    """No further group hangs on with a dash, dot or slash: `123-45-6789-01` is something else."""
-    joins = "-./_"
-    before = groups[place].gap.strip() if place else ""
-    after = groups[place + count].gap.strip() if place + count < len(groups) else ""
-    return not (before and before in joins) and not (after and after in joins)
+    """No further group hangs on with a dash, dot or slash: `123-45-6789-01` is something else. Three groups of
+    four may have no neighbour at all, or the middle of an account number would do."""
+    before = groups[place].mark if place else ""
+    after = groups[place + count].mark if place + count < len(groups) else ""
+    if count == 3 and all(len(g.digits) == 4 for g in groups[place : place + 3]):
+        return groups[place + 1].mark not in (before, after)
+    return before not in _JOINS and after not in _JOINS
+
+
+_JOINS = ("-", ".", "/", "_")

@@ -111,7 +111,12 @@ def _ipv4(value: str, before: str, after: str) -> float | None:
 
 def _ipv6(value: str, before: str, after: str) -> float | None:
     address, _, _ = value.partition("%")
-    if before[-1:].isalnum() or after[:1].isalnum() or address.count(":") < 2:
+    if (
+        before[-1:].isalnum()
+        or after[:1].isalnum()
+        or (after[:1] == "." and after[1:2].isdigit())
+        or address.count(":") < 2
+    ):
         return None
     if not any(c.isdigit() for c in address) or (len(address) < 6 and address != "::1"):
         return None

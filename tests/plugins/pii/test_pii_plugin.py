@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmshield.call import Channel, Finding
+from llmshield.call import Channel, Edit, Finding
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
 from llmshield_plugins.pii.kinds import BROAD, KNOWN, LATER, OWN
@@ -179,6 +180,23 @@ def test_flagged_output_passes(desk: Callable[..., Any]) -> None:
     call = at.call("hello")
 
     assert at.got(call, list(f"It is {SSN} as you know")) == f"It is {SSN} as you know"
+
+
+@pytest.mark.parametrize("size", [10_000, 300_000])
+async def test_long_texts_are_read_in_a_thread(desk: Callable[..., Any], size: int) -> None:
+    at = desk()
+    call = at.call("word " * (size // 5) + MAIL, MAIL)
+    made = at.plugin.pre_request(call)
+
+    assert inspect.isawaitable(made)
+    assert await made is None
+    assert [p.new for p in call._proposals if isinstance(p, Edit)] == ["<EMAIL_ADDRESS_1>"] * 2
+
+
+def test_long_clean_texts_are_not(desk: Callable[..., Any]) -> None:
+    at = desk()
+
+    assert at.plugin.pre_request(at.call("word " * 20_000)) is None
 
 
 def test_a_clean_call_costs_no_state(desk: Callable[..., Any]) -> None:
