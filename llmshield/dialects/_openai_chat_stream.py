@@ -8,7 +8,7 @@ from llmshield.call import Call, Channel, Path, Tree
 from llmshield.dialects import Event, Piece
 from llmshield.dialects._openai_choices import ChoicesCodec
 from llmshield.dialects._openai_codec import CUSTOM, as_arguments, other_pieces, put_at
-from llmshield.dialects._openai_messages import CHOICE_KEYS, MessageReader
+from llmshield.dialects._openai_messages import CHOICE_KEYS, MessageReader, count_searches
 
 _PLAIN = CHOICE_KEYS - {"message"}
 
@@ -53,6 +53,10 @@ class ChatCodec(ChoicesCodec):
                 other_pieces(pieces, choice, key, number, (key,), index=1)
         if "message" in choice:  # a few servers repeat the text so far beside each delta
             other_pieces(pieces, choice, "message", number, ("message",), index=1)
+
+    def _usage(self, tree: Tree) -> None:
+        super()._usage(tree)
+        count_searches(self._call, self.usage)
 
     def _end(self, number: int) -> tuple[Channel, ...]:
         self._content.pop(number, None)

@@ -39,6 +39,7 @@ class ChoicesCodec(OpenAICodec):
 
     def __init__(self, call: Call) -> None:
         super().__init__(call)
+        self._expected = call.choices
         self._head: Tree = {}
         self._seen: set[int] = set()
         self._finished: set[int] = set()
@@ -100,7 +101,7 @@ class ChoicesCodec(OpenAICodec):
     def _finish(self, event: Event, number: int, reason: str) -> None:
         self._finished.add(number)
         self.finish = FINISH.get(reason, "other")
-        self.finished = len(self._finished) >= max(self._call.choices, len(self._seen))
+        self.finished = len(self._finished) >= max(self._expected, len(self._seen))
         event.ends = (*event.ends, *self._end(number))
 
     def _usage(self, tree: Tree) -> None:

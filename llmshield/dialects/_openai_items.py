@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmshield.call import Call, Channel, ChannelKind, FinishKind, Path, Tree
+from llmshield.call import Call, Channel, ChannelKind, FinishKind, Path, Tree, Usage
 from llmshield.dialects import Piece, WholeReply
 from llmshield.dialects._openai import malformed, read_usage, upstream_error
 from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spelled
@@ -72,6 +72,9 @@ OPAQUE: dict[str, str] = {
     "obfuscation": "random padding of the provider",
 }
 """Leaves of items and events that pass whatever they hold."""
+
+
+_BILLED = frozenset(("web_search_call", "file_search_call", "code_interpreter_call"))
 
 
 def is_label(key: Any, value: Any) -> bool:
@@ -160,6 +163,13 @@ class ItemReader:
         pieces[start:] = kept
 
 
+def count_tool_requests(response: Tree, usage: Usage | None) -> None:
+    """Put the provider's own tool calls, which it bills one by one, into the usage."""
+    output = response.get("output")
+    if usage is not None and type(output) is list:
+        usage.tool_requests = sum(type(item) is dict and item.get("type") in _BILLED for item in output)
+
+
 def check_logprobs(holder: Tree, text: str) -> tuple[tuple[Any, Any], ...]:
     """The shadow that log-probabilities beside a text are; those that spell another text are emptied."""
     logprobs = holder.get("logprobs")
@@ -199,6 +209,7 @@ def read_response(call: Call, tree: Any) -> WholeReply:
     if type(tree) is not dict:
         return WholeReply(tree, [], None, None, "", malformed("is no JSON object"))
     usage = read_usage(tree.get("usage"))
+    count_tool_requests(tree, usage)
     model = tree.get("model")
     model = model if type(model) is str else ""
     if tree.get("error"):

@@ -26,6 +26,7 @@ from llmshield.dialects._openai_items import (
     ItemReader,
     Place,
     check_logprobs,
+    count_tool_requests,
     is_label,
     read_items,
 )
@@ -177,6 +178,7 @@ class ResponsesCodec(OpenAICodec):
         response = tree.get("response")
         if type(response) is dict:
             self.usage = merge_usage(self.usage, read_usage(response.get("usage")))
+            count_tool_requests(response, self.usage)
 
     def write(self, event: Event) -> bytes:
         tree = event.tree

@@ -1,7 +1,7 @@
 """OpenAI legacy completions: POST /v1/completions.
 
-Each prompt of a list is answered `n` times, and the provider bills `best_of` answers where that is more: that
-many choices are reserved. Prompts as token ids are marked unseen (`token_ids`).
+Each prompt of a list is answered `n` times; `call.choices` is `n`. That a list multiplies the bill, and `best_of`
+as well, is for whoever reserves money to see in the body. Prompts as token ids are marked unseen (`token_ids`).
 """
 
 from __future__ import annotations
@@ -62,12 +62,9 @@ class OpenAICompletions(OpenAIDialect):
     def read_call(self, id: str, operation: Operation, request: WireRequest, tree: Tree) -> Call:
         call = base_call(self, id, operation, request, tree)
         call.output_bound = whole_number(tree, "max_tokens", least=0)
-        prompts = _prompts(tree.get("prompt"))
-        copies = max(
-            whole_number(tree, "n", least=1, most=_MOST_CHOICES) or 1,
-            whole_number(tree, "best_of", least=1, most=_MOST_CHOICES) or 1,
-        )
-        call.choices = copies * prompts
+        _prompts(tree.get("prompt"))
+        whole_number(tree, "best_of", least=1, most=_MOST_CHOICES)
+        call.choices = whole_number(tree, "n", least=1, most=_MOST_CHOICES) or 1
         options = tree.get("stream_options")
         if options is not None:
             expect(options, dict, "/stream_options", "an object")
@@ -126,14 +123,14 @@ class OpenAICompletions(OpenAIDialect):
     def answer(self, call: Call, answer: Answer) -> Tree:
         choices = [
             {"text": answer.text, "index": number, "logprobs": None, "finish_reason": "stop"}
-            for number in range(call.choices)
+            for number in range(_answers(call))
         ]
         return {**_head(call, answer), "choices": choices, "usage": usage_tree(None)}
 
     def answer_stream(self, call: Call, answer: Answer) -> bytes:
         head = _head(call, answer)
         out = b""
-        for number in range(call.choices):
+        for number in range(_answers(call)):
             for text, finish in ((answer.text, None), ("", "stop")):
                 choice = {"text": text, "index": number, "logprobs": None, "finish_reason": finish}
                 out += write_event({**head, "choices": [choice]})
@@ -150,6 +147,7 @@ class CompletionsCodec(ChoicesCodec):
 
     def __init__(self, call: Call) -> None:
         super().__init__(call)
+        self._expected = _answers(call)
         self._channels: dict[int, Channel] = {}
 
     def _texts(self, event: Event, choice: Tree, number: int) -> None:
@@ -212,6 +210,11 @@ def _prompts(value: Any) -> int:
     if type(value) is not list:
         refuse("/prompt", "must be a string or a list")
     return max(sum(type(entry) is not int for entry in value), 1)
+
+
+def _answers(call: Call) -> int:
+    """How many choices the reply has."""
+    return call.choices * _prompts(call.body.get("prompt"))
 
 
 def _prompt(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:

@@ -480,6 +480,15 @@ def test_usage_in_any_shape(value, usage):
     assert codec.usage == usage
 
 
+def test_a_search_of_the_web_is_counted():
+    call = read(stream=True, web_search_options={})
+    codec = CHAT.open_stream(call)
+    codec.feed(chunk(usage={"prompt_tokens": 1, "completion_tokens": 2}))
+
+    assert CHAT.read_reply(call, whole({"content": "x"})).usage == Usage(3, 4, tool_requests=1)
+    assert codec.usage == Usage(1, 2, tool_requests=1)
+
+
 def test_a_later_usage_never_lowers_an_earlier_one():
     codec = CHAT.open_stream(read(stream=True))
     for value in (

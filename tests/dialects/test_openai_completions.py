@@ -13,6 +13,7 @@ from llmshield.dialects import WireRequest
 from llmshield.dialects._tree import dump, parse_body
 from llmshield.dialects.openai_completions import OpenAICompletions
 from llmshield.errors import CallError, WireError
+from llmshield.verdicts import Answer
 
 API = OpenAICompletions()
 DONE = b"data: [DONE]\n\n"
@@ -28,9 +29,9 @@ def read(**body):
     [
         ({}, ["hi"], [], 1),
         ({"prompt": None}, [], [], 1),
-        ({"prompt": ["a b", "c"], "n": 2}, ["a b", "c"], [], 4),
-        ({"prompt": [1, 2, 3], "best_of": 3}, [], ["token_ids"], 3),
-        ({"prompt": [[1], [2]], "n": 2, "best_of": 5}, [], ["token_ids"], 10),
+        ({"prompt": ["a b", "c"], "n": 2}, ["a b", "c"], [], 2),
+        ({"prompt": [1, 2, 3], "best_of": 3}, [], ["token_ids"], 1),
+        ({"prompt": [[1], [2]], "n": 2, "best_of": 5}, [], ["token_ids"], 2),
         (
             {"suffix": "end here", "stop": "\n\n", "user": "u", "echo": True},
             ["hi", "end here", "\n\n", "u"],
@@ -152,6 +153,14 @@ def test_a_stream_says_what_a_whole_reply_would(cuts, relay, replacing):
     assert b"secret" not in got.raw
     assert len(got.events) == STREAM.count(b"\n\n") - 1, "the usage that nobody asked for is hidden"
     assert (codec.finish, codec.finished, codec.ended, codec.usage) == ("stop", True, True, Usage(1, 2))
+
+
+def test_each_prompt_is_answered(relay):
+    codec = API.open_stream(read(stream=True, prompt=["a", "b"]))
+    relay(codec, chunk(choice("x", 0, "stop")))
+
+    assert not codec.finished
+    assert len(API.answer(read(prompt=["a", "b"], n=2), Answer("no"))["choices"]) == 4
 
 
 def test_rest_of_a_stream_without_finish_and_a_stop(relay, replacing):

@@ -221,7 +221,9 @@ def test_every_text_of_a_whole_reply_is_filtered_and_the_echo_of_the_request_is_
     assert out[6]["result"] == "secretsecret"
     assert (out[7]["arguments"], out[7]["output"]) == ('{"a":"X"}', "X")
     assert (tree["instructions"], tree["tools"][0]["name"]) == ("keep the secret", "secret")
-    assert reply.usage == Usage(5, 9, cache_read=2, reasoning=3)
+    assert reply.usage == Usage(5, 9, cache_read=2, reasoning=3, tool_requests=2), (
+        "a search and a run of code"
+    )
     assert (reply.finish, reply.model) == ("tool_calls", "gpt-5-2025")
 
 
