@@ -19,7 +19,7 @@ from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import client_headers, upstream_headers
+from llmshield.headers import client_headers, remaining, upstream_headers
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
@@ -248,6 +248,9 @@ class Asking:
         upstream = await transport.ask(request, timeouts)
         try:
             attempt.status = upstream.status
+            left = remaining(upstream.headers)
+            if left is not None:
+                x.remaining[attempt.provider] = left
             if not 200 <= upstream.status < 300 or upstream.status in {204, 205}:
                 body = await read_all(upstream, ERROR_BODY)
                 if upstream.status < 400:

@@ -102,6 +102,8 @@ class Exchange:
     upstream_s: float = 0.0
     """Seconds spent waiting for providers: what is left of the latency is ours."""
     first_byte_at: float | None = None
+    remaining: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    """What each provider's rate limit headers say is left: requests, tokens."""
     overrides: tuple[str, ...] = ()
     why: str = ""
 

@@ -23,6 +23,11 @@ _NOT_UPSTREAM = _HOP_BY_HOP | {
 _ACCOUNT = frozenset({"openai-organization", "openai-project", "x-goog-user-project"})
 """They name the client's own account: they travel with the client's own key only."""
 
+_REMAINING = (
+    ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"),
+    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-tokens-remaining"),
+)
+
 _NOT_BACK = _HOP_BY_HOP | _ACCOUNT | {
     "content-length", "content-encoding", "content-type", "set-cookie", "server", "date", "alt-svc", "via", "nel",
     "report-to", "strict-transport-security", "proxy-authenticate", "access-control-allow-origin",
@@ -59,6 +64,23 @@ def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
         for name, value in headers.items()
         if name not in _NOT_BACK and name not in nominated and not name.startswith(("x-llmshield-", "cf-"))
     }
+
+
+def remaining(headers: Mapping[str, str]) -> tuple[int | None, int | None] | None:
+    """Requests and tokens that the provider's rate limit leaves, by its headers; None where it says nothing.
+
+    OpenAI: https://platform.openai.com/docs/guides/rate-limits; Anthropic: https://docs.anthropic.com/en/api/rate-limits.
+    """
+    for requests, tokens in _REMAINING:
+        if requests in headers or tokens in headers:
+            return _count(headers.get(requests)), _count(headers.get(tokens))
+    return None
+
+
+def _count(value: str | None) -> int | None:
+    return (
+        int(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 16 else None
+    )
 
 
 def _nominated(headers: Mapping[str, str]) -> frozenset[str]:

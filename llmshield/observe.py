@@ -44,6 +44,8 @@ class Observer:
         )
         for attempt in x.attempts:
             self._count_attempt(attempt, tenant)
+        for name, (requests, tokens) in x.remaining.items():
+            metrics.remaining(name, requests, tokens)
         for took in x.trail.took:
             metrics.verdict(
                 plugin=took.plugin,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmshield.headers import client_headers, upstream_headers
+from llmshield.headers import client_headers, remaining, upstream_headers
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,18 @@ def test_request_ids_and_limits_come_back() -> None:
     given = {"x-request-id": "r", "x-ratelimit-remaining-requests": "9", "openai-processing-ms": "12"}
 
     assert given == client_headers(given)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"x-ratelimit-remaining-requests": "59", "x-ratelimit-remaining-tokens": "149984"}, (59, 149984)),
+        ({"anthropic-ratelimit-requests-remaining": "3"}, (3, None)),
+        ({"x-ratelimit-remaining-requests": "-1", "x-ratelimit-remaining-tokens": "many"}, (None, None)),
+    ],
+)
+def test_what_a_providers_rate_limit_leaves(
+    headers: dict[str, str], expected: tuple[int | None, int | None] | None
+) -> None:
+    assert expected == remaining(headers)
