@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llmshield_plugins.pii.detector import Found
-from llmshield_plugins.pii.expressions import compiled
+from llmshield_plugins.pii.expressions import compiled, readable
 from llmshield_plugins.pii.settings import Recogniser
 
 CONTEXT_BOOST = 0.35
@@ -37,10 +37,10 @@ class Custom:
 
     def find(self, text: str, start: int) -> list[Found]:
         """Every match that begins at or after `start`, by code points; lone surrogates match nothing."""
-        readable = text if text.isascii() else _readable(text)
+        plain = text if text.isascii() else readable(text)
         found: list[Found] = []
         for own in self._own:
-            for match in own.regex.finditer(readable, start):
+            for match in own.regex.finditer(plain, start):
                 first, last = match.span()
                 if first == last:
                     continue
@@ -51,14 +51,6 @@ class Custom:
                         score = min(1.0, score + CONTEXT_BOOST)
                 found.append(Found(first, last, own.kind, score))
         return found
-
-
-def _readable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-    return text
 
 
 def _any_of(terms: tuple[str, ...]) -> str:

@@ -28,3 +28,12 @@ def gate(patterns: list[str]) -> Any:
         made.Add(pattern)
     made.Compile()
     return made
+
+
+def readable(text: str) -> str:
+    """The same characters, lone surrogates replaced one for one: re2 takes UTF-8 only."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text

@@ -6,12 +6,10 @@ The mapping lives in this object, this object in `call.state`, and nowhere else:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
 
-from llmshield_plugins.pii.expressions import compiled
-
-# Anything that could be read as a placeholder: `EMAIL_ADDRESS_1`, in any case, escaped for Markdown or written
-# with blanks.
-_LIKE = compiled(r"[A-Za-z][A-Za-z_\\ -]{1,47}[_\\ -]{1,2}[0-9]{1,6}")
+from llmshield_plugins.pii.expressions import compiled, readable
 
 
 def canonical(name: str) -> str:
@@ -31,7 +29,7 @@ class Placeholders:
 
     def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
         self._texts = texts
-        self._taken: set[str] | None = None
+        self._taken: dict[str, frozenset[int]] = {}
         self._given: dict[tuple[str, str], str] = {}
         self._numbers: dict[str, int] = {}
         self.originals: dict[str, str] = {}
@@ -56,12 +54,11 @@ class Placeholders:
         return Numbering(self, dict(self._numbers))
 
     def _name(self, kind: str, numbers: dict[str, int]) -> str:
-        if self._taken is None:
-            self._taken = set()
-            for text in self._texts():
-                self._taken.update(_names(text))
+        taken = self._taken.get(kind)
+        if taken is None:
+            taken = self._taken[kind] = _numbers_of(kind, self._texts())
         number = numbers.get(kind, 0) + 1
-        while f"{kind}_{number}" in self._taken:
+        while number in taken:
             number += 1
         numbers[kind] = number
         return f"{kind}_{number}"
@@ -91,15 +88,13 @@ class Numbering:
         return f"<{name}>"
 
 
-def _names(text: str) -> set[str]:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-    out: set[str] = set()
-    for match in _LIKE.finditer(text):
-        name = canonical(match.group())
-        # `see EMAIL ADDRESS 1` holds the name at its end.
-        parts = name.split("_")
-        out.update("_".join(parts[i:]) for i in range(len(parts) - 1))
-    return out
+def _numbers_of(kind: str, texts: Iterable[str]) -> frozenset[int]:
+    """The numbers with which these texts already name this kind, in any spelling that would be restored."""
+    expression = _spelled(kind)
+    return frozenset(int(match.group(1)) for text in texts for match in expression.finditer(readable(text)))
+
+
+@cache
+def _spelled(kind: str) -> Any:
+    parts = kind.split("_")
+    return compiled(r"(?i)" + r"[_\\ -]{1,3}".join([*parts, "([0-9]{1,9})"]))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import re2
 
+from llmshield_plugins.pii.expressions import readable
 from llmshield_plugins.pii.grammar import Part, any_of, maybe, one, repeat, seq
 from llmshield_plugins.pii.placeholders import canonical
 from llmshield_plugins.pii.segments import MAX_OPEN
@@ -80,7 +81,7 @@ class Restorer:
     def _begun(self, text: str) -> int:
         """From where on `text` may be the beginning of one of this call's placeholders."""
         tail = max(0, len(text) - 62 - 2 * EXTRA)
-        end = _safe(text[tail:])
+        end = readable(text[tail:])
         start = 0
         while (match := _BEGUN.search(end, start)) is not None and match.start() < len(end):
             letters = _LETTERS.match(match.group())
@@ -98,7 +99,7 @@ class Restorer:
             return text
         out: list[str] = []
         position = 0
-        for match in _PLACEHOLDER.finditer(_safe(text)):
+        for match in _PLACEHOLDER.finditer(readable(text)):
             value = self._originals.get(canonical(match.group(2)))
             if value is None:
                 continue
@@ -119,15 +120,6 @@ def _as_written(value: str, bracket: str) -> str:
     if bracket[:1] == "%":
         return quote(value, safe="")
     return value
-
-
-def _safe(text: str) -> str:
-    """The same characters, with lone surrogates replaced one for one; re2 takes UTF-8 only."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-    return text
 
 
 def hold_back(originals: dict[str, str]) -> int:
