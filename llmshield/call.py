@@ -485,6 +485,11 @@ class Call:
         self._enforced = True
         self._fail_open = False
 
+    @property
+    def enforced(self) -> bool:
+        """Whether the hook that runs now is enforced; False in monitor mode, for plugins that count."""
+        return self._enforced
+
     def clamp_output(self, tokens: int) -> None:
         """Propose a bound for the answer, in output tokens for each choice; the lowest proposal wins."""
         self._proposals.append(Clamp(tokens))

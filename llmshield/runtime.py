@@ -75,6 +75,8 @@ class Runtime:
         try:
             keys = self._resolve_keys()
             await self.store.open()
+            for warning in self.store.warnings:
+                log.warning("store", warning=warning)
             self.audit.start()
             await asyncio.to_thread(self.prices.warm)
             await self.ledger.start()

@@ -139,7 +139,7 @@ class RateLimiter(Plugin):
             self._degraded.set(1)
             windows, seats = self._gates(call, self._local_tiers.get(call.tier), self._local_address, now)
             said = await self._local.admit(windows, seats, int(now * 1000))
-        enforced = call._enforced
+        enforced = call.enforced
         if said.refused >= 0:
             return self._refuse(call, said, windows, seats, now)
         if seats:

@@ -159,7 +159,7 @@ class CostCap(Plugin):
     def pre_request(self, call: Call) -> None:
         """Hang the guard on every attempt that can cost something."""
         if call.operation not in _FREE:
-            call.guard_attempt(partial(self._guard, call._enforced))
+            call.guard_attempt(partial(self._guard, call.enforced))
 
     async def _guard(self, enforced: bool, attempt: Attempt) -> Block | None:
         """Reserve what this attempt may cost; no room, no attempt."""
