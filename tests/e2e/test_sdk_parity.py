@@ -9,6 +9,7 @@ Where a guard reads the output of a stream it holds text back: deltas are then c
 which spell every delta again, are left out. Everything else is the same (`folded`).
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -613,3 +614,62 @@ async def test_objects_are_the_same(both: tuple[Clients, Clients, str], name: st
         expected, got = folded(expected), folded(got)
 
     assert expected == got
+
+
+# -- synchronous clients, and the HTTP head ------------------------------------------------------------------------
+
+
+async def test_synchronous_clients_get_the_same(both: tuple[Clients, Clients, str]) -> None:
+    """The other half of each SDK: its own transport, in a thread."""
+
+    def run(url: str) -> list[Any]:
+        said: Any = [{"role": "user", "content": ASK}]
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key="sk-any") as spoken,
+            anthropic.Anthropic(base_url=url, api_key="sk-ant-any") as claude,
+            genai.Client(api_key="any", http_options=gt.HttpOptions(base_url=url)) as gemini,
+        ):
+            streams = (
+                spoken.chat.completions.create(model="gpt-4o", messages=said, stream=True),
+                claude.messages.create(model="claude-haiku-4-5", max_tokens=300, messages=said, stream=True),
+                gemini.models.generate_content_stream(model="gemini-2.5-flash", contents=ASK),
+            )
+            return [
+                plain(spoken.chat.completions.create(model="gpt-4o", messages=said)),
+                plain(claude.messages.create(model="claude-haiku-4-5", max_tokens=300, messages=said)),
+                plain(gemini.models.generate_content(model="gemini-2.5-flash", contents=ASK)),
+                *(folded([plain(event) for event in stream]) for stream in streams),
+            ]
+
+    expected, got = await asyncio.gather(*(asyncio.to_thread(run, clients.url) for clients in both[:2]))
+
+    assert expected == got
+
+
+async def test_the_heads_differ_as_documented(both: tuple[Clients, Clients, str]) -> None:
+    """Nothing is lost but accounts, cookies and hop-by-hop fields; ours come beside it."""
+    heads = []
+    for clients in both[:2]:
+        chat = await clients.openai.chat.completions.with_raw_response.create(
+            model="gpt-4o", messages=[{"role": "user", "content": ASK}]
+        )
+        message = await clients.anthropic.messages.with_raw_response.create(
+            model="claude-haiku-4-5", max_tokens=300, messages=[{"role": "user", "content": ASK}]
+        )
+        heads.append(
+            [{name.lower(): value for name, value in raw.headers.items()} for raw in (chat, message)]
+        )
+    for straight, guarded in zip(*heads, strict=True):
+        lost = {n for n in straight if straight[n] != guarded.get(n) and "ratelimit" not in n}
+
+        assert lost <= {
+            "openai-organization",
+            "anthropic-organization-id",
+            "content-length",
+            "date",
+            "server",
+            "connection",
+        }
+        assert {n for n in straight if "ratelimit" in n} <= set(guarded)
+        assert guarded["x-llmshield-action"] == "allow"
+        assert guarded["x-llmshield-attempts"] == "1"
