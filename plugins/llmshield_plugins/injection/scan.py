@@ -112,6 +112,8 @@ class Scanner:
     def is_plain(self, texts: Sequence[str]) -> bool:
         """Whether these texts hold nothing that is worth a closer look; one pass over all of them."""
         joined = texts[0] if len(texts) == 1 else "\n".join(texts)
+        if len(joined) >= views.BLOB_MIN:
+            joined = views.without_blobs(_speakable(joined))
         if not joined.isascii() or self._matcher.match(joined) not in self._noise:
             return False
         # Everyday words in one text must not hide another that has none.
@@ -127,6 +129,8 @@ class Scanner:
         `role` is system, user, assistant, tool or output; or `joined` for ends of several texts, of which the
         trained scorer has nothing to say, and whose odd spellings come from the joints.
         """
+        if len(text) >= views.BLOB_MIN:
+            text = views.without_blobs(_speakable(text))
         matched = None
         likeness = self._learned > 0.0 and role != "joined"
         if text.isascii():

@@ -197,6 +197,23 @@ def triggers(words: Iterable[str] = ()) -> list[Trigger]:
     return out
 
 
+# A text shorter than this is not searched for binary data.
+BLOB_MIN: Final = 512
+
+
+def without_blobs(text: str) -> str:
+    """The text with long binary data blanked, at the same length; the same object if it holds none.
+
+    Random letters are what an automaton of many patterns is slowest on: it meets no state twice (3 us a letter).
+    """
+    parts: list[str] = []
+    last = 0
+    for start, end in encodings.blobs(text):
+        parts += (text[last:start], " " * (end - start))
+        last = end
+    return "".join((*parts, text[last:])) if last else text
+
+
 # Letters that only turned writing has.
 _TURNED: Final = frozenset("ɐɔǝɟɥᴉɯɹʇʌʍʎƃɓʞıɾ")
 
@@ -238,7 +255,7 @@ def may_be_transposed(text: str) -> bool:
 def of_no_words(view: View) -> Iterator[View]:
     """The readings of a short text without one everyday word: letters moved or shifted."""
     text = view.text.strip()
-    if may_be_transposed(text):
+    if len(view.text) <= _FENCE_MAX and may_be_transposed(text):
         size = len(view.text)
         for shift in range(1, 26):
             yield same_length("caesar", view, view.text.translate(spellings.CAESAR[shift]))

@@ -1,5 +1,6 @@
 """The scanner: judgements, rules, limits."""
 
+import base64
 import random
 import string
 import time
@@ -179,6 +180,22 @@ def test_the_place_in_a_long_text_does_not_matter(scanner: Scanner, attack: str,
 
     assert judgement.action == "block"
     assert any(abs(hit.start - at) < 5 for hit in judgement.hits)
+
+
+def test_binary_data_is_neither_searched_nor_flagged(scanner: Scanner, attack: str) -> None:
+    picture = base64.b64encode(random.Random(1).randbytes(90_000)).decode()
+    begun = time.thread_time()
+    alone = scanner.scan(f"data:image/png;base64,{picture}")
+    spent = time.thread_time() - begun
+
+    assert alone.action == "allow"
+    assert spent < 0.5
+    for text in (
+        f"{picture} {attack}",
+        f"{picture[:4_000]} {base64.b64encode(attack.encode()).decode()} {picture[4_000:]}",
+        f"{picture} {base64.b64encode(attack.encode() * 30).decode()}",
+    ):
+        assert scanner.scan(text).action == "block"
 
 
 random.seed(3)
