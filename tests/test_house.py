@@ -175,6 +175,31 @@ def test_tests_are_no_packages():
     assert list(TESTS.rglob("__init__.py")) == []
 
 
+def pages():
+    """Markdown that readers see."""
+    return [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+
+    broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert broken == []
+
+
+def test_the_index_of_the_docs_names_every_page():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    docs = ROOT / "docs"
+
+    missing = [
+        name
+        for name in (path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+        if name != "README.md" and f"({name})" not in index
+    ]
+    assert missing == []
+
+
 def test_nothing_of_one_machine_is_in_the_tree():
     """No home folders, no temporary files, no index hosts: a clone elsewhere must be the same project."""
     tracked = subprocess.run(
