@@ -37,6 +37,8 @@ _TOWN = r"(?:,[ ](?:[A-Z][A-Za-z.'-]*[ ]?){1,4})"
 _CODE = r"(?:,?[ ](?:[A-Z]{2}[ ])?[0-9]{5}(?:-[0-9]{4})?\b|,?[ ][A-Z]{1,2}[0-9][A-Z0-9]?[ ]?[0-9][A-Z]{2}\b|,?[ ][A-Z][0-9][A-Z][ ]?[0-9][A-Z][0-9]\b)"
 _STATE = r"(?:,?[ ][A-Z]{2}\b)"
 
+# Small words in lower case, the name itself in capitals: `Calle de la Princesa`, not `Rue wurde um`.
+_NAMED = r"(?:(?:de|del|della|delle|dei|di|da|do|dos|das|du|des|la|las|los|le|el|san|santa|l|d)[ '])*[A-Z][A-Za-z.'-]*(?:[ ](?:(?:de|del|di|da|do|e|y|la)[ ])?[A-Z][A-Za-z.'-]*){0,3}"
 _WORDS = r"(?:[A-Za-z][A-Za-z.'-]*[ ]){0,4}?[A-Z][A-Za-z.'-]*"
 _EUROPE_CODE = r"(?:,?[ ](?:[A-Z]{1,2}-)?[0-9]{4,5}(?:[ ][A-Z]{2})?[ ][A-Z][A-Za-z.'-]+(?:[ ](?:am|an der|a\.|[A-Z][A-Za-z-]+))?)?"
 
@@ -45,11 +47,14 @@ SHAPES: tuple[tuple[str, float], ...] = (
     (rf"{_NUMBER},?[ ]{{1,2}}{_COMPASS}{_NAME}(?:{_STRONG})\b\.?{_AFTER_COMPASS}{_UNIT}?(?:{_TOWN}?{_CODE}|{_TOWN}{_STATE}|{_TOWN})?", 0.8),
     (rf"{_NUMBER},?[ ]{{1,2}}{_COMPASS}{_NAME}(?:{_WEAK})\b\.?{_AFTER_COMPASS}(?:{_UNIT}(?:{_TOWN}?{_CODE}|{_TOWN})?|{_TOWN}?{_CODE}|{_TOWN}{_STATE})", 0.75),
     (rf"{_NUMBER}(?:[ ]?(?:bis|ter))?,?[ ](?i:rue|avenue|av\.?|boulevard|bd\.?|chemin|impasse|place|quai|allee|route)[ ]{_WORDS}(?:[ ][A-Z][A-Za-z'-]+){{0,3}}{_EUROPE_CODE}", 0.75),
-    (rf"(?:[A-Z][A-Za-z.-]*[ ])?[A-Z][A-Za-z.-]*(?:strase|strasse|Strase|Strasse|str\.|Str\.|weg|Weg|platz|Platz|allee|Allee|gasse|straat|laan)[ ]{{1,2}}[0-9]{{1,4}}[ ]?[a-zA-Z]?\b{_EUROPE_CODE}", 0.75),
-    (rf"(?:Strase|Strasse|Platz|Rue|Calle|Via|Viale|Piazza|Plaza|Avenida|Av\.|Rua|Paseo|Corso|Largo|Carrera)[ ](?:[A-Za-z.'-]+[ ]){{0,4}}?[A-Za-z.'-]+,?[ ](?:n[.o]*[ ]?)?[0-9]{{1,4}}[a-zA-Z]?\b{_EUROPE_CODE}", 0.7),
+    (rf"(?:[A-Z][A-Za-z.-]*[ ](?:Strase|Strasse|Str\.|Allee)|(?:[A-Z][A-Za-z.-]*[ ])?[A-Z][A-Za-z.-]*(?:strase|strasse|Strase|Strasse|str\.|Str\.|weg|Weg|platz|Platz|allee|Allee|gasse|straat|laan))[ ]{{1,2}}[0-9]{{1,4}}[ ]?[a-zA-Z]?\b{_EUROPE_CODE}", 0.75),
+    (rf"(?:Rue|Calle|Via|Viale|Piazza|Plaza|Avenida|Av\.|Rua|Paseo|Corso|Largo|Carrera)[ ]{_NAMED},?[ ](?:n[.o]*[ ]?)?[0-9]{{1,4}}[a-zA-Z]?\b{_EUROPE_CODE}", 0.7),
     (r"(?i)P\.?[ ]?O\.?[ ]?Box[ ]{1,2}[0-9]{1,6}\b", 0.75),
 )  # fmt: skip
 _SHAPES = tuple((compiled(expression), score) for expression, score in SHAPES)
+
+_ROAD = compiled(r"(?i)(?:bundes|landes|kreis|staats|land)stra?s")
+"""`Bundesstraße 11` is a road with a number, not a house."""
 
 
 def addresses(text: str, numbers: list[int]) -> Iterator[Hit]:
@@ -60,6 +65,8 @@ def addresses(text: str, numbers: list[int]) -> Iterator[Hit]:
         for match in expression.finditer(data):
             start, end = match.span()
             if start and (text[start - 1].isalnum() or text[start - 1] in "_.$#"):
+                continue
+            if _ROAD.match(data, start) is not None:
                 continue
             while text[end - 1] in " ,.":
                 end -= 1

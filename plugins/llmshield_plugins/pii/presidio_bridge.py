@@ -89,6 +89,8 @@ class Presidio:
         if valid is None and not expression.validated:
             # A shape alone: what presidio scores below 0.6 is as often an order number.
             score = expression.score if announced or expression.score >= 0.6 else min(expression.score, 0.35)
+            if score <= 0.2 and value != value.upper():
+                return 0.0  # "any letters and digits" means written as codes are
         elif announced:
             score = 1.0
         elif any(c.isalpha() for c in value):

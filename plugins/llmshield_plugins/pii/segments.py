@@ -103,7 +103,7 @@ _month_first = seq(
 )
 _street_first = seq(
     any_of(
-        seq(_letters, _words("strase", "strasse", "str.", "weg", "platz", "allee", "gasse", "laan", "straat")),
+        seq(repeat(one("[A-Za-z.'-]"), 0), _words("strase", "strasse", "str.", "weg", "platz", "allee", "gasse", "laan", "straat")),
         _words("calle", "via", "viale", "piazza", "plaza", "avenida", "av.", "rua", "paseo", "corso", "largo", "carrera", "ulica", "ul."),
     ),
     repeat(seq(_spaces, _letters), 0, 3),
