@@ -39,15 +39,15 @@ _KINDS: dict[str, tuple[ChannelKind, Path]] = {
 
 ECHO = frozenset(
     (
-        "id", "object", "model", "status", "instructions", "metadata", "tools", "tool_choice", "text", "prompt",
-        "user", "safety_identifier", "prompt_cache_key", "conversation", "previous_response_id", "reasoning",
-        "service_tier", "truncation", "usage", "prompt_cache_retention", "moderation", "prompt_cache_options",
+        "id", "object", "model", "status", "instructions", "tools", "tool_choice", "text", "prompt",
+        "conversation", "previous_response_id", "reasoning", "service_tier", "truncation", "usage", "prompt_cache_retention", "moderation", "prompt_cache_options",
         "prompt_cache_diagnostics", "access_programs", "image", "input_transformations", "tool_usage", "billing",
         "error", "incomplete_details",
     )
 )  # fmt: skip
 """Fields of a response that repeat the request as it was sent, or are ids and enums: no model wrote them. They
-are left as they are, so that a filter never judges the caller's own instructions as if they were the answer."""
+are left as they are, so that a filter never judges the caller's own instructions as if they were the answer.
+`user`, `metadata` and the like are echoed as well, but filtered: personal data is put back into them."""
 
 LABELS: dict[str, str] = {
     **dict.fromkeys(

@@ -69,8 +69,7 @@ class ResponsesCodec(OpenAICodec):
             self._delta(event, tree, kind[:-6])
         elif kind in _FIRST:
             self._head(tree)
-            if self._response.get("output"):
-                event.pieces, _ = read_items(self._response, self._reader, repeats=True)
+            event.pieces, _ = read_items(self._response, self._reader, repeats=True)
         elif kind in _LAST:
             self._last(event, tree, kind)
         elif kind == "error":

@@ -323,6 +323,19 @@ def test_a_text_says_the_same_everywhere_it_appears(cuts, relay, replacing):
     assert codec.usage == Usage(5, 9, cache_read=2, reasoning=3)
 
 
+def test_what_is_echoed_of_no_prompt_is_put_back(relay, replacing):
+    more = {"user": "secret", "metadata": {"who": "secret"}, "safety_identifier": "x"}
+    raw = events(
+        {"type": "created", "response": response([], **more)},
+        {"type": "completed", "response": response([], **more)},
+    )
+    got = relay(API.open_stream(read(stream=True)), raw, replacing("secret", "ann"))
+
+    for tree in got.trees:
+        assert (tree["response"]["user"], tree["response"]["metadata"]) == ("ann", {"who": "ann"})
+        assert tree["response"]["instructions"] == "keep the secret"
+
+
 def test_a_stream_that_nothing_changes_comes_out_as_it_went_in(relay, replacing):
     assert relay(API.open_stream(read(stream=True)), STREAM).raw == STREAM
     assert relay(API.open_stream(read(stream=True)), STREAM, replacing("never", "")).raw == STREAM
