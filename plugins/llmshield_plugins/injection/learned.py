@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -87,19 +88,37 @@ def rate(text: str) -> Learned:
     """Score a text: 0.60 at the point where flagging starts, 0.90 where blocking does."""
     bias, flag, block, weights = _model()
     parts = words(text)
-    worst, first, size = bias, 0, 0
-    get = weights.get
-    for start, window in windows(parts):
-        total = bias + sum([get(ngram, 0.0) for ngram in ngrams(window)])
-        if total > worst:
-            worst, first, size = total, start, len(window)
+    if len(parts) <= WINDOW:
+        total = sum(map(weights.__getitem__, weights.keys() & ngrams(parts)))
+        worst, first, last = bias + total, 0, len(parts)
+    else:
+        worst, first, last = _worst_window(parts, weights)
+        worst += bias
     if worst < flag:
         score = max(0.0, 0.6 + 0.15 * (worst - flag))
     elif worst < block:
         score = 0.6 + 0.3 * (worst - flag) / (block - flag)
     else:
         score = min(0.99, 0.9 + 0.03 * (worst - block))
-    return Learned(score, first, first + size)
+    return Learned(score, first, last)
+
+
+def _worst_window(parts: list[bytes], weights: dict[bytes, float]) -> tuple[float, int, int]:
+    """The highest sum of a window's n-grams, each counted once, and where that window is.
+
+    A window is two steps, so each step's known n-grams (the pair that leads out of it included) are found once.
+    """
+    pairs = list(map(b" ".join, pairwise(parts)))
+    known = weights.keys()
+    steps = [
+        (known & parts[at : at + STEP]) | (known & pairs[at : at + STEP]) for at in range(0, len(parts), STEP)
+    ]
+    worst, first = -inf, 0
+    for number, (one, two) in enumerate(pairwise(steps)):
+        total = sum(map(weights.__getitem__, one | two))
+        if total > worst:
+            worst, first = total, number * STEP
+    return worst, first, min(first + WINDOW, len(parts))
 
 
 def place(text: str, first: int, last: int) -> tuple[int, int]:

@@ -10,14 +10,15 @@ not for Unicode.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import re2
 
-# Of one Set, patterns and automaton together. 4 MB are too little for ours (that is an error at load, and with more
-# patterns of the user's it comes earlier); with 32 MB all Sets together stay below 75 MB on random noise.
+# Of one Set, patterns and automaton together. 4 MB are too little for ours, which re2 says at load; with 32 MB all
+# Sets together stay below 75 MB on random noise. Thousands of literals of the user's need more, and get it.
 _MEMORY: Final = 32 << 20
+_MEMORY_MAX: Final = 512 << 20
 # This reads our own patterns at load, never a user's text.
 _BOUNDED: Final = re.compile(r"(\[\^\\n[^\]]*\]|\[\^<\]|\[\^\"\]|\.)\{\d+,\d{2,}\}")
 
@@ -68,21 +69,29 @@ class Matcher:
         return found
 
 
-def _compiled(patterns: Iterable[tuple[int, str]], *, unicode: bool) -> Any:
-    options = re2.Options()
-    options.max_mem = _MEMORY
-    options.case_sensitive = False
-    options.log_errors = False
-    if not unicode:
-        options.encoding = re2.Options.Encoding.LATIN1
-    made = re2.Set.SearchSet(options)
-    for index, source in patterns:
+def _compiled(patterns: Sequence[tuple[int, str]], *, unicode: bool) -> Any:
+    """The Set, with as much memory as it takes."""
+    memory = _MEMORY
+    while True:
+        options = re2.Options()
+        options.max_mem = memory
+        options.case_sensitive = False
+        options.log_errors = False
+        if not unicode:
+            options.encoding = re2.Options.Encoding.LATIN1
+        made = re2.Set.SearchSet(options)
+        for index, source in patterns:
+            try:
+                made.Add(loosened(source).encode("utf-8" if unicode else "latin-1"))
+            except re2.error as error:
+                raise ValueError(f"pattern {index} is no re2 expression") from error
         try:
-            made.Add(loosened(source).encode("utf-8" if unicode else "latin-1"))
+            made.Compile()
         except re2.error as error:
-            raise ValueError(f"pattern {index} is no re2 expression") from error
-    try:
-        made.Compile()
-    except re2.error as error:
-        raise ValueError(f"these patterns need more than {_MEMORY >> 20} MB") from error
-    return made
+            if memory >= _MEMORY_MAX:
+                raise ValueError(
+                    f"these patterns need more than {memory >> 20} MB; leave some out"
+                ) from error
+            memory *= 4
+        else:
+            return made

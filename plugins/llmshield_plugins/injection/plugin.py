@@ -26,6 +26,7 @@ class Injection(Plugin):
     """Finds prompt injections; see the package's docstring for the manual."""
 
     Settings = InjectionSettings
+    computes = True
 
     def __init__(self, settings: InjectionSettings) -> None:
         super().__init__(settings)
