@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 from collections import Counter
-from collections.abc import Awaitable
 
 from llmshield.call import Call, Channel, Reply, Stop, Text
 from llmshield.hookspecs import Plugin, Resources, hookimpl
@@ -23,12 +22,6 @@ from llmshield_plugins.pii.scanner import Scanner
 from llmshield_plugins.pii.settings import EntityRule, PiiSettings
 from llmshield_plugins.pii.walker import Walker
 
-SUSPECT_INLINE = 262_144
-"""Characters of a call that are searched for suspects at once: 0.5 ms of prose."""
-
-FIND_INLINE = 4096
-"""Characters of a call with suspects that are read on the event loop: up to 3 ms; longer ones in a thread."""
-
 WARM_UP = (
     "Hello, I am writing on 12 March 2024 at 10:22 about order 114-3941689-8772232, version 1.2.3 (see the API key).\n"
     "My mail is someone@example.com, my card 4111 1111 1111 1111, my number +1 212 555 0187, IBAN DE89370400440532013000.\n"
@@ -40,6 +33,7 @@ class Pii(Plugin):
     """See the package's docstring and docs/plugins/pii.md."""
 
     Settings = PiiSettings
+    computes = True
     settings: PiiSettings
 
     def __init__(self, settings: PiiSettings) -> None:
@@ -79,32 +73,20 @@ class Pii(Plugin):
         return Scanner(plugin._walker, plugin._rules)
 
     @hookimpl
-    def pre_request(self, call: Call) -> Block | Awaitable[Block | None] | None:
+    def pre_request(self, call: Call) -> Block | None:
         """Find values in every text of the roles in `scan` and in metadata; propose what takes their place."""
         texts = [text for text in call.texts if text.kind == "metadata" or text.role in self._roles]
         values = [text.value for text in texts]
-        size = sum(map(len, values))
-        if size > SUSPECT_INLINE:
-            return self._elsewhere(call, texts, values)
-        if not size or not self._walker.suspects("\n".join(values)):
+        if not values or not self._walker.suspects("\n".join(values)):
             return None
-        if size > FIND_INLINE:
-            return self._elsewhere(call, texts, values)
-        return self._propose(call, texts, values, self._find(values))
-
-    async def _elsewhere(self, call: Call, texts: list[Text], values: list[str]) -> Block | None:
-        """The same in a thread: the event loop has other calls."""
-        return self._propose(call, texts, values, await asyncio.to_thread(self._find, values))
-
-    def _find(self, values: list[str]) -> list[list[Found]]:
         found = [self._walker.whole(value) for value in values]
-        return repeats(values, found, self._rules) if any(found) else []
+        if not any(found):
+            return None
+        return self._propose(call, texts, values, repeats(values, found, self._rules))
 
     def _propose(
         self, call: Call, texts: list[Text], values: list[str], found: list[list[Found]]
     ) -> Block | None:
-        if not found:
-            return None
         for text, items in zip(texts, found, strict=True):
             block = self._refusal(text, items)
             if block is not None:

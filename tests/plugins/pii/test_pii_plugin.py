@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmshield.call import Channel, Edit, Finding
+from llmshield.call import Channel, Finding
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
 from llmshield_plugins.pii.kinds import BROAD, KNOWN, LATER, OWN
@@ -182,23 +181,6 @@ def test_flagged_output_passes(desk: Callable[..., Any]) -> None:
     assert at.got(call, list(f"It is {SSN} as you know")) == f"It is {SSN} as you know"
 
 
-@pytest.mark.parametrize("size", [10_000, 300_000])
-async def test_long_texts_are_read_in_a_thread(desk: Callable[..., Any], size: int) -> None:
-    at = desk()
-    call = at.call("word " * (size // 5) + MAIL, MAIL)
-    made = at.plugin.pre_request(call)
-
-    assert inspect.isawaitable(made)
-    assert await made is None
-    assert [p.new for p in call._proposals if isinstance(p, Edit)] == ["<EMAIL_ADDRESS_1>"] * 2
-
-
-def test_long_clean_texts_are_not(desk: Callable[..., Any]) -> None:
-    at = desk()
-
-    assert at.plugin.pre_request(at.call("word " * 20_000)) is None
-
-
 def test_a_clean_call_costs_no_state(desk: Callable[..., Any]) -> None:
     at = desk()
     call = at.call("hello", "nothing here")
@@ -214,7 +196,7 @@ def test_joined_output_is_the_oracles_with_restore(
     at = desk()
     call = at.call(f"{MAIL} {CARD}")
     at.sent(call)
-    for seed in range(200):
+    for seed in range(100):
         rng = random.Random(seed)
         text = make_text(rng) + rng.choice(("<EMAIL_ADDRESS_1>", "<CREDIT_CARD_1>")) + make_text(rng)
         size = rng.choice((1, 2, 5, 17))

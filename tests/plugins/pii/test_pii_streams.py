@@ -67,7 +67,7 @@ def _run(make_text: Callable[[random.Random], str], plugin: Pii, seeds: range) -
 
 
 def test_random_cuts(make_text: Callable[[random.Random], str]) -> None:
-    _run(make_text, PLAIN, range(1500))
+    _run(make_text, PLAIN, range(1600))
 
 
 def test_random_cuts_with_recognisers_of_ones_own(make_text: Callable[[random.Random], str]) -> None:
@@ -78,7 +78,7 @@ def test_random_cuts_with_recognisers_of_ones_own(make_text: Callable[[random.Ra
             + make_text(rng)
         )
 
-    _run(with_own, PLUGIN, range(400))
+    _run(with_own, PLUGIN, range(250))
 
 
 @pytest.mark.nightly
