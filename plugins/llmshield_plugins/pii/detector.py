@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from llmshield import clock
 from llmshield.secrets_patterns import find_secrets, triggers
 from llmshield_plugins.pii import views
 from llmshield_plugins.pii.addresses import SHAPES, addresses
@@ -72,18 +73,24 @@ class Detector:
         """Whether `whole` has to look: False is certain, and takes 2 us for 1,000 characters."""
         return self._gate.Match(views.fold_bytes(text)) is not None
 
-    def whole(self, text: str) -> list[Found]:
-        """Every value in `text`, in order, without overlap."""
-        return self.settle(text, 0, final=True)[0] if self.suspects(text) else []
+    def whole(self, text: str, deadline: float | None = None) -> list[Found]:
+        """Every value in `text`, in order, without overlap. Raises: TimeoutError past the deadline, see `settle`."""
+        return self.settle(text, 0, final=True, deadline=deadline)[0] if self.suspects(text) else []
 
-    def settle(self, text: str, start: int, *, final: bool) -> tuple[list[Found], int]:
+    def settle(
+        self, text: str, start: int, *, final: bool, deadline: float | None = None
+    ) -> tuple[list[Found], int]:
         """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows.
 
         Reads blocks, as a stream would: a search that is asked for one segment must not run through a megabyte.
+
+        Raises: TimeoutError when a block would begin after `deadline` (`clock.monotonic()` seconds).
         """
         found: list[Found] = []
         size = len(text)
         while True:
+            if deadline is not None and clock.monotonic() > deadline:
+                raise TimeoutError
             end = min(size, start + BLOCK)
             base = max(0, start - CONTEXT)
             block = text[base:end] if base or end < size else text

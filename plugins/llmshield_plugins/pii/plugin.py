@@ -79,7 +79,7 @@ class Pii(Plugin):
         values = [text.value for text in texts]
         if not values or not self._walker.suspects("\n".join(values)):
             return None
-        found = [self._walker.whole(value) for value in values]
+        found = [self._walker.whole(value, call.deadline) for value in values]
         if not any(found):
             return None
         return self._propose(call, texts, values, repeats(values, found, self._rules))

@@ -20,10 +20,10 @@ class Walker:
         self._custom = custom
         self._keep = keep
 
-    def whole(self, text: str) -> list[Found]:
-        """Every value in `text`, in order, without overlap."""
+    def whole(self, text: str, deadline: float | None = None) -> list[Found]:
+        """Every value in `text`, in order, without overlap. Raises: TimeoutError past the deadline."""
         if not self._custom:
-            return self._detector.whole(text)
+            return self._detector.whole(text, deadline)
         return self.settle(text, 0, final=True)[0]
 
     def suspects(self, text: str) -> bool:

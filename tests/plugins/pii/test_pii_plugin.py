@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from llmshield import clock
 from llmshield.call import Channel, Finding
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
@@ -179,6 +180,15 @@ def test_flagged_output_passes(desk: Callable[..., Any]) -> None:
     call = at.call("hello")
 
     assert at.got(call, list(f"It is {SSN} as you know")) == f"It is {SSN} as you know"
+
+
+def test_work_ends_at_the_deadline(desk: Callable[..., Any]) -> None:
+    at = desk()
+    call = at.call(f"{MAIL} " * 10)
+    call.deadline = clock.monotonic() - 1
+
+    with pytest.raises(TimeoutError):
+        at.plugin.pre_request(call)
 
 
 def test_a_clean_call_costs_no_state(desk: Callable[..., Any]) -> None:
