@@ -143,10 +143,10 @@ def test_an_event_name_that_is_not_utf8_is_an_error():
 
 def test_a_long_event_in_many_pieces_takes_linear_time():
     def seconds(size: int) -> float:
-        begin = time.perf_counter()
+        begin = time.process_time()
         parser = SseParser()
         for _ in range(size):
             parser.feed(b"x" * 50)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     assert min(seconds(40_000) for _ in range(3)) < 8 * 2.5 * min(seconds(5_000) for _ in range(3)) + 0.02
