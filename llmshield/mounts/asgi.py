@@ -10,7 +10,7 @@ app, `scope["llmshield"]` tells what was decided so far.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmshield.exchange import Exchange
 from llmshield.mounts._asgi import App, AsgiClient, Lifespan, Message, Receive, Scope, Send, run_exchange
 from llmshield.policy import Policy, load
 from llmshield.policy.globs import compile_globs
+from llmshield.policy.providers import APP
 from llmshield.runtime import Runtime
 from llmshield.traffic import canonical_path
 from llmshield.transport import Timeouts, Upstream
@@ -68,10 +69,10 @@ class ShieldMiddleware:
             return
         if not self.runtime.ready:
             await self._start_late()
-        client = AsgiClient(receive, send, self._policy.server.limits.receive)
+        client = AppClient(receive, send, self._policy.server.limits.receive)
         app = AppTransport(self.app, scope, client)
         await run_exchange(
-            self.runtime.engine, scope, client, mount="asgi", local={"app": app}, on_begin=app.begin
+            self.runtime.engine, scope, client, mount="asgi", local={APP: app}, on_begin=app.begin
         )
         scope["llmshield"] = app.decision()  # for the middleware around us
 
@@ -102,6 +103,18 @@ class ShieldMiddleware:
                 await self.runtime.start()
 
 
+class AppClient(AsgiClient):
+    """The client of an app: the app's own headers (cookies among them) go back with the app's answers only."""
+
+    __slots__ = ()
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the head."""
+        if headers.get("x-llmshield-provider") != APP:  # another target of the chain has answered
+            self.app_headers = []
+        await super().start(status, headers)
+
+
 class AppTransport:
     """Asks the wrapped app: it gets the client's own scope and headers, and the guarded body."""
 
@@ -125,12 +138,17 @@ class AppTransport:
         if request.method == "POST":
             headers.append((b"content-length", str(len(request.body)).encode()))
         scope = {**self._scope, "headers": headers, "llmshield": self.decision()}
-        upstream = _AppUpstream(self._app, scope, request.body)
+        upstream = _AppUpstream(self._app, scope, request.body, self._drop_headers)
         await upstream.head(timeouts)
         self._client.app_headers = [
             (name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK
         ]
         return upstream
+
+    def _drop_headers(self, status: int) -> None:
+        """The app's answer is given up. Its headers go with it, but for an error that is passed on as it is."""
+        if not 400 <= status < 500:
+            self._client.app_headers = []
 
     async def close(self) -> None:
         """Nothing is held between requests."""
@@ -139,7 +157,8 @@ class AppTransport:
 class _AppUpstream:
     """One answer of the wrapped app, as it comes out of its `send`."""
 
-    def __init__(self, app: App, scope: Scope, body: bytes) -> None:
+    def __init__(self, app: App, scope: Scope, body: bytes, given_up: Callable[[int], None]) -> None:
+        self._given_up = given_up
         self._queue: asyncio.Queue[Message | None] = asyncio.Queue(_QUEUE)
         self._body: bytes | None = body
         self._over = asyncio.Event()
@@ -211,6 +230,7 @@ class _AppUpstream:
     def close(self) -> None:
         self._over.set()
         self._task.cancel()
+        self._given_up(self.status)
 
 
 async def _refuse_upgrade(receive: Receive, send: Send) -> None:

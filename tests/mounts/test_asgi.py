@@ -61,6 +61,10 @@ class Recorder:
         self.scopes.append(request.scope)
         if body["messages"][-1]["content"] == "fail":
             return JSONResponse({"error": {"message": "the app says no", "code": "mine"}}, 418)
+        if body["messages"][-1]["content"] == "gone":
+            gone = JSONResponse({"error": {"message": "try elsewhere"}}, 429)
+            gone.set_cookie("session", "1")
+            return gone
         if body["messages"][-1]["content"] == "raise":
             raise RuntimeError("a bug of the app")
         if body.get("stream"):
@@ -150,6 +154,26 @@ async def test_streams_stay_streams(serving: Any, recorder: Recorder) -> None:
 
     assert times[-1] - times[0] > 0.3
     assert times[1] - times[0] > 0.1
+
+
+async def test_a_refused_answer_leaves_nothing_of_its_head(serving: Any, recorder: Recorder) -> None:
+    """Cookies of an answer that a guard refused, or that another provider replaced, are not for the client."""
+    recorder.words = [ATTACK]
+    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/v1/chat/completions", json=chat_body("hi")) as reply:
+            assert reply.status == 400
+            assert "set-cookie" not in reply.headers
+    async with Simulator(text="elsewhere") as spare:
+        given = f"""
+providers: {{spare: {{dialect: openai, base_url: {spare.url}/v1}}}}
+routes: [{{match: {{any: true}}, to: [app, spare], retry: {{attempts: 1}}}}]
+plugins: [{{use: failover}}]
+"""
+        recorder.words = ["not JSON"]
+        async with serving(recorder.app(given)) as url, aiohttp.ClientSession() as http:
+            async with http.post(f"{url}/v1/chat/completions", json=chat_body("gone")) as reply:
+                assert reply.headers["x-llmshield-provider"] == "spare"
+                assert "set-cookie" not in reply.headers
 
 
 async def test_a_guard_stops_a_stream_of_the_app(serving: Any, recorder: Recorder) -> None:
