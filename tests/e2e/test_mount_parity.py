@@ -4,6 +4,7 @@ The sidecar asks the provider itself; the middleware stands around an app that p
 names may differ: the provider is `main` here and `app` there.
 """
 
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -29,8 +30,14 @@ WORD = "open sesame hidden lamp"
 COMMON = """
 version: 1
 server: {store: "memory://", debug_headers: true, limits: {body: 20KiB, depth: 32}}
-tenants: {anonymous: {tier: pro}}
-tiers: {pro: {rate: [100000/minute], budget: 1000 USD/day}}
+tenants:
+  anonymous: {tier: pro}
+  poor: {tier: poor, keys: ["sha256:POOR"]}
+  slow: {tier: slow, keys: ["sha256:SLOW"]}
+tiers:
+  pro: {budget: 1000 USD/day}
+  poor: {budget: 0.000001 USD/day}
+  slow: {rate: [1/hour]}
 routes:
   - {match: {model: "*-secret"}, deny: {message: "Model {model} is not on the allow list."}}
   - {match: {model: "gpt-*"}, to: [MAIN, backup], retry: {attempts: 1}}
@@ -45,6 +52,9 @@ plugins:
     scan: [user, tool, output]
   - {use: failover}
 """.replace("WORD", WORD)
+KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("poor", "slow")}
+for _name, _key in KEYS.items():
+    COMMON = COMMON.replace(_name.upper(), hashlib.sha256(_key.encode()).hexdigest())
 BACKUP = '  backup: {dialect: openai, base_url: "BACKUP/v1", prices: {input: 1, output: 4}}\n'
 MIDDLEWARE = COMMON.replace("MAIN", "app") + "providers:\n  app: {prices: {input: 1, output: 4}}\n" + BACKUP
 
@@ -120,6 +130,13 @@ BODIES: dict[str, tuple[bytes, int]] = {
 }  # fmt: skip
 
 
+ADVICE = frozenset({
+    "retry-after", "retry-after-ms", "x-should-retry", "ratelimit", "ratelimit-policy", "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "connection", "cache-control",
+})  # fmt: skip
+"""Headers that clients act on."""
+
+
 class Mounts:
     """Both mounts, and the providers that they share."""
 
@@ -155,6 +172,7 @@ class Mounts:
                     "model": reply.headers.get("x-llmshield-model"),
                     "cost": reply.headers.get("x-llmshield-cost"),
                     "plugins": re.sub(r"[0-9.]+ms", "ms", reply.headers.get("x-llmshield-plugins", "")),
+                    "advice": {n: v for n, v in reply.headers.items() if n.lower() in ADVICE},
                     "upstream": [
                         (c.path.removeprefix("/v1"), c.body) for c in (*self.main.calls, *self.backup.calls)
                     ],
@@ -186,7 +204,12 @@ class Proxy:
                 async for part in answer.content.iter_any():
                     yield part
 
-        return StreamingResponse(relay(), answer.status, {"content-type": answer.headers["content-type"]})
+        back = {
+            n: v
+            for n, v in answer.headers.items()
+            if n.lower() not in ("content-length", "transfer-encoding")
+        }
+        return StreamingResponse(relay(), answer.status, back)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -337,3 +360,20 @@ async def test_heads(mounts: Mounts, headers: dict[str, str], status: int) -> No
     got = await mounts.run(path, Scenario(headers=headers), data)
 
     assert status == got["status"]
+
+
+@pytest.mark.parametrize("speech", ["chat", "messages", "gemini"])
+@pytest.mark.parametrize(("tenant", "statuses"), [("poor", {429, 402, 400}), ("slow", {429})])
+async def test_limits(mounts: Mounts, speech: str, tenant: str, statuses: set[int]) -> None:
+    path, data = asked(speech, "Hello.", False)
+    # `slow` has one call in an hour, at each mount; whether it was spent before is all the same here.
+    headers = {"authorization": f"Bearer {KEYS[tenant]}"}
+    if tenant == "slow":
+        for url in mounts.urls.values():
+            async with mounts.http.post(url + SPEECHES["chat"].path, data=asked("chat", "x", False)[1],
+                                        headers={"content-type": "application/json", **headers}) as reply:  # fmt: skip
+                await reply.read()
+    got = await mounts.run(path, Scenario(headers={**SPEECHES[speech].headers, **headers}), data)
+
+    assert got["status"] in statuses
+    assert got["upstream"] == []
