@@ -19,7 +19,7 @@ from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import client_headers, remaining, upstream_headers
+from llmshield.headers import client_headers, content_type, remaining, upstream_headers
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
@@ -172,6 +172,7 @@ class Asking:
             headers.pop("content-type", None)
         if key is None and (passes or name == APP):
             key = x.caller.key
+            x.own_key = key is not None
         if key is not None:
             headers.update(dialect.credentials(key))
         headers["x-client-request-id"] = call.headers.get("x-client-request-id", x.id)
@@ -302,7 +303,7 @@ class Asking:
 
         async def begin() -> None:
             head = client_headers(upstream.headers)
-            head["content-type"] = upstream.headers.get("content-type") or codec.media_type
+            head["content-type"] = content_type(upstream.headers, codec.media_type)
             head["cache-control"] = "no-cache"
             x.first_byte_at = clock.monotonic()
             x.status = upstream.status

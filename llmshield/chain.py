@@ -52,6 +52,7 @@ class Step:
     enforced: bool
     fail_open: bool
     timeout_s: float
+    computes: bool = False
 
 
 @dataclass(slots=True)
@@ -69,10 +70,12 @@ class Took:
 
 @dataclass(slots=True)
 class Trail:
-    """What all steps of one call did, in order. `stretch` multiplies every time limit."""
+    """What all steps of one call did, in order. `stretch` multiplies every time limit; `long` sends hooks that
+    compute to a thread."""
 
     took: list[Took] = field(default_factory=list)
     stretch: float = 1.0
+    long: bool = False
     clamp: int | None = None
     edited: bool = False
 
@@ -151,8 +154,9 @@ class _Entry:
         run, is_async = self.hooks[hook]
         blocking = self.plugin.blocking and not is_async
         return Step(
-            self.name, hook, run, is_async, blocking, self.mode == "enforce", self.fail_open, self.timeout_s
-        )
+            self.name, hook, run, is_async, blocking, self.mode == "enforce", self.fail_open, self.timeout_s,
+            self.plugin.computes and not is_async and hook == "pre_request",
+        )  # fmt: skip
 
     def under(self, exemptions: Sequence[Exemption]) -> _Entry:
         entry = self
@@ -240,7 +244,8 @@ async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
     proposals: list[Proposal] = []
     limit = step.timeout_s * trail.stretch
     started = clock.monotonic()
-    if step.blocking:
+    threaded = step.blocking or (step.computes and trail.long)
+    if threaded:
         subject = call.snapshot()
     subject._proposals = proposals
     subject._plugin = step.plugin
@@ -257,7 +262,7 @@ async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
         if step.is_async:
             async with asyncio.timeout(limit):
                 verdict = await step.run(subject, *rest)
-        elif step.blocking:
+        elif threaded:
             async with asyncio.timeout(limit):
                 verdict = await asyncio.to_thread(step.run, subject, *rest)
         else:
@@ -280,7 +285,7 @@ async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
         raise failure from error
     finally:
         call._proposals = []
-    if step.blocking:
+    if threaded:
         call.adopt(subject, guards, ends)
     if proposals or verdict is not None or not step.enforced:
         action = _action(verdict, counts, findings)

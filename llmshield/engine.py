@@ -26,25 +26,18 @@ from llmshield.logs import log
 from llmshield.passing import Passing
 from llmshield.policy import Policy
 from llmshield.policy.globs import compile_globs
-from llmshield.policy.providers import APP, Timeout
+from llmshield.policy.providers import APP
 from llmshield.replies import Replies
 from llmshield.traffic import Dialects, canonical_path, checked_query
 from llmshield.transport import Transport
 from llmshield.verdicts import Answer, Block, Route, Target
 
-_MAX_ATTEMPTS = 32
-"""Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
-_ERROR_BODY = 1024 * 1024
 _SINGLE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-type", "content-encoding",
      "content-length", "transfer-encoding"}
 )  # fmt: skip
-_PASSED_ON = frozenset(range(400, 500)) - {401, 403, 407, 408}
-"""Statuses of a provider that say something about the call: the client gets them as the provider wrote them.
-401 and 403 join them when it was the client's own key that the provider refused."""
-
-
-_DEFAULT_TIMEOUT = Timeout()
+_LONG = 16 * 1024
+"""Bytes of a body from which hooks that compute leave the event loop: below it they take a few milliseconds."""
 
 
 class Engine:
@@ -151,6 +144,7 @@ class Engine:
             call.tags.update(tenant.tags)
         x.call = call
         x.trail.stretch = stretch_for(len(body))
+        x.trail.long = len(body) > _LONG
         route = self._route(x, call)
         active = self._overrides(call)
         chain = x.chain = self.chain.under(active) if active else self.chain
@@ -266,7 +260,22 @@ class Engine:
         ]
 
     async def _finish(self, x: Exchange) -> None:
-        """The exchange is over: end callbacks of call and reply, then the record and the metrics; each once."""
+        """The exchange is over: end callbacks of call and reply, then the record and the metrics; each once.
+
+        A client may leave, or a shutdown come, at this very moment: the rest is then done behind its back.
+        """
+        try:
+            await self._run_ends(x)
+        except asyncio.CancelledError:
+            self._endings.spawn(self._finish_rest(x))
+            raise
+        self._tell(x)
+
+    async def _finish_rest(self, x: Exchange) -> None:
+        await self._run_ends(x)
+        self._tell(x)
+
+    async def _run_ends(self, x: Exchange) -> None:
         if x.call is not None:
             if x.reply is not None:
                 x.reply.cost_picousd = x.cost_picousd
@@ -274,6 +283,8 @@ class Engine:
                 await self._endings.run(ends, x.reply, x.id)
             call_ends, x.call._on_end = x.call._on_end, []
             await self._endings.run(call_ends, x.call, x.id)
+
+    def _tell(self, x: Exchange) -> None:
         try:
             self._observe(x)
         except Exception as error:  # noqa: BLE001  telemetry may fail; the answer has been given

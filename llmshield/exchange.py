@@ -97,6 +97,8 @@ class Exchange:
     """A guard ended the reply after parts of it had reached the client."""
     broken: bool = False
     """The reply broke after parts of it had reached the client."""
+    own_key: bool = False
+    """A provider was asked with the client's own key: its 401 is the client's to read."""
     degraded: bool = False
     cancelled: bool = False
     upstream_s: float = 0.0

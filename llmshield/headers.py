@@ -7,20 +7,27 @@ fields and our own `x-llmshield-*` never do, in either direction.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+
+from llmshield.redact import SECRET_HEADERS
 
 _HOP_BY_HOP = frozenset(
     # RFC 9110, 7.6.1, and what older hops still send
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"}
 )  # fmt: skip
 
-_NOT_UPSTREAM = _HOP_BY_HOP | {
-    "authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "proxy-authorization", "proxy-authenticate",
-    "host", "content-length", "content-encoding", "content-type", "accept-encoding", "expect", "via", "forwarded",
+_NOT_UPSTREAM = _HOP_BY_HOP | SECRET_HEADERS | {
+    "proxy-authenticate", "host", "content-length", "content-encoding", "content-type", "accept-encoding", "expect", "via", "forwarded",
     "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "origin", "referer", "range", "if-none-match",
     "if-modified-since", "x-http-method-override", "x-original-url", "x-rewrite-url", "idempotency-key",
 }  # fmt: skip
 
-_ACCOUNT = frozenset({"openai-organization", "openai-project", "x-goog-user-project"})
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+"""What a header's name is made of (RFC 9110, 5.6.2)."""
+
+_ACCOUNT = frozenset(
+    {"openai-organization", "openai-project", "x-goog-user-project", "anthropic-organization-id"}
+)
 """They name the client's own account: they travel with the client's own key only."""
 
 _REMAINING = (
@@ -28,8 +35,8 @@ _REMAINING = (
     ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-tokens-remaining"),
 )
 
-_NOT_BACK = _HOP_BY_HOP | _ACCOUNT | {
-    "content-length", "content-encoding", "content-type", "set-cookie", "server", "date", "alt-svc", "via", "nel",
+_NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
+    "content-length", "content-encoding", "content-type", "set-cookie2", "server", "date", "alt-svc", "via", "nel",
     "report-to", "strict-transport-security", "proxy-authenticate", "access-control-allow-origin",
     "access-control-expose-headers", "access-control-allow-credentials", "location", "refresh", "vary", "cache-control",
     "accept-ranges", "etag", "last-modified", "content-disposition",
@@ -57,13 +64,29 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
 
 
 def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The provider's headers for the client."""
+    """The provider's headers for the client. One with a control character or another byte that no header may hold
+    (RFC 9110, 5.5) is left out: the HTTP client reads answers leniently, the next hop might split there."""
     nominated = _nominated(headers)
     return {
         name: value
         for name, value in headers.items()
-        if name not in _NOT_BACK and name not in nominated and not name.startswith(("x-llmshield-", "cf-"))
+        if name not in _NOT_BACK
+        and name not in nominated
+        and not name.startswith(("x-llmshield-", "cf-"))
+        and value.isprintable()
+        and _is_token(name)
     }
+
+
+def content_type(headers: Mapping[str, str], default: str) -> str:
+    """The provider's content type for the client, if it is one that a header may hold."""
+    value = headers.get("content-type")
+    return value if value and value.isprintable() else default
+
+
+@lru_cache(1024)
+def _is_token(name: str) -> bool:
+    return bool(name) and _TOKEN.issuperset(name)
 
 
 def remaining(headers: Mapping[str, str]) -> tuple[int | None, int | None] | None:

@@ -58,6 +58,9 @@ class Plugin:
     Settings: ClassVar[type[BaseModel]] = Settings
     blocking: ClassVar[bool] = False
     """True: hooks really compute (over a millisecond); they run in a thread on a snapshot of the call."""
+    computes: ClassVar[bool] = False
+    """True: the work of `pre_request` grows with the text; for long calls it runs in a thread as well, so that one
+    prompt of a megabyte does not keep all other calls waiting. It may use nothing that belongs to the event loop."""
 
     name: str = ""
 

@@ -12,9 +12,11 @@ from llmshield.dialects import WireRequest
 from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import client_headers, upstream_headers
+from llmshield.headers import client_headers, content_type, upstream_headers
 from llmshield.policy import Policy
 from llmshield.policy.providers import APP
+from llmshield.redact import redact
+from llmshield.relay import ERROR_BODY, read_all
 from llmshield.replies import Replies, given_up
 from llmshield.transport import Transport
 
@@ -93,8 +95,12 @@ class Passing:
             attempt.status = x.status = upstream.status
             head = client_headers(upstream.headers)
             if "content-type" in upstream.headers:
-                head["content-type"] = upstream.headers["content-type"]
+                head["content-type"] = content_type(upstream.headers, "application/octet-stream")
             upstream.idle_after(timeouts_of(provider, streamed=True).idle)
+            if upstream.status >= 400:  # providers quote the key that they refuse
+                error = redact((await read_all(upstream, ERROR_BODY)).decode("latin-1"))
+                await self._replies.send(x, upstream.status, head, error.encode("latin-1"))
+                return
             await x.client.start(upstream.status, self._replies.head(x, head))
             while data := await upstream.chunk():
                 await x.client.send(data)
@@ -105,5 +111,8 @@ class Passing:
 
 
 def _below_base(path: str, family: str) -> str:
-    """The path below a provider's base_url: an OpenAI one ends in /v1 itself."""
-    return path.removeprefix("/v1") if family == "openai" else path
+    """The path below a provider's base_url: an OpenAI one ends in /v1 itself.
+
+    It always starts with a slash: `/v1@host/` cut to `@host/` would make the provider's address a user name.
+    """
+    return path[3:] if family == "openai" and path.startswith("/v1/") else path

@@ -8,7 +8,8 @@ presented as a success.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 from llmshield import clock
@@ -34,6 +35,11 @@ ERROR_BODY = 1024 * 1024
 
 _AFTER_FINISH_S = 2.0
 """A complete stream whose terminator does not come is finalised after this many seconds."""
+_DRAIN_S = 1.0
+_STEP = 32 * 1024
+"""Bytes of a stream that are filtered in one go: some 300 events, a few milliseconds."""
+_LONG = 20_000
+"""Characters of a whole answer from which it is filtered in a thread, off the event loop."""
 
 
 async def read_all(upstream: Upstream, limit: int) -> bytes:
@@ -76,8 +82,10 @@ async def whole(
     assert x.reply is not None
     x.reply.usage = said.usage
     x.reply.finish = said.finish
-    for piece in said.pieces:
-        _filter_piece(piece, channels, attempt)
+    if channels.active and sum(_size(piece) for piece in said.pieces) > _LONG:
+        await asyncio.to_thread(_filter_pieces, said.pieces, channels, attempt)
+    else:
+        _filter_pieces(said.pieces, channels, attempt)
     return dump(said.tree)
 
 
@@ -95,11 +103,17 @@ async def stream(
     Raises: UpstreamError while nothing has reached the client, CallError when a guard stops it before that.
     """
     client = x.client
+    rest = b""
     held = bytearray()
     visible = False
     try:
         while True:
-            data = await upstream.chunk()
+            if rest:
+                await asyncio.sleep(0)
+                data = rest
+            else:
+                data = await upstream.chunk()
+            data, rest = (data, b"") if len(data) <= _STEP else (data[:_STEP], data[_STEP:])
             out = bytearray()
             for event in codec.feed(data) if data else codec.close():
                 if event.error is not None:
@@ -181,10 +195,10 @@ async def refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None
 async def drain(upstream: Any) -> None:
     """Read a finished stream to its very end, so that its connection can serve again."""
     try:
-        upstream.idle_after(1.0)
-        while await upstream.chunk():
-            pass
-    except UpstreamError:
+        async with asyncio.timeout(_DRAIN_S):
+            while await upstream.chunk():
+                pass
+    except (UpstreamError, TimeoutError):
         upstream.close()
 
 
@@ -212,6 +226,16 @@ def _filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt:
             if piece.repeats:
                 _filter_piece(piece, channels, attempt)
     return before
+
+
+def _filter_pieces(pieces: Iterable[Piece], channels: Channels, attempt: Attempt) -> None:
+    for piece in pieces:
+        _filter_piece(piece, channels, attempt)
+
+
+def _size(piece: Piece) -> int:
+    value = piece.holder[piece.key]
+    return len(value) if type(value) is str else 8
 
 
 def _filter_piece(piece: Piece, channels: Channels, attempt: Attempt) -> None:

@@ -11,7 +11,7 @@ from llmshield.dialects import WireReply
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import client_headers
+from llmshield.headers import client_headers, content_type
 from llmshield.traffic import Dialects
 from llmshield.verdicts import Answer
 
@@ -110,7 +110,7 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
     """
     real = [failure for failure in failures if failure.reason not in {"skipped", "circuit_open"}]
     for failure in real:
-        own = failure.status in {401, 403} and x.caller is not None and x.caller.key is not None
+        own = failure.status in {401, 403} and x.own_key
         if failure.status is not None and failure.body and (failure.status in _PASSED_ON or own):
             return _PassedOn(failure)
     if real and all(failure.reason in {"first_token", "idle", "total"} for failure in real):
@@ -137,7 +137,7 @@ def _upstream_reply(error: CallError) -> WireReply | None:
     failure = error.failure
     assert failure.status is not None
     headers = client_headers(failure.headers)
-    headers["content-type"] = failure.headers.get("content-type", "application/json")
+    headers["content-type"] = content_type(failure.headers, "application/json")
     return WireReply(failure.status, headers, failure.body)
 
 

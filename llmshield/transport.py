@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 READ_LIMIT = 256 * 1024
 """Bytes of an answer that aiohttp buffers before it stops reading the socket: backpressure for slow clients."""
+_LOOK_S = 0.5
 
 
 @dataclass(slots=True, frozen=True)
@@ -174,6 +175,7 @@ class _HttpUpstream:
         "_first_by",
         "_idle",
         "_last",
+        "_reading",
         "_response",
         "_timer",
         "headers",
@@ -189,6 +191,7 @@ class _HttpUpstream:
         self._first_by = min(first_by, ends)
         self._idle: float | None = None
         self._last = clock.monotonic()
+        self._reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._decoder: Decompressor | None = None
         encoding = self.headers.get("content-encoding", "")
@@ -216,6 +219,8 @@ class _HttpUpstream:
         now = clock.monotonic()
         if now >= self._ends:
             self._content.set_exception(UpstreamError("total", "The attempt's whole time is over."))
+        elif not self._reading:  # it is the client that is slow: nobody waits for the provider
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._tick)
         elif self._idle is None and now >= self._first_by:
             self._content.set_exception(
                 UpstreamError("first_token", "The answer began too late.", status=504)
@@ -227,6 +232,8 @@ class _HttpUpstream:
 
     async def chunk(self) -> bytes:
         while True:
+            self._last = clock.monotonic()
+            self._reading = True
             try:
                 data = await self._content.readany()
             except UpstreamError:  # the watchdog's
@@ -235,7 +242,8 @@ class _HttpUpstream:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 self.close()
                 raise UpstreamError("reset", f"The connection died in the answer: {_why(error)}.") from error
-            self._last = clock.monotonic()
+            finally:
+                self._reading = False
             if self._decoder is None or not data:
                 if not data:
                     self._end()

@@ -19,6 +19,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LINGER = 64 * 1024 * 1024
+"""Bytes of a body over its limit that are read and dropped before the refusal."""
 WRITE_STALL_S = 60.0
 """A client that takes nothing for so long is gone (nginx's `send_timeout` has the same default)."""
 
@@ -34,6 +36,7 @@ class AsgiClient:
         "_task",
         "_timer",
         "app_headers",
+        "gone",
         "receive_s",
         "started",
         "was_cut",
@@ -49,10 +52,16 @@ class AsgiClient:
         self.receive_s = receive_s
         self.app_headers: list[tuple[bytes, bytes]] = []
         self.started = False
+        self.gone = False
+        """It hung up, or took nothing for too long: the exchange was cancelled for its sake."""
         self.was_cut = False
 
     async def read_body(self, limit: int) -> bytes:
-        """The request's whole body. Raises: CallError `too_large`, `client_timeout`; CancelledError when gone."""
+        """The request's whole body. Raises: CallError `too_large`, `client_timeout`; CancelledError when gone.
+
+        What is too large is read to its end (`LINGER` bytes at most) and dropped: a client that is still sending
+        would see a reset connection, and try again, instead of the answer.
+        """
         parts: list[bytes] = []
         size = 0
         try:
@@ -60,17 +69,15 @@ class AsgiClient:
                 while True:
                     message = await self._receive()
                     if message["type"] != "http.request":
+                        self.gone = True
                         raise asyncio.CancelledError
                     data = message.get("body", b"")
                     size += len(data)
-                    if size > limit:
-                        raise CallError(
-                            "too_large",
-                            f"The body is larger than {limit} bytes.",
-                            headers={"connection": "close"},
-                        )
-                    parts.append(data)
-                    if not message.get("more_body", False):
+                    if size <= limit:
+                        parts.append(data)
+                    else:
+                        parts.clear()
+                    if not message.get("more_body", False) or size > limit + LINGER:
                         break
         except TimeoutError:
             raise CallError(
@@ -78,6 +85,10 @@ class AsgiClient:
                 f"The request did not arrive within {self.receive_s:g} s.",
                 headers={"connection": "close"},
             ) from None
+        if size > limit:
+            raise CallError(
+                "too_large", f"The body is larger than {limit} bytes.", headers={"connection": "close"}
+            )
         self._gone = asyncio.get_running_loop().create_task(self._watch())
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -85,6 +96,7 @@ class AsgiClient:
         """Cancel the exchange as soon as the client hangs up."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self.gone = True
         if self._task is not None:
             self._task.cancel()
 
@@ -110,8 +122,10 @@ class AsgiClient:
 
     async def end(self) -> None:
         """The body is complete."""
-        self.close()
+        self._unwatch()
+        self._since = clock.monotonic()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.close()
 
     def cut(self) -> None:
         """The body is not complete: `run_exchange` raises, which makes the server close the connection."""
@@ -123,18 +137,22 @@ class AsgiClient:
             return
         left = self._since + WRITE_STALL_S - clock.monotonic()
         if left <= 0 and self._task is not None:
+            self.gone = True
             self._task.cancel()
         else:
             self._timer = asyncio.get_running_loop().call_later(max(left, 0.1), self._look)
 
     def close(self) -> None:
         """Stop watching; safe to call more than once."""
-        if self._gone is not None:
-            self._gone.cancel()
-            self._gone = None
+        self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _unwatch(self) -> None:
+        if self._gone is not None:
+            self._gone.cancel()
+            self._gone = None
 
 
 async def run_exchange(
@@ -164,10 +182,11 @@ async def run_exchange(
     try:
         exchange = await engine.handle(incoming, client)
     except asyncio.CancelledError:
-        if client._gone is not None and client._gone.done() and task is not None:
+        if not client.gone or task is None:
+            raise
+        while task.cancelling():
             task.uncancel()  # it was the client's going, not the server's shutdown
-            return None
-        raise
+        return None
     finally:
         client.close()
     if client.was_cut:

@@ -1,7 +1,7 @@
 """The sidecar gateway: a process of its own that programs reach through their `base_url`.
 
 Data port and admin port are two servers in one event loop: nothing on the data port leads to the admin routes.
-uvicorn has no deadline for a slow head and no limit for a large one; `GuardedProtocol` adds both.
+What one connection may do is told in `_protocol`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmshield.errors import ShieldError
 from llmshield.logs import log
 from llmshield.mounts._asgi import AsgiClient, Receive, Scope, Send, run_exchange
+from llmshield.mounts._protocol import GuardedProtocol
 from llmshield.mounts.admin import Admin
 from llmshield.mounts.cors import Cors
 from llmshield.policy import Policy
 from llmshield.policy.units import HostPort
 from llmshield.runtime import Runtime
 
-HEAD_LIMIT = 64 * 1024
-"""Bytes of a request's head: nginx takes 4 x 8 KiB, Envoy 60 KiB."""
 DRAIN_S = 20.0
 """How long calls under way may go on after SIGTERM; Kubernetes kills after 30 s."""
+LINGER_S = 3.0
+"""How long connections may take to close after that."""
 BACKLOG = 2048
 
 
@@ -50,52 +50,6 @@ class Gateway:
             send = self._cors.wrap(scope, send)
         client = AsgiClient(receive, send, self._receive_s)
         await run_exchange(self._runtime.engine, scope, client, mount="gateway")
-
-
-class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a deadline and a size limit for heads. `head_s` is set per server by a subclass."""
-
-    head_s = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._head_bytes = 0
-            self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
-        super().data_received(data)
-        if self._head_timer is not None:  # still inside the head: httptools keeps all of it until its end
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
-                self._close_with(b"431 Request Header Fields Too Large")
-
-    def on_headers_complete(self) -> None:
-        self._disarm()
-        super().on_headers_complete()
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if not self.transport.is_closing():
-            if self._head_bytes:
-                self._close_with(b"408 Request Timeout")
-            else:
-                self.transport.close()
-
-    def _close_with(self, status: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        self.transport.close()
-
-    def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
 
 
 class _Server(uvicorn.Server):
@@ -169,6 +123,7 @@ async def serve(
 
     class Protocol(GuardedProtocol):
         head_s = policy.server.limits.head
+        receive_s = policy.server.limits.receive
 
     data = _Server(_config(Gateway(runtime), Protocol))
     servers = [data]
@@ -195,12 +150,16 @@ async def serve(
         log.info("draining", seconds=DRAIN_S)
         data.should_exit = True
         await runtime.drain(DRAIN_S)
-        await ports[0]
+        await asyncio.wait(ports[:1], timeout=LINGER_S)
     finally:
         for name in ours:
             loop.remove_signal_handler(name)
         for server in servers:
             server.should_exit = True
+        if ports:
+            await asyncio.wait(ports, timeout=LINGER_S)
+        for server in servers:
+            server.force_exit = True  # clients that take nothing of their last bytes are not waited for
         await asyncio.gather(*ports, return_exceptions=True)
         for sock in sockets:
             sock.close()
