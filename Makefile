@@ -21,8 +21,10 @@ BENCH_FLAGS ?=
 demo: $(DEMO)
 	$(BIN)/llmshield demo
 
-test: lint types npm
-	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS)
+# Everything runs, whatever failed before, and pytest's closing line comes last.
+test: $(DEV) npm
+	@status=0; $(MAKE) --no-print-directory -k lint types || { status=1; echo "FAILED: lint or types, see above"; }; \
+	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS) || status=1; exit $$status
 
 lint: $(DEV)
 	$(BIN)/ruff check .
