@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from llmshield import clock
@@ -23,6 +24,8 @@ LINGER = 64 * 1024 * 1024
 """Bytes of a body over its limit that are read and dropped before the refusal."""
 WRITE_STALL_S = 60.0
 """A client that takes nothing for so long is gone (nginx's `send_timeout` has the same default)."""
+WATCH_AFTER_S = 0.05
+"""From then on a hang-up is watched for: the task that does it costs more than what an answer in time would save."""
 
 
 class AsgiClient:
@@ -35,6 +38,7 @@ class AsgiClient:
         "_since",
         "_task",
         "_timer",
+        "_watched",
         "app_headers",
         "gone",
         "receive_s",
@@ -49,6 +53,7 @@ class AsgiClient:
         self._gone: asyncio.Task[None] | None = None
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._watched = False
         self.receive_s = receive_s
         self.app_headers: list[tuple[bytes, bytes]] = []
         self.started = False
@@ -89,7 +94,8 @@ class AsgiClient:
             raise CallError(
                 "too_large", f"The body is larger than {limit} bytes.", headers={"connection": "close"}
             )
-        self._gone = asyncio.get_running_loop().create_task(self._watch())
+        self._watched = True
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _watch(self) -> None:
@@ -103,9 +109,7 @@ class AsgiClient:
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head."""
         self.started = True
-        raw = [
-            (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()
-        ]
+        raw = [(_raw_name(name), value.encode("latin-1", "replace")) for name, value in headers.items()]
         if self.app_headers:
             raw += [
                 (name, value) for name, value in self.app_headers if name.decode("latin-1") not in headers
@@ -132,7 +136,10 @@ class AsgiClient:
         self.was_cut = True
 
     def _look(self) -> None:
+        """The one timer: begin to watch for a hang-up, and see whether the client still takes what it is sent."""
         self._timer = None
+        if self._watched and self._gone is None:
+            self._gone = asyncio.get_running_loop().create_task(self._watch())
         if self._since is None:
             return
         left = self._since + WRITE_STALL_S - clock.monotonic()
@@ -150,9 +157,15 @@ class AsgiClient:
             self._timer = None
 
     def _unwatch(self) -> None:
+        self._watched = False
         if self._gone is not None:
             self._gone.cancel()
             self._gone = None
+
+
+@lru_cache(1024)
+def _raw_name(name: str) -> bytes:
+    return name.encode("latin-1")
 
 
 async def run_exchange(
