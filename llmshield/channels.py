@@ -105,7 +105,7 @@ class Channels:
         return JsonPieces(lambda path: self._plain(_leaf(channel, path)))
 
     def _plain(self, channel: Channel) -> _Pipe | None:
-        stages: list[tuple[AttachedFilter, TextFilter]] = []
+        stages: list[_Stage] = []
         for attached in self._filters:
             try:
                 made = attached.factory(channel)
@@ -115,8 +115,38 @@ class Channels:
                     continue
                 raise Stopped(attached.plugin, _broken(attached), channel, "") from error
             if made is not None:
-                stages.append((attached, made))
+                stages.append(_Stage(attached, made))
         return _Pipe(channel, stages, self._watch) if stages else None
+
+
+class _Stage:
+    """One filter at work. `owed` is the text that went in and has not come out, as long as none was changed: what
+    a filter that may fail open leaves behind, and how a monitored one is known to change nothing."""
+
+    __slots__ = ("attached", "changed", "filter", "owed", "tracked")
+
+    def __init__(self, attached: AttachedFilter, made: TextFilter) -> None:
+        self.attached = attached
+        self.filter = made
+        self.tracked = attached.fail_open or not attached.enforced
+        self.owed = ""
+        self.changed = False
+
+    def run(self, text: str, *, ending: bool) -> str | Stop:
+        """Feed a piece, and flush behind it at the end."""
+        if self.tracked:
+            self.owed += text
+        out = self.filter.feed(text) if text else ""
+        if ending and not isinstance(out, Stop):
+            rest = self.filter.flush()
+            out = Stop(rest.block, out + rest.release) if isinstance(rest, Stop) else out + rest
+        if self.tracked and not self.changed and not isinstance(out, Stop):
+            if self.owed.startswith(out):
+                self.owed = self.owed[len(out) :]
+                self.changed = ending and bool(self.owed)
+            else:
+                self.owed, self.changed = "", True
+        return out
 
 
 class _Pipe:
@@ -124,45 +154,44 @@ class _Pipe:
 
     __slots__ = ("_channel", "_stages", "_watch")
 
-    def __init__(
-        self, channel: Channel, stages: list[tuple[AttachedFilter, TextFilter]], watch: Watch
-    ) -> None:
+    def __init__(self, channel: Channel, stages: list[_Stage], watch: Watch) -> None:
         self._channel = channel
         self._stages = stages
         self._watch = watch
 
     def feed(self, text: str) -> str:
-        return self._run(0, text, ending=False)
+        return self._run(text, ending=False)
 
     def flush(self) -> str:
-        return self._run(0, "", ending=True)
+        return self._run("", ending=True)
 
-    def _run(self, start: int, text: str, *, ending: bool) -> str:
-        position = start
+    def _run(self, text: str, *, ending: bool) -> str:
+        position = 0
         while position < len(self._stages):
-            attached, stage = self._stages[position]
+            stage = self._stages[position]
+            attached, knew = stage.attached, stage.changed
             try:
-                out = stage.feed(text) if text else ""
-                if ending and not isinstance(out, Stop):
-                    rest = stage.flush()
-                    out = Stop(rest.block, out + rest.release) if isinstance(rest, Stop) else out + rest
+                out = stage.run(text, ending=ending)
             except Exception as error:
                 self._watch(attached, error)
                 del self._stages[position]
-                if attached.fail_open or not attached.enforced:
+                if not attached.enforced:
+                    continue
+                if attached.fail_open:
+                    text = text if stage.changed else stage.owed
                     continue
                 raise Stopped(attached.plugin, _broken(attached), self._channel, "") from error
             if isinstance(out, Stop):
                 self._watch(attached, out)
                 if attached.enforced:
                     del self._stages[: position + 1]
-                    release = self._run(0, out.release, ending=True)
+                    release = self._run(out.release, ending=True)
                     raise Stopped(attached.plugin, out.block, self._channel, release)
                 del self._stages[position]
                 continue
             if attached.enforced:
                 text = out
-            elif out != text:
+            elif stage.changed and not knew:
                 self._watch(attached, _CHANGED)
             position += 1
         return text

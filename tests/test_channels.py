@@ -265,7 +265,6 @@ def test_a_monitor_changes_nothing_and_is_told_about(kind, told):
     assert ("p", told) in watched.told
 
 
-@pytest.mark.xfail(strict=True, reason="a monitor's hold-back is taken for a change of text")
 def test_a_monitor_that_only_holds_back_would_change_nothing():
     watched = Watched()
     stream(Channels([attach(Replaces, "secret", "-", enforced=False)], watched), CONTENT, ["a sec", "ond"])
@@ -273,7 +272,6 @@ def test_a_monitor_that_only_holds_back_would_change_nothing():
     assert watched.told == []
 
 
-@pytest.mark.xfail(strict=True, reason="what the failing filter held is lost")
 def test_a_filter_that_may_fail_open_loses_no_text():
     class HoldsThenBreaks(Breaks):
         def feed(self, text):
