@@ -104,6 +104,13 @@ class Identity:
         return here
 
 
+def as_bearer(headers: Mapping[str, str], key: str) -> dict[str, str]:
+    """The `authorization` in which a client sent this key, or nothing when it came in another way. A token of a
+    login is no `x-api-key`, and only the client knows which of them it has."""
+    scheme, _, rest = headers.get("authorization", "").partition(" ")
+    return {"authorization": f"Bearer {key}"} if scheme.lower() == "bearer" and rest.strip() == key else {}
+
+
 def _one_key(headers: Mapping[str, str], query: str) -> str | None:
     """The one key that this request carries. Raises: CallError when it carries two different ones."""
     found: str | None = None

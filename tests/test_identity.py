@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from llmshield.errors import CallError
-from llmshield.identity import Identity
+from llmshield.identity import Identity, as_bearer
 from llmshield.testing import policy
 
 KEY, OTHER = "sk-acme-0001", "sk-somebody-else"
@@ -127,3 +127,17 @@ def test_a_tenant_header_counts_from_trusted_addresses_only(
 )
 def test_addresses_behind_proxies(peer: str, forwarded: str, address: str) -> None:
     assert address == identity().address({"x-forwarded-for": forwarded}, peer)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"authorization": "Bearer abc"}, {"authorization": "Bearer abc"}),
+        ({"authorization": "bearer  abc "}, {"authorization": "Bearer abc"}),
+        ({"authorization": "Basic abc", "x-api-key": "abc"}, {}),
+        ({"x-api-key": "abc"}, {}),
+        ({}, {}),
+    ],
+)
+def test_a_bearer_token_stays_one(headers: dict[str, str], expected: dict[str, str]) -> None:
+    assert expected == as_bearer(headers, "abc")
