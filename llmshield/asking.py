@@ -20,6 +20,7 @@ from llmshield.endings import Endings
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.headers import client_headers, content_type, remaining, upstream_headers
+from llmshield.identity import as_bearer
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
@@ -170,11 +171,11 @@ class Asking:
         headers = upstream_headers(call.headers, own_key=passes or name == APP)
         if call.method != "POST":
             headers.pop("content-type", None)
-        if key is None and (passes or name == APP):
-            key = x.caller.key
-            x.own_key = key is not None
         if key is not None:
             headers.update(dialect.credentials(key))
+        elif (passes or name == APP) and (own := x.caller.key) is not None:
+            x.own_key = True
+            headers.update(as_bearer(call.headers, own) or dialect.credentials(own))
         headers["x-client-request-id"] = call.headers.get("x-client-request-id", x.id)
         timeouts = timeouts_of(provider, streamed=call.stream)
         return WireRequest(call.method, path, query, headers, payload), transport, timeouts

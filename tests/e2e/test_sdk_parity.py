@@ -33,7 +33,7 @@ from pydantic_ai.providers.google import GoogleProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from llmshield.mounts.asgi import ShieldMiddleware
-from llmshield.simulator import Simulator, SimulatorApp
+from llmshield.simulator import Received, Simulator, SimulatorApp
 from llmshield.testing import gateway, policy
 
 pytestmark = [
@@ -84,7 +84,9 @@ class Weather(BaseModel):
 
 
 class Clients:
-    """Every SDK, aimed at one address."""
+    """Every SDK, aimed at one address. `upstream`: what the provider behind it has received."""
+
+    upstream: list[Received]
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -126,9 +128,12 @@ async def both(
             given = OUTPUT if request.param == "output" else SIDECAR
             url, _ = await stack.enter_async_context(gateway(given.replace("URL", sim.url)))
         else:
-            app = ShieldMiddleware(SimulatorApp(stable=True), policy=policy(MIDDLEWARE))
+            provider = SimulatorApp(stable=True)
+            app = ShieldMiddleware(provider, policy=policy(MIDDLEWARE))
             url = await stack.enter_async_context(serving_app(app))
         straight, guarded = Clients(sim.url), Clients(url)
+        straight.upstream = sim.calls
+        guarded.upstream = sim.calls if request.param != "middleware" else provider.provider.calls
         stack.push_async_callback(straight.aclose)
         stack.push_async_callback(guarded.aclose)
         yield straight, guarded, request.param
@@ -673,3 +678,34 @@ async def test_the_heads_differ_as_documented(both: tuple[Clients, Clients, str]
         assert {n for n in straight if "ratelimit" in n} <= set(guarded)
         assert guarded["x-llmshield-action"] == "allow"
         assert guarded["x-llmshield-attempts"] == "1"
+
+
+async def test_what_goes_upstream_is_what_was_sent(both: tuple[Clients, Clients, str]) -> None:
+    """Bodies and heads arrive as the SDK wrote them, but for what the policy adds: usage in streams, a bound."""
+    said: Any = [{"role": "user", "content": ASK}]
+    seen = []
+    for clients in both[:2]:
+        await listed(await clients.openai.chat.completions.create(model="gpt-4o", messages=said, stream=True))
+        chat = clients.upstream[-1]
+        await clients.anthropic.beta.messages.create(
+            model="claude-haiku-4-5", max_tokens=300, messages=said, extra_query={"beta": "true"},
+            betas=["context-1m-2025-08-07", "future-2030-01-01"],
+        )  # fmt: skip
+        beta = clients.upstream[-1]
+        await clients.gemini.aio.models.generate_content(model="gemini-2.5-flash", contents=ASK)
+        seen.append((chat, beta, clients.upstream[-1]))
+    for straight, guarded in zip(*seen, strict=True):
+        lost = {name for name, value in straight.headers if guarded.header(name) != value}
+        added = {key: value for key, value in guarded.json.items() if straight.json.get(key) != value}
+
+        assert lost <= {"host", "content-length", "accept-encoding", "connection", "accept"}
+        assert (straight.path, straight.params, straight.key) == (guarded.path, guarded.params, guarded.key)
+        assert set(straight.json) <= set(guarded.json)
+        if guarded is seen[1][0]:
+            assert set(added) == {"stream_options", "max_completion_tokens"}
+            assert guarded.json["stream_options"] == {"include_usage": True}
+        elif guarded is seen[1][1]:
+            assert added == {}
+            assert guarded.header("anthropic-beta") == "context-1m-2025-08-07,future-2030-01-01"
+        else:
+            assert set(added) == {"generationConfig"}
