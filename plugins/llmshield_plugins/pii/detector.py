@@ -17,7 +17,7 @@ from llmshield_plugins.pii.addresses import SHAPES, addresses
 from llmshield_plugins.pii.expressions import compiled, gate
 from llmshield_plugins.pii.numbers import RUN, numbers
 from llmshield_plugins.pii.recognisers import RULES, Rule, iban_end
-from llmshield_plugins.pii.segments import CONTEXT, WINDOW_CUT, Segment, next_segment
+from llmshield_plugins.pii.segments import CONTEXT, Segment, next_segment
 from llmshield_plugins.pii.shapes import shape
 
 
@@ -113,9 +113,9 @@ class Detector:
     def judged(self, text: str, segment: Segment) -> tuple[list[Found], int]:
         """The findings of a segment (or of the part of a window that is decided), and where to go on."""
         found = self.segment(text, segment.start, segment.end)
-        if segment.whole:
-            return found, segment.end
-        cut = segment.start + WINDOW_CUT
+        cut = segment.cut
+        if cut == segment.end:
+            return found, cut
         for item in found:
             if item.start < cut < item.end:
                 cut = item.start if item.start > segment.start else item.end

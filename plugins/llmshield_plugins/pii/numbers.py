@@ -100,7 +100,7 @@ def _at(text: str, near: Near, groups: list[Group], place: int) -> _Found | None
     last = before[-1:]
     if last.isalpha() or (last in ("\\", "#", "$") and len(here.digits) < 12) or _fraction(groups, place):
         return None
-    joined = place > 0 and here.mark in ("-", ".", "/", "_")
+    joined = place > 0 and here.gap in _JOINS
     if last != "+" and before != "+(":
         found = None if joined else _card(text, groups, place)
         found = found or _identity(text, near, groups, place)
@@ -250,10 +250,10 @@ def _one_gap(taken: list[Group]) -> bool:
 def _alone(groups: list[Group], place: int, count: int) -> bool:
     """No further group hangs on with a dash, dot or slash: `123-45-6789-01` is something else. Three groups of
     four may have no neighbour at all, or the middle of an account number would do."""
-    before = groups[place].mark if place else ""
-    after = groups[place + count].mark if place + count < len(groups) else ""
+    before = groups[place].gap if place else ""
+    after = groups[place + count].gap if place + count < len(groups) else ""
     if count == 3 and all(len(g.digits) == 4 for g in groups[place : place + 3]):
-        return groups[place + 1].mark not in (before, after)
+        return groups[place + 1].gap not in (before, after)
     return before not in _JOINS and after not in _JOINS
 
 

@@ -26,6 +26,12 @@ MAX_OPEN = 4096
 WINDOW_CUT = 3584
 """Where a window of `MAX_OPEN` is cut at the latest, unless a finding lies across."""
 
+CHAIN = 512
+"""Characters that tokens in a row (a line of numbers) may reach before they are judged; the cut is at a blank, and
+leaves at least `CHAIN_REST` characters, more than any value of several tokens has."""
+
+CHAIN_LEAST, CHAIN_REST = 256, 128
+
 # All expressions here read the *shape* of a text (`shapes.py`): one ASCII byte for each character, so that they
 # stay small and their offsets are code points. Written over Unicode classes, the same grammar has 3.5 million
 # instructions.
@@ -171,11 +177,11 @@ NEXT = _compile(rf"(?:\A|[{_BREAK}])(?:{_segment.prefix}\z|{_segment.full})")
 
 
 class Segment(NamedTuple):
-    """A piece of text to be judged. `whole` is False for a window of a longer one, which may be cut anywhere."""
+    """A piece of text to be judged; decided up to `cut`, which is `end` unless this is a window of a longer one."""
 
     start: int
     end: int
-    whole: bool
+    cut: int
 
 
 def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segment | None, int]:
@@ -190,7 +196,7 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
         elif form[start] not in _BREAK_BYTES:
             # Inside a token, after a window: what is left of it counts as a token.
             if len(form) - start >= MAX_OPEN and _ANY_BREAK.search(form[start : start + MAX_OPEN]) is None:
-                return Segment(start, start + MAX_OPEN, False), start
+                return Segment(start, start + MAX_OPEN, start + WINDOW_CUT), start
             form, base, start = b" " + form[start:], start - 1, 0
     size = len(form)
     first, last = _span(SEGMENT if final else NEXT, form, start)
@@ -202,13 +208,25 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
                 return None, begun + base
             # Nothing but a beginning (a name and thousands of blanks): it may not wait for ever.
             first, last = begun, begun + MAX_OPEN
-    elif first == size or (last == size and not final):
+    elif first == size:
         return None, first + base
+    elif last == size and not final:
+        # Still open: a row of tokens may be long enough to be cut all the same.
+        seen = _span(SEGMENT, form, start) if size - first >= CHAIN else (size, size)
+        if seen[0] != first or seen[1] - first < CHAIN or not _blank(form, first):
+            return None, first + base
+        last = seen[1]
+    if last - first >= CHAIN and (cut := _blank(form, first)):
+        return Segment(first + base, first + base + CHAIN, cut + base), first + base
     if last - first >= MAX_OPEN:
-        return Segment(first + base, first + base + MAX_OPEN, False), first + base
-    if _BEGIN in form[first:last]:
-        return _pem(text, Segment(first + base, last + base, True), final)
-    return Segment(first + base, last + base, True), first + base
+        return Segment(first + base, first + base + MAX_OPEN, first + base + WINDOW_CUT), first + base
+    segment = Segment(first + base, last + base, last + base)
+    return _pem(text, segment, final) if _BEGIN in form[first:last] else (segment, first + base)
+
+
+def _blank(form: bytes, first: int) -> int:
+    """Where a row of tokens that begins at `first` is cut; 0: nowhere, it is one long token."""
+    return max(0, form.rfind(b" ", first + CHAIN_LEAST, first + CHAIN - CHAIN_REST))
 
 
 def _span(expression: Any, form: bytes, start: int) -> tuple[int, int]:
@@ -231,9 +249,11 @@ def _pem(text: str, segment: Segment, final: bool) -> tuple[Segment | None, int]
     end = text.find("-----END", begin, begin + MAX_PEM)
     close = text.find("-----", end + 8, end + 88) if end >= 0 else -1
     if close >= 0:
-        return Segment(segment.start, max(segment.end, close + 5), True), segment.start
+        end = max(segment.end, close + 5)
+        return Segment(segment.start, end, end), segment.start
     if final or len(text) - begin >= MAX_PEM + 88:
-        return Segment(segment.start, min(len(text), begin + MAX_PEM + 88), True), segment.start
+        end = min(len(text), begin + MAX_PEM + 88)
+        return Segment(segment.start, end, end), segment.start
     return None, segment.start
 
 

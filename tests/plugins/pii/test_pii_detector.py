@@ -42,6 +42,9 @@ def test_values_in_their_surroundings(desk: Callable[..., Any], values: Any, fra
 @pytest.mark.parametrize(
     ("text", "value", "kind"),
     [
+        ("1. 4111 1111 1111 1111", "4111 1111 1111 1111", "CREDIT_CARD"),
+        ("2. 536-22-8726 3. none", "536-22-8726", "US_SSN"),
+        ("3.  (212) 555-0187", "(212) 555-0187", "PHONE_NUMBER"),
         ("my DOB: 03/12/1980 ok", "03/12/1980", "DATE_OF_BIRTH"),
         ("born on March 12, 1980 in", "March 12, 1980", "DATE_OF_BIRTH"),
         ("geboren am 12. März 1980", "12. März 1980", "DATE_OF_BIRTH"),

@@ -251,3 +251,22 @@ def test_what_cannot_become_a_placeholder_is_not_held() -> None:
     assert restorer.feed("<EMA") == ""
     assert restorer.feed("X") == "<EMAX"
     assert restorer.feed("a < b") == "a < b"
+
+
+def test_a_row_of_numbers_does_not_wait_for_its_end() -> None:
+    guard = Guard(PLAIN._walker, lambda found, value: "X")
+    text = "".join(f"{n / 7:.3f} " for n in range(2000)) + "end"
+    released = 0
+    for sent, char in enumerate(text, 1):
+        released += len(guard.feed(char))  # type: ignore[arg-type]
+
+        assert sent - released <= 600
+
+
+@pytest.mark.parametrize("value", ["4111 1111 1111 1111", "+1 212 555 0187", "536-22-8726"])
+def test_values_in_a_row_of_numbers(value: str) -> None:
+    for before in range(0, 700, 13):
+        text = ("7.5 12 " * 200)[:before].rstrip() + f" {value} " + "3.25 8 " * 120
+
+        assert value not in oracle(PLAIN, text), before
+        assert oracle(PLAIN, text) == streamed(PLAIN, [text[i : i + 9] for i in range(0, len(text), 9)])
