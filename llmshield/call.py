@@ -1,4 +1,4 @@
-"""Call, Text, Reply, Channel, Attempt: one LLM request in words that no provider owns.
+"""Call, Reply, Channel, Attempt: one LLM request in words that no provider owns (its Texts: `texts.py`).
 
 Rule 1: plugins propose, the engine applies. `text.replace()`, `call.clamp_output()` and `call.report()` go to
 the list of proposals of the hook that runs; they count only if that hook returned in time and is enforced.
@@ -13,14 +13,24 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from llmshield.texts import (
+    Clamp,
+    Edit,
+    Finding,
+    Path,
+    Proposal,
+    Renames,
+    Role,
+    Sealed,
+    Text,
+    TextKind,
+    Tree,
+    escape,
+    shown,
+)
+
 if TYPE_CHECKING:
     from llmshield.verdicts import Block, Route, Skip
-
-Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
-"""`system` includes developer messages and instructions; `tool` covers definitions, names, arguments, results."""
-
-TextKind: TypeAlias = Literal["prompt", "metadata"]
-"""`prompt`: a model reads it. `metadata`: sent along, read by no model (`user`, `metadata`): PII rules only."""
 
 Operation: TypeAlias = Literal["generate", "embed", "count_tokens", "models", "passthrough"]
 
@@ -29,169 +39,6 @@ ChannelKind: TypeAlias = Literal["content", "reasoning", "refusal", "tool_name",
 FinishKind: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "error", "other"]
 
 Outcome: TypeAlias = Literal["ok", "failed", "cancelled", "blocked", "skipped"]
-
-Tree: TypeAlias = dict[str, Any]
-"""A parsed JSON object."""
-
-Path: TypeAlias = tuple[str | int, ...]
-
-
-class Sealed:
-    """A string leaf that is JSON itself (OpenAI's `function.arguments`): its inner tree is what guards see.
-
-    When an edit changes the inner tree, `reseal` writes it back into the outer leaf.
-    """
-
-    __slots__ = ("_dumps", "dirty", "holder", "key", "tree")
-
-    def __init__(self, tree: Any, holder: Any, key: Any, dumps: Callable[[Any], str]) -> None:
-        self.tree = tree
-        self.holder = holder
-        self.key = key
-        self.dirty = False
-        self._dumps = dumps
-
-    def reseal(self) -> None:
-        """Write the inner tree back if it changed."""
-        if self.dirty:
-            self.holder[self.key] = self._dumps(self.tree)
-            self.dirty = False
-
-
-class Text:
-    """One model-visible string inside a Call.
-
-    `value` is the string as it stands (a number is shown as its JSON text); `place` a JSON pointer (RFC 6901)
-    from the body's root; `replace` proposes an edit, in code points of `value`. A name (object key) is a Text
-    as well, with `is_name`.
-    """
-
-    __slots__ = ("_call", "_holder", "_key", "_path", "_sealed", "is_name", "kind", "role")
-
-    def __init__(
-        self,
-        call: Call,
-        role: Role,
-        holder: Any,
-        key: Any,
-        path: Path,
-        *,
-        kind: TextKind = "prompt",
-        is_name: bool = False,
-        sealed: Sealed | None = None,
-    ) -> None:
-        self._call = call
-        self.role: Role = role
-        self.kind: TextKind = kind
-        self._holder = holder
-        self._key = key
-        self._path = path
-        self.is_name = is_name
-        self._sealed = sealed
-
-    @property
-    def value(self) -> str:
-        """The string that a guard judges."""
-        if self.is_name:
-            return str(self._key)
-        value = self._holder[self._key]
-        return value if type(value) is str else _number_text(value)
-
-    @property
-    def place(self) -> str:
-        """JSON pointer of the leaf; for a leaf of JSON inside a string, the pointer continues inside."""
-        return "".join(f"/{_escape(step)}" for step in self._path)
-
-    @property
-    def param(self) -> str:
-        """The place in the words of SDK errors: `messages[2].content`."""
-        out = ""
-        for step in self._path:
-            out += f"[{step}]" if isinstance(step, int) else (f".{step}" if out else step)
-        return out
-
-    def replace(self, start: int, end: int, new: str) -> None:
-        """Propose to put `new` in place of the code points `start:end`; spans of one hook may not overlap."""
-        self._call._proposals.append(Edit(self, start, end, new))
-
-    def set(self, new: str) -> None:
-        """Propose a new value for the whole text."""
-        self.replace(0, len(self.value), new)
-
-    def _write(self, new: str) -> None:
-        """Put the new value into the tree; the chain alone calls this.
-
-        Raises: ValueError when a renamed object key would swallow its neighbour.
-        """
-        if self.is_name:
-            self._rename(new)
-        else:
-            self._holder[self._key] = new
-        if self._sealed is not None:
-            self._sealed.dirty = True
-
-    def _rename(self, new: str) -> None:
-        old, holder = self._key, self._holder
-        if new == old:
-            return
-        if new in holder:
-            raise ValueError(f"two names of {self.place!r} would become one")
-        items = list(holder.items())
-        holder.clear()
-        for name, value in items:
-            holder[new if name == old else name] = value
-        for text in self._call.texts:  # their values moved with the name
-            if text._holder is holder and text._key == old and not text.is_name:
-                text._key = new
-        for sealed in self._call.sealed:
-            if sealed.holder is holder and sealed.key == old:
-                sealed.key = new
-        self._key = new
-
-    def _of(self, call: Call) -> Text:
-        """The same text, proposing to another call object (a snapshot for a thread)."""
-        return Text(
-            call, self.role, self._holder, self._key, self._path,
-            kind=self.kind, is_name=self.is_name, sealed=self._sealed,
-        )  # fmt: skip
-
-    def __repr__(self) -> str:  # never the value
-        return f"<Text {self.role} {self.place!r}>"
-
-
-@dataclass(slots=True, frozen=True)
-class Edit:
-    """A proposal to change a text."""
-
-    text: Text
-    start: int
-    end: int
-    new: str
-
-
-@dataclass(slots=True, frozen=True)
-class Clamp:
-    """A proposal to bound the answer, in output tokens for each choice."""
-
-    tokens: int
-
-
-@dataclass(slots=True, frozen=True)
-class Finding:
-    """What a plugin saw, for metrics, headers and the decision record; never the text itself.
-
-    `type` is a short constant (`US_SSN`, `instruction_override`), `action` what the plugin made of it
-    (`flag`, `redact`, `block`, ...), `score` 0..1 or None, `place` a JSON pointer or channel name.
-    """
-
-    type: str
-    action: str
-    score: float | None = None
-    place: str = ""
-    count: int = 1
-
-
-Proposal: TypeAlias = Edit | Clamp | Finding
 
 
 @dataclass(slots=True)
@@ -214,6 +61,13 @@ class Usage:
     tool_requests: int = 0
     estimated: bool = False
     malformed: bool = False
+
+
+__all__ = [
+    "AttachedFilter", "AttachedGuard", "Attempt", "AttemptGuard", "Call", "Channel", "ChannelKind", "Clamp", "Edit",
+    "Failure", "FilterFactory", "Finding", "FinishKind", "Operation", "Outcome", "Path", "Phase", "Proposal", "Reply",
+    "Role", "Sealed", "Stop", "Text", "TextFilter", "TextKind", "Tree", "Usage",
+]  # fmt: skip
 
 
 class TextFilter(Protocol):
@@ -251,7 +105,7 @@ class Channel:
     tool: str | None = None
 
     def __str__(self) -> str:
-        leaf = "".join(f"/{_escape(step)}" for step in self.path)
+        leaf = "".join(f"/{escape(shown(step))}" for step in self.path)
         return f"{self.kind}[{self.choice}.{self.index}]{leaf}"
 
 
@@ -303,7 +157,8 @@ class Reply:
     def filter(self, factory: FilterFactory, *, phase: Phase = "guard", hold_back: int = 0) -> None:
         """Hang a filter on every channel of this reply.
 
-        `factory(channel)` returns a new TextFilter, or None to leave that channel alone. `guard` filters see the
+        `factory(channel)` returns a new TextFilter, or None to leave that channel alone; for `tool_arguments` it is
+        asked with an empty `path` first: None there leaves all leaves of that call alone. `guard` filters see the
         text as the provider wrote it (placeholders still in), in reverse policy order; then `restore` filters
         run. `hold_back` is the largest number of characters the filter keeps waiting.
         """
@@ -407,6 +262,7 @@ class Call:
         "_on_end",
         "_plugin",
         "_proposals",
+        "_renames",
         "body",
         "choices",
         "client",
@@ -484,6 +340,7 @@ class Call:
         self._plugin = ""
         self._enforced = True
         self._fail_open = False
+        self._renames: Renames | None = None
 
     @property
     def enforced(self) -> bool:
@@ -554,17 +411,3 @@ class Failure:
     visible: bool
     route: Route
     history: tuple[Attempt, ...] = field(default=())
-
-
-def _escape(step: str | int) -> str:
-    """One step of a JSON pointer (RFC 6901, section 3)."""
-    return str(step).replace("~", "~0").replace("/", "~1")
-
-
-def _number_text(value: Any) -> str:
-    """A number as its JSON text; guards read account numbers that were sent as numbers."""
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    return "null" if value is None else repr(value)

@@ -1,0 +1,79 @@
+"""Texts of a call: places that name nobody, renamed keys whose values follow them."""
+
+import time
+from typing import Any
+
+import pytest
+
+from llmshield.call import Call, Text
+from llmshield.testing import read
+
+
+def tool_call(arguments: Any) -> Call:
+    return read(
+        {
+            "model": "m",
+            "max_tokens": 5,
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "id": "t", "name": "f", "input": arguments}],
+                }
+            ],
+        },
+        path="/v1/messages",
+    )
+
+
+def names(call: Call) -> list[Text]:
+    return [text for text in call.texts if text.is_name]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("city", "city"),
+        ("ada@example.com", "*"),
+        ("536-90-4399", "*"),
+        ("Ada Lovelace", "*"),
+        ("x" * 60, "*"),
+    ],
+)
+def test_places_show_plain_words_only(name: str, shown: str) -> None:
+    (text,) = [text for text in tool_call({name: "Rome is far"}).texts if text.value == "Rome is far"]
+
+    assert text.place.endswith(f"/input/{shown}")
+    assert text.param.endswith(f".input.{shown}")
+    assert name in text.place or shown == "*"
+
+
+def test_a_value_follows_its_renamed_key() -> None:
+    call = tool_call({"a@b.com": "first text", "z": "second text"})
+    tree = call.body["messages"][0]["content"][0]["input"]
+    (name,) = [text for text in names(call) if text.value == "a@b.com"]
+    (value,) = [text for text in call.texts if text.value == "first text"]
+    name._write("<EMAIL_ADDRESS_1>")
+    value._write("changed")
+
+    assert [("<EMAIL_ADDRESS_1>", "changed"), ("z", "second text")] == list(tree.items())
+
+
+def test_two_names_masked_alike_stay_two() -> None:
+    call = tool_call({f"user{n}@example.com": f"text of {n}" for n in range(4)})
+    tree = call.body["messages"][0]["content"][0]["input"]
+    for name in names(call):
+        if "@" in name.value:
+            name._write("***")
+
+    assert ["***", "***_2", "***_3", "***_4"] == list(tree)
+    assert ["text of 0", "text of 1", "text of 2", "text of 3"] == list(tree.values())
+
+
+def test_renaming_is_linear() -> None:
+    call = tool_call({f"user{n}@example.com": n for n in range(20_000)})
+    before = time.process_time()
+    for name in names(call):
+        name._write("***")
+
+    assert time.process_time() - before < 2.0
+    assert 20_000 == len(call.body["messages"][0]["content"][0]["input"])
