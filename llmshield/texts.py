@@ -22,7 +22,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 _ORDERED_NAMES = 64
 """Renaming in place costs the size of the object; in a wider one the new name goes to its end instead."""
-_PLAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-0123456789")
+_PLAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-.$0123456789")
 
 
 class Holder(Protocol):
@@ -226,7 +226,7 @@ def escape(step: str | int) -> str:
 
 def shown(step: str | int) -> str | int:
     """A step of a path as messages and records may show it: a plain word, or `*`."""
-    if isinstance(step, int) or (len(step) <= 40 and step[:1].isalpha() and _PLAIN_NAME.issuperset(step)):
+    if isinstance(step, int) or (len(step) <= 40 and not step[:1].isdigit() and _PLAIN_NAME.issuperset(step)):
         return step
     return "*"
 

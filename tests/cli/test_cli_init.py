@@ -1,6 +1,5 @@
 """The command itself: every file a command, nothing imported that is not needed, no traceback with keys."""
 
-import os
 import subprocess
 import sys
 
@@ -50,24 +49,6 @@ def test_version_loads_neither_typer_nor_the_engine():
     ).stdout
 
     assert not {"typer", "rich", "aiohttp", "uvicorn", "pydantic", "genai_prices"} & set(loaded.split())
-
-
-def test_version_and_import_are_quick():
-    """Best of five, in CPU seconds, which a busy machine disturbs least: 0.3 for the command, 0.5 for the import."""
-
-    def best(*command):
-        took = []
-        for _ in range(5):
-            before = os.times()
-            subprocess.run([sys.executable, *command], check=True, capture_output=True)
-            after = os.times()
-            took.append(
-                after.children_user + after.children_system - before.children_user - before.children_system
-            )
-        return min(took)
-
-    assert best("-c", PROBE, "--version") < 0.3
-    assert best("-c", "import llmshield") < 0.5
 
 
 def test_an_unknown_command_is_a_usage_error():
