@@ -25,6 +25,7 @@ SENTINEL = "zebra umbrella teapot"
 MAIL = "zebra@umbrella-teapot.example.com"
 POLICY = f"""
 version: 1
+defaults: {{timeout: 10s}}
 server: {{store: "memory://", limits: {{body: 1MiB, depth: 40}}}}
 providers:
   openai: {{dialect: openai, base_url: "URL/v1"}}

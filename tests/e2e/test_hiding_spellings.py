@@ -28,6 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SENTINEL = "zebra umbrella teapot"
 POLICY = f"""
 version: 1
+defaults: {{timeout: 10s}}
 server: {{store: "memory://", limits: {{body: 512KiB, depth: 40}}}}
 providers:
   openai: {{dialect: openai, base_url: "URL/v1"}}

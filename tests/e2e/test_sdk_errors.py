@@ -44,6 +44,7 @@ WORD = "open sesame hidden lamp"
 KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("rich", "poor", "slow")}
 POLICY = """
 version: 1
+defaults: {timeout: 10s}
 server: {store: "memory://", limits: {body: 20KiB}}
 identify: [virtual_key]
 providers:

@@ -44,6 +44,7 @@ pytestmark = [
 
 PLUGINS = """
 version: 1
+defaults: {timeout: 10s}
 server: {store: "memory://"}
 tenants: {anonymous: {tier: pro}}
 tiers: {pro: {rate: [100000/minute], concurrent: 100, budget: 1000 USD/day}}
