@@ -149,7 +149,7 @@ class Reply:
         self.cost_picousd: int | None = None
         self.cached = False
         self._filters: list[AttachedFilter] = []
-        self._on_end: list[Callable[[Reply], Awaitable[None] | None]] = []
+        self._on_end: list[tuple[str, bool, Callable[[Reply], Awaitable[None] | None]]] = []
         self._plugin = ""
         self._enforced = True
         self._fail_open = False
@@ -167,8 +167,11 @@ class Reply:
         )
 
     def at_end(self, fn: Callable[[Reply], Awaitable[None] | None]) -> None:
-        """Call `fn(reply)` exactly once when the reply has ended, on every path: usage and finish are known."""
-        self._on_end.append(fn)
+        """Call `fn(reply)` exactly once when the reply has ended, on every path: usage and finish are known.
+
+        What a filter has seen can be told there: `call.report` in `fn` counts for the plugin that hung it here.
+        """
+        self._on_end.append((self._plugin, self._enforced, fn))
 
     def __repr__(self) -> str:
         return f"<Reply {self.provider!r} {self.model!r} {'stream' if self.stream else 'whole'}>"

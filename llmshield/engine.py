@@ -13,8 +13,8 @@ from typing import Any
 
 from llmshield import clock
 from llmshield.asking import Asking
-from llmshield.call import Call
-from llmshield.chain import Chain, run_step, stretch_for
+from llmshield.call import Call, Finding
+from llmshield.chain import Chain, Took, run_step, stretch_for
 from llmshield.compression import TooLarge, unpack
 from llmshield.dialects import WireRequest
 from llmshield.dialects._tree import Limits, parse_body
@@ -280,7 +280,10 @@ class Engine:
             if x.reply is not None:
                 x.reply.cost_picousd = x.cost_picousd
                 ends, x.reply._on_end = x.reply._on_end, []
-                await self._endings.run(ends, x.reply, x.id)
+                for plugin, enforced, fn in ends:
+                    x.call._proposals = []
+                    await self._endings.run((fn,), x.reply, x.id)
+                    _tell_findings(x, plugin, enforced=enforced)
             call_ends, x.call._on_end = x.call._on_end, []
             await self._endings.run(call_ends, x.call, x.id)
 
@@ -343,6 +346,17 @@ class Engine:
             if type(verdict) is Block:
                 raise verdict.error(step.plugin)
         await self._passing.pass_through(x, call, body)
+
+
+def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:
+    """What a plugin's filters saw in the reply, as it told at the reply's end."""
+    assert x.call is not None
+    findings = tuple(item for item in x.call._proposals if type(item) is Finding)
+    if findings:
+        action = "flag" if all(finding.action == "flag" for finding in findings) else "redact"
+        x.trail.took.append(
+            Took(plugin, "reply", action if enforced else f"would-{action}", enforced, 0.0, findings)
+        )
 
 
 def _without_key(query: str) -> str:

@@ -349,3 +349,19 @@ async def test_simulated_failures_need_the_policys_word(
         assert "b" == (await ask(url))[1]["x-llmshield-provider"]
         fault = {"x-llmshield-simulate": "b=429"}
         assert 429 == (await ask(url, headers=fault))[0] or 503 == (await ask(url, headers=fault))[0]
+
+
+@BOTH
+async def test_what_a_filter_saw_is_in_the_record(world: World, stream: bool) -> None:
+    body = """
+    def post_response(self, call, reply):
+        reply.filter(lambda channel: Keep(), hold_back=9999)
+        reply.at_end(lambda r: call.report("SHOUT", "mask", count=2, place="reply"))
+    """
+    async with gateway(world.policy(body)) as (url, _):
+        await ask(url, stream=stream)
+
+    verdict = next(v for v in world.records()[0]["verdicts"] if v["hook"] == "reply")
+    assert ("mine", "redact", "SHOUT", 2) == (
+        verdict["plugin"], verdict["action"], verdict["findings"][0]["type"], verdict["findings"][0]["count"],
+    )  # fmt: skip
