@@ -71,6 +71,9 @@ NOT_TEXT: dict[str, str] = {
 """String leaves that no model reads, with the reason. They pass unscanned only while they look like what they
 are (`_tree.is_token`): a sentence in one of them is a Text like any other."""
 
+_OTHERS_METHODS = ("Content", "Contents", "Tokens")
+"""How Gemini's methods end (`models/x:generateContent`): any other colon is part of a name (`ft:gpt-4o:org::1`)."""
+
 NOT_TEXT_REPLY: dict[str, str] = {
     "/id": "id",
     "/object": "constant",
@@ -122,7 +125,9 @@ class OpenAIChat(OpenAIDialect):
                 return None
             base = MODEL_PATHS[0] if path.startswith("/v1/") else MODEL_PATHS[1]
             rest = path[len(base) :]
-            return "models" if not rest or (rest[0] == "/" and ":" not in rest.rpartition("/")[2]) else None
+            name, _, method_of = rest.rpartition(":")
+            others = bool(name) and method_of.endswith(_OTHERS_METHODS)
+            return "models" if not rest or (rest[0] == "/" and not others) else None
         return None
 
     def read_call(self, id: str, operation: Operation, request: WireRequest, tree: Tree) -> Call:

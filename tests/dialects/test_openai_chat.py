@@ -284,6 +284,9 @@ def test_paths_keys_and_queries():
     assert CHAT.target(call, "m") == ("/chat/completions", "api-version=1")
     assert CHAT.credentials("sk-1") == {"authorization": "Bearer sk-1"}
     assert CHAT.claims("GET", "/v1/models/gpt-4o", {}) == "models"
+    assert CHAT.claims("GET", "/v1/models/ft:gpt-4o-mini:org::1", {}) == "models"
+    assert CHAT.claims("GET", "/models/llama3:8b", {}) == "models"
+    assert CHAT.claims("GET", "/v1/models/MyContent", {}) == "models"
     assert CHAT.claims("GET", "/v1/models/a:generateContent", {}) is None
     assert CHAT.claims("GET", "/v1/modelsx", {}) is None
     models = CHAT.read_call("1", "models", WireRequest("GET", "/v1/models/ft:x"), {})
