@@ -187,7 +187,7 @@ class Asking:
             ends = len(attempt._ends)
             try:
                 said = guard.run(attempt)
-                if isinstance(said, Awaitable):
+                if said is not None and isinstance(said, Awaitable):
                     said = await said
             except Exception as error:
                 del attempt._ends[ends:]

@@ -267,7 +267,7 @@ async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
                 verdict = await asyncio.to_thread(step.run, subject, *rest)
         else:
             verdict = step.run(subject, *rest)
-            if isinstance(verdict, Awaitable):  # a plain function that returns a coroutine
+            if verdict is not None and isinstance(verdict, Awaitable):  # a plain function of a coroutine
                 async with asyncio.timeout(limit):
                     verdict = await verdict
         ms = (clock.monotonic() - started) * 1000

@@ -33,7 +33,7 @@ class Endings:
         for fn in ends:
             try:
                 result = fn(subject)
-                if isinstance(result, Awaitable):
+                if result is not None and isinstance(result, Awaitable):
                     waiting.append(result)
             except Exception as error:  # noqa: BLE001  the others must run
                 log.exception("end_callback_failed", error, request_id=request_id)

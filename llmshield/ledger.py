@@ -298,6 +298,7 @@ def _distinct(caps: Sequence[Cap]) -> Sequence[Cap]:
     return caps if len(lowest) == len(caps) else tuple(lowest.values())
 
 
+@lru_cache(maxsize=4096)
 def tenant_account(tenant: str) -> str:
     """The account that all of a tenant's calls are counted on."""
     return account(tenant=tenant)

@@ -279,6 +279,11 @@ def cost(price: ModelPrice, usage: Usage, *, long_cache: bool = False) -> int:
     """
     total_in, total_out = tokens(usage.input), tokens(usage.output)
     rates = price.rates_for(total_in)
+    if not (
+        usage.cache_read or usage.cache_write or usage.input_audio or usage.input_image
+        or usage.output_audio or usage.reasoning or usage.tool_requests
+    ):  # fmt: skip
+        return -(-(total_in * rates.input + total_out * (rates.output or 0)) // MTOK) + price.per_call
     read = min(tokens(usage.cache_read), total_in)
     write = min(tokens(usage.cache_write), total_in - read)
     fresh = total_in - read - write
@@ -309,11 +314,11 @@ def cost(price: ModelPrice, usage: Usage, *, long_cache: bool = False) -> int:
 
 def sensible(usage: Usage | None) -> bool:
     """Whether a provider's report can be charged: both figures there, whole, and of a possible size."""
-    return (
-        usage is not None
-        and not usage.malformed
-        and all(type(figure) is int and 0 <= figure <= MOST_TOKENS for figure in (usage.input, usage.output))
-    )
+    return usage is not None and not usage.malformed and _possible(usage.input) and _possible(usage.output)
+
+
+def _possible(figure: object) -> bool:
+    return type(figure) is int and 0 <= figure <= MOST_TOKENS
 
 
 def tokens(figure: object) -> int:

@@ -18,7 +18,10 @@ def room(limit: int, spent: int, held: int) -> int:
 
 def added(balance: int, amount: int) -> int:
     """A balance after an amount (which may be negative): never below 0, never beyond what 64 bits hold."""
-    return max(0, min(balance + amount, MAX_AMOUNT))
+    after = balance + amount
+    if 0 <= after <= MAX_AMOUNT:
+        return after
+    return 0 if after < 0 else MAX_AMOUNT
 
 
 def prune(steps: Steps, now_step: int) -> None:

@@ -175,10 +175,15 @@ class MemoryStore(Store):
     async def admit(
         self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
     ) -> Admission:
-        gates = [self._gate(window, now_ms) for window in windows]
+        gates: list[Steps] = []
+        used: list[int] = []
         full, longest = -1, 0
-        for index, (window, steps) in enumerate(zip(windows, gates, strict=True)):
-            if total(steps) + cost > window.limit:
+        for index, window in enumerate(windows):
+            steps = self._gate(window, now_ms)
+            hits = total(steps)
+            gates.append(steps)
+            used.append(hits)
+            if hits + cost > window.limit:
                 wait = wait_ms(window, steps, now_ms, cost)
                 if wait > longest:
                     full, longest = index, wait
@@ -189,14 +194,15 @@ class MemoryStore(Store):
                     full = len(windows) + index
                     break
         if full < 0:
-            for window, steps in zip(windows, gates, strict=True):
-                add(steps, now_ms // window.step_ms, cost)
+            for index, window in enumerate(windows):
+                add(gates[index], now_ms // window.step_ms, cost)
+                used[index] += cost
             for seat in seats:
                 self._seats[seat.key][seat.id] = seat.until_ms
         return Admission(
             full,
-            tuple([total(steps) for steps in gates]),
-            tuple([resets_ms(window, steps, now_ms) for window, steps in zip(windows, gates, strict=True)]),
+            tuple(used),
+            tuple([resets_ms(window, gates[index], now_ms) for index, window in enumerate(windows)]),
             longest,
         )
 
@@ -226,11 +232,12 @@ class MemoryStore(Store):
         labels: Labels, tokens_in: int, tokens_out: int,
     ) -> None:  # fmt: skip
         tokens = tokens_in + tokens_out
+        requests = kind != "correct"
         for line in lines:
             account = self._account(line)
             account.spent = added(account.spent, charge)
             account.held = added(account.held, -held)
-            account.requests += kind != "correct"
+            account.requests += requests
             account.tokens = added(account.tokens, tokens)
         if len(self._entries) >= KEPT_ENTRIES:
             self._ended.pop(self._entries.popleft().id, None)

@@ -256,17 +256,18 @@ def _who(client: str) -> str:
 def _headers(family: str, windows: Sequence[Window], said: Admission, now: float) -> dict[str, str]:
     """What is left, in the words of draft-ietf-httpapi-ratelimit-headers-11 and of the client's own provider."""
     policies, left = [], []
-    tightest, least = 0, 2.0
-    for index, window in enumerate(windows):
-        name = f'"{_PER.get(window.seconds, window.seconds)}"'
-        remaining = max(0, window.limit - said.used[index])
-        policies.append(f"{name};q={window.limit};w={window.seconds}")
+    tightest, least, fewest = 0, 2.0, 0
+    for index, (_, limit, seconds) in enumerate(windows):
+        name, policy = _words(limit, seconds)
+        remaining = limit - said.used[index]
+        if remaining < 0:
+            remaining = 0
+        policies.append(policy)
         left.append(f"{name};r={remaining};t={-(-said.resets_ms[index] // 1000)}")
-        share = remaining / window.limit
+        share = remaining / limit
         if share < least:
-            tightest, least = index, share
-    window = windows[tightest]
-    remaining, reset_ms = max(0, window.limit - said.used[tightest]), said.resets_ms[tightest]
+            tightest, least, fewest = index, share, remaining
+    window, remaining, reset_ms = windows[tightest], fewest, said.resets_ms[tightest]
     out = {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(left)}
     if family == "anthropic":
         out["anthropic-ratelimit-requests-limit"] = str(window.limit)
@@ -279,13 +280,20 @@ def _headers(family: str, windows: Sequence[Window], said: Admission, now: float
     return out
 
 
+@lru_cache(maxsize=1024)
+def _words(limit: int, seconds: int) -> tuple[str, str]:
+    """A window's name and its policy, as the header writes them."""
+    name = f'"{_PER.get(seconds, seconds)}"'
+    return name, f"{name};q={limit};w={seconds}"
+
+
 def _go_duration(ms: int) -> str:
     """As OpenAI writes durations: `6m0s`, `1.5s`, `12ms`."""
     if ms < 1000:
         return f"{ms}ms"
     minutes, rest = divmod(ms, 60_000)
     hours, minutes = divmod(minutes, 60)
-    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    seconds = f"{rest // 1000}s" if rest % 1000 == 0 else f"{rest / 1000:.3f}".rstrip("0") + "s"
     return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}" if minutes else seconds
 
 
