@@ -134,7 +134,7 @@ def family_of(call: Received) -> Family:
         return "anthropic"
     if call.header("x-goog-api-key") is not None or call.path.startswith(("/v1beta", "/v1alpha")):
         return "gemini"
-    if "/models/" in call.path and ":" in call.path:
+    if call.method == "POST" and "/models/" in call.path and ":" in call.path:
         return "gemini"
     return "openai"
 

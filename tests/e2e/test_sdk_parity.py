@@ -376,7 +376,8 @@ for _name, _options in {
 
 @case("openai-models")
 async def _(c: Clients) -> Any:
-    return [await listed(c.openai.models.list()), plain(await c.openai.models.retrieve("gpt-4o"))]
+    return [await listed(c.openai.models.list()), plain(await c.openai.models.retrieve("gpt-4o")),
+            plain(await c.openai.models.retrieve("ft:gpt-4o:org::1"))]  # fmt: skip
 
 
 # -- anthropic ----------------------------------------------------------------------------------------------------
