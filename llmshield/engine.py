@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from llmshield import clock
@@ -176,7 +177,7 @@ class Engine:
         headers: dict[str, str] = {}
         doubled = False
         for raw_name, raw_value in incoming.headers:
-            name = raw_name.decode("latin-1").lower()
+            name = _header_name(raw_name)
             value = raw_value.decode("latin-1")
             if name in headers:
                 if name in _SINGLE and headers[name] != value:
@@ -357,6 +358,11 @@ def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:
         x.trail.took.append(
             Took(plugin, "reply", action if enforced else f"would-{action}", enforced, 0.0, findings)
         )
+
+
+@lru_cache(1024)
+def _header_name(raw: bytes) -> str:
+    return raw.decode("latin-1").lower()
 
 
 def _without_key(query: str) -> str:

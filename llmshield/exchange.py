@@ -23,12 +23,13 @@ _NOT_OURS = frozenset(
 """Errors that are no decision of the policy: providers, networks, ends."""
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 
 
 def new_id() -> str:
     """A ULID: 48 bits of milliseconds and 80 random bits, in 26 characters that sort by time."""
     value = (int(clock.now() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
-    return "".join([_CROCKFORD[(value >> shift) & 31] for shift in range(125, -5, -5)])
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -10, -10)])
 
 
 class Client(Protocol):

@@ -49,11 +49,7 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
     out = {
         name: value
         for name, value in headers.items()
-        if name not in _NOT_UPSTREAM
-        and name not in nominated
-        and not name.startswith(("x-llmshield-", "x-forwarded-", "cf-", "sec-"))
-        and "_" not in name  # `X_Forwarded_For` becomes `X-Forwarded-For` behind some servers
-        and value.isascii()
+        if _goes_up(name) and name not in nominated and value.isascii()
     }
     if not own_key:
         for name in _ACCOUNT:
@@ -70,11 +66,7 @@ def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in headers.items()
-        if name not in _NOT_BACK
-        and name not in nominated
-        and not name.startswith(("x-llmshield-", "cf-"))
-        and value.isprintable()
-        and _is_token(name)
+        if _comes_back(name) and name not in nominated and value.isprintable()
     }
 
 
@@ -85,8 +77,22 @@ def content_type(headers: Mapping[str, str], default: str) -> str:
 
 
 @lru_cache(1024)
-def _is_token(name: str) -> bool:
-    return bool(name) and _TOKEN.issuperset(name)
+def _goes_up(name: str) -> bool:
+    return (
+        name not in _NOT_UPSTREAM
+        and not name.startswith(("x-llmshield-", "x-forwarded-", "cf-", "sec-"))
+        and "_" not in name  # `X_Forwarded_For` becomes `X-Forwarded-For` behind some servers
+    )
+
+
+@lru_cache(1024)
+def _comes_back(name: str) -> bool:
+    return (
+        name not in _NOT_BACK
+        and not name.startswith(("x-llmshield-", "cf-"))
+        and bool(name)
+        and _TOKEN.issuperset(name)
+    )
 
 
 def remaining(headers: Mapping[str, str]) -> tuple[int | None, int | None] | None:

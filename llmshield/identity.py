@@ -60,8 +60,10 @@ class Identity:
         """
         key = _one_key(headers, query)
         address = self.address(headers, peer)
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest() if key is not None else ""
-        known = self._by_hash.get(digest)
+        digest, known = "", None
+        if key is not None and self._by_hash:
+            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+            known = self._by_hash.get(digest)
         for rule in self._rules:
             if rule.kind == "virtual_key" and known is not None:
                 return Caller(known, self._tenants[known].tier, digest[:12], None, address)

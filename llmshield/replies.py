@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from llmshield import clock
 from llmshield.call import Reply, Usage
@@ -141,6 +142,7 @@ def _upstream_reply(error: CallError) -> WireReply | None:
     return WireReply(failure.status, headers, failure.body)
 
 
+@lru_cache(1024)
 def _header_safe(value: str) -> str:
     """A model name as a header value: printable ASCII, bounded."""
     return "".join(c if " " < c < "\x7f" else "?" for c in value[:128])

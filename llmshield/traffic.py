@@ -7,6 +7,7 @@ read `/v1/%63hat/../chat` differently are a hole (reference: RFC 3986, 6.2.2).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from llmshield import registry
@@ -19,6 +20,7 @@ _PATH_LIMIT = 2048
 _QUERY_LIMIT = 4096
 
 
+@lru_cache(1024)
 def canonical_path(raw: bytes) -> str:
     """The decoded path of a request target, if that is its only reading.
 
@@ -45,6 +47,8 @@ def canonical_path(raw: bytes) -> str:
 
 def checked_query(raw: bytes) -> str:
     """The query as text, to be passed on. Raises: CallError `bad_request` when it is too long or not ASCII."""
+    if not raw:
+        return ""
     if len(raw) > _QUERY_LIMIT or not raw.isascii() or any(c <= 0x20 or c == 0x7F for c in raw):
         raise CallError("bad_request", "The query is too long or holds characters that must be escaped.")
     return raw.decode("ascii")
