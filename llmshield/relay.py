@@ -38,8 +38,9 @@ _AFTER_FINISH_S = 2.0
 _DRAIN_S = 1.0
 _STEP = 32 * 1024
 """Bytes of a stream that are filtered in one go: some 300 events, a few milliseconds."""
-_LONG = 20_000
-"""Characters of a whole answer from which it is filtered in a thread, off the event loop."""
+_LONG = 8_000
+"""Characters of a whole answer, or of one event, from which they are filtered in a thread, off the event loop: the
+filters of the default policy take up to 15 us for a character of the worst texts."""
 
 
 async def read_all(upstream: Upstream, limit: int) -> bytes:
@@ -82,7 +83,7 @@ async def whole(
     assert x.reply is not None
     x.reply.usage = said.usage
     x.reply.finish = said.finish
-    if channels.active and sum(_size(piece) for piece in said.pieces) > _LONG:
+    if channels.active and _weight(said.pieces) > _LONG:
         await asyncio.to_thread(_filter_pieces, said.pieces, channels, attempt)
     else:
         _filter_pieces(said.pieces, channels, attempt)
@@ -104,23 +105,29 @@ async def stream(
     """
     client = x.client
     rest = b""
+    arrived = 0  # bytes since the last event
     held = bytearray()
     visible = False
     try:
         while True:
+            out = bytearray()
             if rest:
                 await asyncio.sleep(0)
                 data = rest
             else:
-                data = await upstream.chunk()
+                data = await _next(upstream, codec)
             data, rest = (data, b"") if len(data) <= _STEP else (data[:_STEP], data[_STEP:])
-            out = bytearray()
-            for event in codec.feed(data) if data else codec.close():
+            arrived += len(data)
+            events = codec.feed(data) if data else codec.close()
+            if events:
+                heavy, arrived = arrived > _LONG and channels.active, 0
+            for event in events:
                 if event.error is not None:
-                    if out and visible:
-                        await client.send(bytes(out))
                     raise event.error
-                out += _filter_event(event, codec, channels, attempt)
+                if heavy and _weight(event.pieces) > _LONG:
+                    out += await asyncio.to_thread(_filter_event, event, codec, channels, attempt)
+                else:
+                    out += _filter_event(event, codec, channels, attempt)
                 if not event.hidden:
                     out += codec.write(event)
                 if event.output and attempt.first_token_at is None:
@@ -154,15 +161,10 @@ async def stream(
         if not visible:
             raise error from stopped
         release = codec.late(None, stopped.channel, stopped.release) if stopped.release else b""
-        await client.send(release + codec.stop(error))
+        await client.send(bytes(out) + release + codec.stop(error))
         return "stopped"
     except UpstreamError as failure:
         _note(x, attempt, codec)
-        if failure.reason == "idle" and codec.finished:
-            if not visible:
-                await begin()
-            await client.send(bytes(held if not visible else b"") + _rest(codec, channels) + codec.finalise())
-            return "complete"
         if not visible:
             raise
         attempt.reason = failure.reason
@@ -172,8 +174,18 @@ async def stream(
         x.error = CallError(
             kind, f"The provider's stream broke ({failure.reason}); the answer is not complete."
         )
-        await client.send(codec.abort(x.error, x.id))
+        await client.send(bytes(out) + codec.abort(x.error, x.id))
         return "broken"
+
+
+async def _next(upstream: Upstream, codec: StreamCodec) -> bytes:
+    """The stream's next bytes; none where a reply is complete and only its terminator does not come."""
+    try:
+        return await upstream.chunk()
+    except UpstreamError as failure:
+        if failure.reason == "idle" and codec.finished:
+            return b""
+        raise
 
 
 async def refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None:
@@ -233,9 +245,13 @@ def _filter_pieces(pieces: Iterable[Piece], channels: Channels, attempt: Attempt
         _filter_piece(piece, channels, attempt)
 
 
-def _size(piece: Piece) -> int:
-    value = piece.holder[piece.key]
-    return len(value) if type(value) is str else 8
+def _weight(pieces: Iterable[Piece]) -> int:
+    """Characters that filters are to read."""
+    total = 0
+    for piece in pieces:
+        value = piece.holder[piece.key]
+        total += len(value) if type(value) is str else 8
+    return total
 
 
 def _filter_piece(piece: Piece, channels: Channels, attempt: Attempt) -> None:
