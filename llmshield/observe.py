@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 from llmshield import clock
 from llmshield.audit import AttemptRecord, Audit, FindingRecord, Record, VerdictRecord
 from llmshield.call import Attempt
@@ -10,6 +13,8 @@ from llmshield.exchange import Exchange
 from llmshield.metrics import Metrics
 
 PICO = 10**12
+
+Mode: TypeAlias = Literal["enforce", "monitor"]
 
 
 class Observer:
@@ -102,7 +107,7 @@ class Observer:
                     outcome=attempt.outcome or "failed",
                     reason=attempt.reason,
                     status=attempt.status,
-                    ms=round(_seconds(attempt) * 1000, 3),
+                    ms=_ms(_seconds(attempt)),
                     cost_usd=usd(attempt.cost_picousd),
                 )
                 for attempt in x.attempts
@@ -115,9 +120,9 @@ class Observer:
             input_tokens=usage.input if usage is not None else None,
             output_tokens=usage.output if usage is not None else None,
             cost_usd=usd(cost),
-            latency_ms=round(latency * 1000, 3),
-            first_byte_ms=round((x.first_byte_at - x.started_at) * 1000, 3) if x.first_byte_at else None,
-            overhead_ms=round(overhead * 1000, 3),
+            latency_ms=_ms(latency),
+            first_byte_ms=_ms(x.first_byte_at - x.started_at) if x.first_byte_at else None,
+            overhead_ms=_ms(overhead),
             unscanned=tuple(call.unseen) if call is not None else (),
             overrides=x.overrides,
             route_why=x.why,
@@ -144,13 +149,14 @@ def _seconds(attempt: Attempt) -> float:
     return (attempt.ended_at - attempt.started_at) if attempt.ended_at is not None else 0.0
 
 
+def _ms(seconds: float) -> float:
+    """Milliseconds, to the microsecond; a fifth of what `round` takes."""
+    return int(seconds * 1_000_000 + 0.5) / 1000
+
+
 def _verdict(took: Took) -> VerdictRecord:
-    return VerdictRecord(
-        plugin=took.plugin,
-        hook=took.hook,
-        action=took.action,
-        mode="enforce" if took.enforced else "monitor",
-        ms=round(took.ms, 3),
-        findings=[FindingRecord(f.type, f.action, f.count, f.score, f.place) for f in took.findings],
-        error=took.error,
-    )
+    findings: Sequence[FindingRecord] = ()
+    if took.findings:
+        findings = [FindingRecord(f.type, f.action, f.count, f.score, f.place) for f in took.findings]
+    mode: Mode = "enforce" if took.enforced else "monitor"
+    return VerdictRecord(took.plugin, took.hook, took.action, mode, _ms(took.ms / 1000), findings, took.error)
