@@ -226,6 +226,7 @@ def budget(stage: Stage, show: Show) -> None:
 def figures(stage: Stage, show: Show) -> None:
     """What it cost, from the admin port."""
     show.title("7  The book: cost, verdicts, providers")
+    usage: dict[str, dict[str, Any]] = {}
     for _ in range(60):  # settled at the latest 3 s after a reply's end
         usage = json.loads(stage.get("/usage"))["tenants"]
         if all(float(tenant["held_usd"]) == 0 for tenant in usage.values()):

@@ -274,9 +274,11 @@ class GeminiStream(StreamCodec):
         content = candidate.get("content")
         if type(content) is not dict:
             content = candidate["content"] = {"role": "model"}
-        if type(content.get("parts")) is not list:
-            content["parts"] = []
-        content["parts"].insert(0, part)
+        parts: Any = content.get("parts")
+        if type(parts) is not list:
+            parts = []
+            content.update(parts=parts)
+        parts.insert(0, part)
         if channel.kind == "content":
             state.inserted += text
         return b""

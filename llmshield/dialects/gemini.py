@@ -132,7 +132,7 @@ class Gemini(Dialect):
 
     def read_reply(self, call: Call, tree: Any) -> WholeReply:
         """One object, or the chunks of a stream that came as a JSON array and was read whole."""
-        chunks = tree if type(tree) is list and tree else [tree]
+        chunks: list[Any] = tree if type(tree) is list and tree else [tree]
         for chunk in chunks:
             if type(chunk) is not dict:
                 return _unusable(tree, "the provider's answer is no object")
