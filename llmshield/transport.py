@@ -8,6 +8,7 @@ to a host that the policy does not name), proxies and cookies of the environment
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import ssl
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from llmshield.errors import UpstreamError, WireError
 if TYPE_CHECKING:
     from llmshield.dialects import WireRequest
 
+_ONE_WRITE = 2**20
 READ_LIMIT = 256 * 1024
 """Bytes of an answer that aiohttp buffers before it stops reading the socket: backpressure for slow clients."""
 _LOOK_S = 0.5
@@ -142,7 +144,7 @@ class HttpTransport:
                     request.method,
                     self._url(request.path, request.query),
                     headers=request.headers,
-                    data=request.body or None,
+                    data=_payload(request.body),
                     allow_redirects=False,
                     timeout=timer,
                 )
@@ -270,6 +272,13 @@ class _HttpUpstream:
             self._timer.cancel()
             self._timer = None
         self._response.close()
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    """A large body is written in pieces: aiohttp warns that one write of it would hold the loop."""
+    if len(body) > _ONE_WRITE:
+        return io.BytesIO(body)
+    return body or None
 
 
 def _why(error: BaseException) -> str:

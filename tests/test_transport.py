@@ -132,3 +132,17 @@ async def test_a_cancelled_call_closes_its_connection(primary: Simulator) -> Non
     await transport.close()
 
     assert primary.calls[0].disconnected
+
+
+async def test_a_large_body_goes_out_whole(primary: Simulator) -> None:
+    text = "a" * 3_000_000
+    body = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "%s"}]}' % text.encode()
+    transport = HttpTransport(f"{primary.url}/v1")
+    upstream = await transport.ask(
+        WireRequest("POST", "/chat/completions", "", {"content-type": "application/json"}, body), QUICK
+    )
+    await read(upstream)
+    await transport.close()
+
+    assert body == primary.calls[0].body
+    assert str(len(body)) == primary.calls[0].header("content-length")
