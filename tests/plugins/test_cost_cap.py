@@ -215,7 +215,21 @@ async def test_many_answers_are_all_reserved(hostile: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "hostile", [{"max_tokens": -1}, {"max_tokens": "5"}, {"max_tokens": 1.5}, {"n": -3}, {"n": "2"}]
+    "hostile",
+    [
+        {"max_tokens": -1},
+        {"max_tokens": "5"},
+        {"max_tokens": 1.5},
+        {"n": -3},
+        {"n": "2"},
+        {"tools": 5},
+        {"tools": [{"type": {}}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": {}}, {"type": "image_url", "image_url": {"url": "x"}}]}
+            ]
+        },
+    ],
 )
 async def test_hostile_bounds_neither_credit_nor_crash(hostile: dict[str, Any]) -> None:
     async with opened() as house:

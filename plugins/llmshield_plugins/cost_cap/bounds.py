@@ -52,10 +52,11 @@ def bound_of(attempt: Attempt, price: ModelPrice, tool_rounds: int) -> tuple[Bou
     tokens = attempt.input_bytes + _TEMPLATE_TOKENS
     tools = body.get("tools")
     if tools:
-        typed = sum(
-            1 for tool in tools if type(tool) is dict and tool.get("type") not in (None, "function", "custom")
-        )
-        tokens += _TOOLS_TOKENS + typed * _TYPED_TOOL_TOKENS if type(tools) is list else _TOOLS_TOKENS
+        tokens += _TOOLS_TOKENS
+        if type(tools) is list:
+            tokens += _TYPED_TOOL_TOKENS * sum(
+                type(tool) is dict and tool.get("type") not in (None, "function", "custom") for tool in tools
+            )
     long_cache, rounds, media, bounded = False, 0, False, True
     if price.rates.cache_write_1h is not None:
         long_cache = asks_long_cache(body)
@@ -112,7 +113,9 @@ def _pictures(node: Any) -> int:
     while waiting:
         item = waiting.pop()
         if type(item) is dict:
-            found += item.get("type") in _PICTURE_TYPES or "inlineData" in item or "inline_data" in item
+            kind = item.get("type")  # whatever JSON can say: only the provider judges it
+            named = type(kind) is str and kind in _PICTURE_TYPES
+            found += named or "inlineData" in item or "inline_data" in item
             waiting += [value for value in item.values() if type(value) in (dict, list)]
         else:
             waiting += [value for value in item if type(value) in (dict, list)]
