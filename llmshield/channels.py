@@ -15,6 +15,9 @@ from llmshield.errors import ShieldError
 from llmshield.json_pieces import JsonPieces
 from llmshield.verdicts import Block
 
+_SLICE = 16_384
+"""Characters that a filter reads in one go."""
+
 Watch = Callable[[AttachedFilter, "Stop | Exception"], None]
 """Told about every Stop and every exception of a filter, enforced or not; for metrics and records."""
 
@@ -54,7 +57,7 @@ class Channels:
         if pipe is None:
             return text
         self._raw.setdefault(channel, []).append(text)
-        out = pipe.feed(text)
+        out = _feed(pipe, text)
         self._released.setdefault(channel, []).append(out)
         return out
 
@@ -89,7 +92,7 @@ class Channels:
         if not self.active:
             return text
         pipe = self._build(channel)
-        return text if pipe is None else pipe.feed(text) + pipe.flush()
+        return text if pipe is None else _feed(pipe, text) + pipe.flush()
 
     def _pipe(self, channel: Channel) -> _Pipe | JsonPieces | None:
         try:
@@ -117,6 +120,24 @@ class Channels:
             if made is not None:
                 stages.append(_Stage(attached, made))
         return _Pipe(channel, stages, self._watch) if stages else None
+
+
+def _feed(pipe: _Pipe | JsonPieces, text: str) -> str:
+    """A piece of any length; a long one in slices, since a cut makes no difference and a call into C holds the GIL.
+
+    Raises: Stopped, with what passed before it in its `release`.
+    """
+    if len(text) <= _SLICE:
+        return pipe.feed(text)
+    out: list[str] = []
+    for start in range(0, len(text), _SLICE):
+        try:
+            out.append(pipe.feed(text[start : start + _SLICE]))
+        except Stopped as stopped:
+            if isinstance(pipe, _Pipe):  # of JSON, the release is the decoded text of one leaf
+                stopped.release = "".join(out) + stopped.release
+            raise
+    return "".join(out)
 
 
 class _Stage:

@@ -249,6 +249,27 @@ def test_what_later_filters_held_is_released_with_a_stop():
     assert caught.value.release == "held more "
 
 
+def test_a_long_piece_is_fed_in_slices_and_a_stop_in_a_later_one_loses_nothing():
+    before = "word " * 20_000
+    channels = Channels([attach(Stops, "X", plugin="g")], Watched())
+
+    with pytest.raises(Stopped) as caught:
+        channels.feed(CONTENT, f"{before}X never")
+
+    assert caught.value.release == before
+
+    longest: list[int] = []
+
+    class Measures(Replaces):
+        def feed(self, text: str) -> str | Stop:
+            longest.append(len(text))
+            return super().feed(text)
+
+    long = "ab" * 50_000
+    assert Channels([attach(Measures, "a", "c")], Watched()).whole(CONTENT, long) == "cb" * 50_000
+    assert max(longest) <= 16_384
+
+
 def test_a_verdict_at_the_end_of_the_text():
     with pytest.raises(Stopped) as caught:
         stream(Channels([attach(StopsAtEnd)], Watched()), CONTENT, ["abc"])
