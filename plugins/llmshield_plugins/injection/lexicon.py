@@ -18,8 +18,14 @@ _UNKNOWN: Final = 5.0
 
 
 @cache
+def by_frequency() -> tuple[str, ...]:
+    """The everyday words, the most frequent first."""
+    return tuple((Path(__file__).parent / "lexicon.txt").read_text(encoding="ascii").split())
+
+
+@cache
 def _words() -> tuple[dict[str, float], frozenset[str]]:
-    words = (Path(__file__).parent / "lexicon.txt").read_text(encoding="ascii").split()
+    words = by_frequency()
     costs = {word: log(rank + 10) for rank, word in enumerate(words)}
     prefixes = frozenset(word[:end] for word in words for end in range(1, len(word) + 1))
     return costs, prefixes

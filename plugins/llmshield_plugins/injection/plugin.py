@@ -45,7 +45,7 @@ class Injection(Plugin):
         if not texts:
             return None
         values = [text.value for text in texts]
-        if not self._scanner.is_plain(values):
+        if len(texts) == 1 or not self._scanner.is_plain(values):
             blocked = self._each(call, texts, values)
             if blocked is not None:
                 return blocked
@@ -56,7 +56,7 @@ class Injection(Plugin):
     def _each(self, call: Call, texts: Sequence[Text], values: Sequence[str]) -> Block | None:
         reports = 0
         for text, value in zip(texts, values, strict=True):
-            judgement = self._scanner.scan(value, text.role)
+            judgement = self._scanner.scan(value, text.role, exact=False)
             if judgement.action == "allow":
                 continue
             if judgement.action == "block" or reports < _MAX_FINDINGS:

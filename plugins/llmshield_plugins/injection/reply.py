@@ -48,7 +48,7 @@ class ReplyFilter:
         self._buffer += text
         out: list[str] = []
         while len(self._buffer) >= _WINDOW:
-            judgement = self._scanner.scan(self._buffer[:_WINDOW], "output")
+            judgement = self._scanner.scan(self._buffer[:_WINDOW], "output", exact=False)
             if judgement.action == "block":
                 return self._stop(judgement, "".join(out))
             if self._released < _STEP:
@@ -73,7 +73,7 @@ class ReplyFilter:
         """The text ends: judge the last window, release the rest."""
         if self._stopped is not None:
             return self._stopped
-        judgement = self._scanner.scan(self._buffer, "output")
+        judgement = self._scanner.scan(self._buffer, "output", exact=False)
         if judgement.action == "block":
             return self._stop(judgement, "")
         rest = self._buffer[self._released :]

@@ -16,6 +16,7 @@ import re2
 from . import learned, views
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
+from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .signatures import GAP, Signature, builtin
 from .view import View, folded
@@ -94,6 +95,9 @@ class Scanner:
             + [trigger.pattern for trigger in self._triggers]
             + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
         )
+        # Of views that are not read on only what the signatures say counts.
+        self._ending = self._matcher.without("forms", "runs")
+        self._by_sight = self._matcher.without("forms", "runs", "words")
         self._squeezed = [index for index, s in enumerate(signatures) if s.squeezed is not None]
         self._squeezed_matcher = Matcher(
             [Pattern(signatures[i].squeezed or "", "squeezed") for i in self._squeezed]
@@ -102,6 +106,12 @@ class Scanner:
         self._words = Matcher([Pattern(views.COMMON, "words")])
         self._learned = rules.weights.get("learned", 1.0)
         learned.load()
+        self._by_words = frozenset(
+            self._first_trigger + number for number, trigger in enumerate(self._triggers) if trigger.by_words
+        )
+        self._long_words = LongWords(self._squeezed_matcher)
+        # Alone, a likeness below this changes no verdict.
+        self._least = max(_LIKELY, min(1.0, rules.flag_at / self._learned)) if self._learned else 1.0
         self._raw = bool(rules.own or rules.deny)
         self._allow = (
             re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in _forms(text)))
@@ -114,17 +124,20 @@ class Scanner:
         joined = texts[0] if len(texts) == 1 else "\n".join(texts)
         if len(joined) >= views.BLOB_MIN:
             joined = views.without_blobs(_speakable(joined))
-        if not joined.isascii() or self._matcher.match(joined) not in self._noise:
+        if not joined.isascii() or self._matched(joined) not in self._noise:
             return False
         # Everyday words in one text must not hide another that has none.
         if len(texts) > 1 and not all(not views.may_be_transposed(t) or self._words.match(t) for t in texts):
             return False
         return self._learned == 0.0 or all(
-            learned.rate(self._without_allowed(t)).score < _LIKELY for t in texts
+            learned.rate(self._without_allowed(t), self._least).score < _LIKELY for t in texts
         )
 
-    def scan(self, text: str, role: str = "user") -> Judgement:
+    def scan(self, text: str, role: str = "user", *, exact: bool = True) -> Judgement:
         """Judge one text. Any string gets a judgement.
+
+        Unless `exact`, the score of a text that is to be allowed may be given as 0: most texts need no more than a
+        bound of what the trained scorer can say.
 
         `role` is system, user, assistant, tool or output; or `joined` for ends of several texts, of which the
         trained scorer has nothing to say, and whose odd spellings come from the joints.
@@ -133,10 +146,11 @@ class Scanner:
             text = views.without_blobs(_speakable(text))
         matched = None
         likeness = self._learned > 0.0 and role != "joined"
+        least = _LIKELY if exact else self._least
         if text.isascii():
-            matched = self._matcher.match(text)
+            matched = self._matched(text)
             if matched in self._noise:
-                rated = learned.rate(self._without_allowed(text)) if likeness else learned.NOTHING
+                rated = learned.rate(self._without_allowed(text), least) if likeness else learned.NOTHING
                 return (
                     CLEAN
                     if rated.score < _LIKELY
@@ -172,9 +186,8 @@ class Scanner:
         )
         hits: list[Hit] = []
         for view in forms:
-            for index in self._matcher.match(view.text):
-                if index < self._first_trigger:
-                    hits += self._inside(index, view, begins=begins)
+            for index in self._by_sight.match(view.text):
+                hits += self._inside(index, view, begins=begins)
         return judge(self.rules, hits)
 
     def _inside(self, index: int, view: View, *, begins: bool) -> list[Hit]:
@@ -194,16 +207,26 @@ class Scanner:
                 ]
         return []
 
-    def _match(self, view: View) -> list[int]:
+    def _match(self, view: View, *, again: bool) -> list[int]:
         """Indices in the main set that match in a view, allowed literals taken out."""
         if view.name == "squeezed":
             return [self._squeezed[index] for index in self._squeezed_matcher.match(view.text)]
-        matched = self._matcher.match(view.text)
-        text = self._without_allowed(view.text)
-        if text is not view.text:
-            view.text = text
-            matched = self._matcher.match(text)
+        view.text = self._without_allowed(view.text)
+        return self._matched(view.text) if again else self._ending.match(view.text)
+
+    def _matched(self, text: str) -> list[int]:
+        """Indices in the main set that match in a text, without what fires for words of plain prose only."""
+        matched = self._matcher.match(text)
+        if not self._by_words.isdisjoint(matched) and text.isascii():
+            read = self._long_words.read(text)
+            if read is text or (read is not None and self._says_nothing(read)):
+                return [index for index in matched if index not in self._by_words]
         return matched
+
+    def _says_nothing(self, text: str) -> bool:
+        if any(index < self._first_trigger for index in self._ending.match(text)):
+            return False
+        return self._learned == 0.0 or learned.rate(text, self._least).score < self._least
 
     def _without_allowed(self, text: str) -> str:
         """The text with allowed literals made unreadable, at the same length; the same object if it has none."""
@@ -239,7 +262,7 @@ class Scanner:
                     if not self._raw:
                         continue
             given = view.text
-            indices = matched if matched is not None else self._match(view)
+            indices = matched if matched is not None else self._match(view, again=again)
             matched = None
             if view.text is not given:
                 # Views that show an allowed literal disguised are no evidence against it.
@@ -263,11 +286,11 @@ class Scanner:
             if view.depth < views.MAX_DEPTH:
                 opened = view
                 for index in fired:
-                    _, make, then = self._triggers[index]
-                    if then == "open":
-                        opened = next(iter(make(opened)), opened)
-                    elif ending or then == "read":
-                        queue.extend((made, then == "read") for made in make(view))
+                    trigger = self._triggers[index]
+                    if trigger.then == "open":
+                        opened = next(iter(trigger.make(opened)), opened)
+                    elif ending or trigger.then == "read":
+                        queue.extend((made, trigger.then == "read") for made in trigger.make(view))
                 if opened is not view:
                     queue.appendleft((opened, True))
                 if self._common not in indices and view.name not in ("squeezed", "rail_fence"):

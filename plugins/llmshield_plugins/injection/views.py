@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
-import re2
-
-from . import encodings, escapes, hidden, markup, spellings
+from . import encodings, escapes, hidden, longwords, markup, spellings
 from .folds import PLAIN, SKELETON
 from .matcher import Pattern
 from .view import Piece, View, edited, folded, mirrored, same_length, without
@@ -120,20 +118,25 @@ def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
     every = list(words)
     lettered = [word for word in every if any("a" <= letter <= "z" for letter in word.lower())]
 
-    def trigger(change: Callable[[str], str], of: list[str]) -> str:
-        # ROT47 takes capitals elsewhere than small letters.
-        forms = dict.fromkeys(
-            form for word in (*spellings.KEYWORDS, *of) for form in (word, word.capitalize())
-        )
-        return "|".join(dict.fromkeys(re2.escape(change(form)).lower() for form in forms))
+    def trigger(change: Callable[[str], str], of: list[str], *, capitals: bool = False) -> str:
+        # All words at once: a policy may deny thousands.
+        forms = "\n".join(dict.fromkeys(word.lower() for word in (*spellings.KEYWORDS, *of)))
+        if capitals:
+            forms = f"{forms}\n{forms.title()}"
+        return "|".join(dict.fromkeys(change(forms).lower().translate(_ESCAPED).split("\n")))
 
     for shift in range(1, 26):
         there, back = spellings.CAESAR[shift], spellings.CAESAR[26 - shift]
         make = _cipher("rot13" if shift == 13 else f"caesar{shift}", back)
         yield trigger(_translated(there), lettered), make
     yield trigger(_translated(spellings.ATBASH), lettered), _cipher("atbash", spellings.ATBASH)
-    yield trigger(_translated(spellings.ROT47), every), _cipher("rot47", spellings.ROT47)
+    # ROT47 takes capitals elsewhere than small letters.
+    yield trigger(_translated(spellings.ROT47), every, capitals=True), _cipher("rot47", spellings.ROT47)
     yield trigger(lambda word: word[::-1], every), _backwards
+
+
+# A backslash before every mark and blank, which patterns would read as something else.
+_ESCAPED: Final = {code: f"\\{chr(code)}" for code in range(32, 127) if not chr(code).isalnum()}
 
 
 def _translated(table: dict[int, int]) -> Callable[[str], str]:
@@ -150,6 +153,8 @@ class Trigger(NamedTuple):
     pattern: Pattern
     make: Make
     then: Literal["open", "read", "end"]
+    by_words: bool = False
+    """Whether a long word of plain prose makes it fire."""
 
 
 # Escapes that wreck a text that merely looks as if it had them: read apart from the others.
@@ -163,8 +168,15 @@ def triggers(words: Iterable[str] = ()) -> list[Trigger]:
     """
     out: list[Trigger] = []
 
-    def add(pattern: str, make: Make, then: Literal["open", "read", "end"], group: str = "forms") -> None:
-        out.append(Trigger(Pattern(pattern, group), make, then))
+    def add(
+        pattern: str,
+        make: Make,
+        then: Literal["open", "read", "end"],
+        group: str = "forms",
+        *,
+        by_words: bool = False,
+    ) -> None:
+        out.append(Trigger(Pattern(pattern, group), make, then, by_words))
 
     for name, pattern, decode in escapes.ESCAPES:
         add(pattern, _in_place(name, decode), "read" if name in _APART else "open")
@@ -177,7 +189,7 @@ def triggers(words: Iterable[str] = ()) -> list[Trigger]:
     )
     add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, "end")
     add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, "end")
-    add(r"[a-z0-9]{14}", _glued, "end")
+    add(rf"[a-z0-9]{{{longwords.SHORTEST}}}", _glued, "end", by_words=True)
     add(
         r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}",
         _leet,
@@ -191,7 +203,7 @@ def triggers(words: Iterable[str] = ()) -> list[Trigger]:
     )
     add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), "read")
     for name, pattern, decode in encodings.ENCODINGS:
-        add(pattern, _payload(name, decode), "read", "runs")
+        add(pattern, _payload(name, decode), "read", "runs", by_words=name in longwords.ENCODINGS)
     for pattern, make in _ciphers(words):
         add(pattern, make, "read", "words")
     return out

@@ -67,3 +67,18 @@ def test_a_line_in_a_long_text_counts_as_alone() -> None:
 
 def test_words_are_folded() -> None:
     assert words("\uff29\u200bgnore, ALL\u00a0(rules)") == [b"ignore", b"all", b"rules"]
+
+
+@given(st.lists(st.sampled_from([*KNOWN, "your", "print", "you", "are", "now"]), max_size=3 * WINDOW))
+def test_the_bound_is_one(parts: list[str]) -> None:
+    text = " ".join(parts)
+    exact = rate(text)
+
+    for least in (0.3, 0.6, 0.9):
+        bounded = rate(text, least)
+        assert bounded == exact or (bounded.score == 0.0 and exact.score < least)
+
+
+def test_the_bound_spares_most_honest_texts_the_sum() -> None:
+    assert rate("The river flows through three small towns.") is not learned.NOTHING
+    assert rate("The river flows through three small towns.", 0.6) is learned.NOTHING
