@@ -22,7 +22,7 @@ from llmshield.dialects._tree import Limits, parse_body
 from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
 from llmshield.exchange import Client, Exchange, Incoming, new_id
-from llmshield.identity import Identity
+from llmshield.identity import Identity, is_key_name
 from llmshield.logs import log
 from llmshield.passing import Passing
 from llmshield.policy import Policy
@@ -367,9 +367,9 @@ def _header_name(raw: bytes) -> str:
 
 def _without_key(query: str) -> str:
     """The query without a credential."""
-    if "key=" not in query:
+    if not query:
         return query
-    return "&".join(pair for pair in query.split("&") if not pair.startswith("key="))
+    return "&".join(pair for pair in query.split("&") if not is_key_name(pair.partition("=")[0]))
 
 
 def _param(place: str) -> str | None:

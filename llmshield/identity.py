@@ -120,15 +120,22 @@ def _one_key(headers: Mapping[str, str], query: str) -> str | None:
     scheme, _, rest = authorization.partition(" ")
     keys = [rest.strip()] if scheme.lower() == "bearer" and rest.strip() else []
     keys += [value for name in KEY_HEADERS if (value := headers.get(name))]
-    if "key=" in query:
-        keys += [
-            unquote_plus(pair[4:]) for pair in query.split("&") if pair.startswith("key=") and len(pair) > 4
-        ]
+    if query and ("key=" in query.lower() or "%" in query):
+        for pair in query.split("&"):
+            name, _, value = pair.partition("=")
+            if value and is_key_name(name):
+                keys.append(unquote_plus(value))
     for key in keys:
         if found is not None and key != found:
             raise CallError("bad_request", "Two different API keys were sent at once; send one.")
         found = key
     return found
+
+
+def is_key_name(name: str) -> bool:
+    """Whether this name in a query carries the key, however it is spelled: `%6bey` is `key`, and so is Google's
+    `$key`."""
+    return unquote_plus(name).lstrip("$").lower() == "key"
 
 
 def _address(text: str) -> Address | None:

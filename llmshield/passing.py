@@ -9,6 +9,7 @@ from llmshield import clock
 from llmshield.asking import Asking, timeouts_of
 from llmshield.call import Attempt, Call, Outcome
 from llmshield.dialects import WireRequest
+from llmshield.dialects._wire import without_credentials
 from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
@@ -86,10 +87,12 @@ class Passing:
                 headers.pop(field, None)
         if key is not None:
             headers.update(x.dialect.credentials(key))
-        path = call.path if name == APP else _below_base(call.path, call.family)
+        path, query = call.path, call.query
+        if name != APP:
+            path, query = _below_base(path, call.family), without_credentials(query)
         attempt.sent = True
         upstream = await transport.ask(
-            WireRequest(x.method, path, call.query, headers, body), timeouts_of(provider, streamed=True)
+            WireRequest(x.method, path, query, headers, body), timeouts_of(provider, streamed=True)
         )
         try:
             attempt.status = x.status = upstream.status

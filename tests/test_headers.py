@@ -2,14 +2,14 @@
 
 import pytest
 
-from llmshield.headers import client_headers, remaining, upstream_headers
+from llmshield.headers import client_headers, content_type, remaining, upstream_headers
 
 
 @pytest.mark.parametrize(
     "name",
     ["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "host", "connection", "transfer-encoding",
      "x-forwarded-for", "forwarded", "x-real-ip", "x-llmshield-tenant", "content-length", "te", "upgrade", "via",
-     "proxy-authorization", "x_forwarded_for", "x-original-url", "sec-fetch-site"],
+     "proxy-authorization", "x-auth-token", "x-amz-security-token", "x_forwarded_for", "x-original-url", "sec-fetch-site"],
 )  # fmt: skip
 def test_these_never_reach_a_provider(name: str) -> None:
     assert name not in upstream_headers({name: "x"}, own_key=True)
@@ -38,10 +38,31 @@ def test_headers_that_connection_names_stop_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["set-cookie", "openai-organization", "x-llmshield-cost", "content-encoding", "location"]
+    "name",
+    [
+        "set-cookie",
+        "openai-organization",
+        "anthropic-organization-id",
+        "x-llmshield-cost",
+        "content-encoding",
+        "location",
+        "authorization",
+        "x(y)",
+        "",
+        "x y",
+    ],
 )
 def test_these_never_reach_the_client(name: str) -> None:
     assert name not in client_headers({name: "x"})
+
+
+@pytest.mark.parametrize(
+    "value", ["a\r\nset-cookie: b", "a\nb", "a\0b", "a\x7fb", "a\x01", "\udcff", "\u2028"]
+)
+def test_values_that_another_hop_might_split_stay_here(value: str) -> None:
+    """The HTTP client reads a provider's head leniently; what it lets through is not ours to pass on."""
+    assert {} == client_headers({"x-note": value})
+    assert "text/x" == content_type({"content-type": f"application/json; x={value}"}, "text/x")
 
 
 def test_request_ids_and_limits_come_back() -> None:

@@ -38,6 +38,9 @@ def identity(*, anonymous: bool = False, passes: bool = False) -> Identity:
         ({"api-key": KEY}, ""),
         ({"x-goog-api-key": KEY}, ""),
         ({}, f"alt=sse&key={KEY}"),
+        ({}, f"%6bey={KEY}"),
+        ({}, f"KEY={KEY}"),
+        ({}, f"%24key={KEY}"),
         ({"authorization": f"Bearer {KEY}", "x-api-key": KEY}, ""),
     ],
 )
@@ -56,6 +59,7 @@ def test_a_client_key_is_known_wherever_it_comes_in_and_goes_no_further(
         ({"authorization": f"Bearer {KEY}", "x-api-key": OTHER}, ""),
         ({"x-goog-api-key": KEY}, f"key={OTHER}"),
         ({}, f"key={KEY}&key={OTHER}"),
+        ({"x-api-key": KEY}, f"ke%79={OTHER}"),
     ],
 )
 def test_two_different_keys_are_refused(headers: dict[str, str], query: str) -> None:

@@ -146,3 +146,27 @@ async def test_a_large_body_goes_out_whole(primary: Simulator) -> None:
 
     assert body == primary.calls[0].body
     assert str(len(body)) == primary.calls[0].header("content-length")
+
+
+async def test_a_slow_client_is_no_silence_of_the_provider() -> None:
+    """Between two reads nobody waits for the provider: its bytes are here, it is the client that takes its time."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na")
+        await asyncio.sleep(0.3)
+        writer.write(b"b")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    transport = HttpTransport(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    upstream = await transport.ask(WireRequest("GET", "/"), Timeouts(1, 1, 0.2, 5))
+    assert b"a" == await upstream.chunk()
+    upstream.idle_after(0.2)
+    await asyncio.sleep(1.0)
+
+    assert b"b" == await upstream.chunk()
+    assert b"" == await upstream.chunk()
+    await transport.close()
+    server.close()
+    await server.wait_closed()
