@@ -12,6 +12,7 @@ from llmshield.dialects._sse import EVENT_LIMIT
 
 _OUTSIDE = re2.compile(rb'["{}\[\]]')
 _BLANK = b" \t\r\n"
+_BOM = b"\xef\xbb\xbf"
 
 
 class JsonArrayParser:
@@ -66,6 +67,11 @@ class JsonArrayParser:
     def _between(self) -> bool:
         """Step over what stands between elements; False when more bytes are needed."""
         buffer = self._buffer
+        if self._state == "start":
+            if buffer.startswith(_BOM):
+                del buffer[:3]
+            elif _BOM.startswith(buffer):  # may become one
+                return False
         stripped = buffer.lstrip(_BLANK)
         if not stripped:
             buffer.clear()

@@ -136,7 +136,12 @@ class Wire:
         if n > 1:
             body["n"] = n
         if self.dialect == "completions":
-            return "/v1/completions", {**body, "prompt": prompt, **({"logprobs": 1} if logprobs else {})}
+            return "/v1/completions", {
+                **body,
+                "prompt": prompt,
+                "max_tokens": 100_000,
+                **({"logprobs": 1} if logprobs else {}),
+            }
         more = {"logprobs": True, "top_logprobs": 1} if logprobs else {}
         return "/v1/chat/completions", {**body, "messages": [{"role": "user", "content": prompt}], **more}
 

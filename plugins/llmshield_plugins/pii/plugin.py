@@ -29,6 +29,11 @@ WARM_UP = (
 )
 
 
+_SIGNS_REASONING = frozenset(("anthropic_messages",))
+"""Dialects whose thoughts are signed: with a value put back, the signature is void and the next turn is refused
+(https://docs.claude.com/en/docs/build-with-claude/extended-thinking). Placeholders stay in them."""
+
+
 class Pii(Plugin):
     """See the package's docstring and docs/plugins/pii.md."""
 
@@ -120,7 +125,12 @@ class Pii(Plugin):
             reply.at_end(lambda _: _report_seen(call, seen))
         if self.settings.restore and placeholders is not None and placeholders.originals:
             originals = placeholders.originals
-            reply.filter(lambda channel: Restorer(originals), phase="restore", hold_back=hold_back(originals))
+            sealed = reply.dialect in _SIGNS_REASONING
+            reply.filter(
+                lambda channel: None if sealed and channel.kind == "reasoning" else Restorer(originals),
+                phase="restore",
+                hold_back=hold_back(originals),
+            )
 
     def _guard(self, channel: Channel, placeholders: Placeholders, seen: Counter[tuple[str, str]]) -> Guard:
         numbering = placeholders.fork()
