@@ -145,6 +145,10 @@ def refuse_crowds(data: bytes | str) -> None:
         raise WireError(f"The body holds more than {_MOST_STRINGS} strings.")
     if raw.count(b"[") + raw.count(b"{") > _MOST_VALUES:
         raise WireError(f"The body holds more than {_MOST_VALUES} arrays and objects.")
+    if (
+        isinstance(data, str) and raw.count(b",") > _MOST_STRINGS
+    ):  # inside a string each number is a text as well
+        raise WireError(f"JSON in a string of the body holds more than {_MOST_STRINGS} values.")
 
 
 def has_long_integer(data: bytes | str) -> bool:

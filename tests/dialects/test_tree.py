@@ -287,3 +287,13 @@ def test_base64_that_holds_text_is_read(raw, found):
         head, _, body = holder["file_data"].rpartition(",")
         assert base64.b64decode(body).decode() == "<X> é"
         assert raw.startswith(head)
+
+
+def test_a_crowd_of_numbers_in_a_string_is_refused_before_it_is_walked():
+    """Each would be a text of its own: five million of them held all other calls up for twenty seconds."""
+    call = Call(id="i", dialect="d", family="f", operation="generate", model="m", body={})
+    holder = {"arguments": "[" + "0," * 300_000 + "0]"}
+    with pytest.raises(WireError, match="values"):
+        seal_json(call, "assistant", holder, "arguments", ("arguments",))
+
+    assert call.texts == []
