@@ -196,8 +196,8 @@ def _chat(tree: Any, said: Said, finals: Said) -> None:
         for kind, key in (("content", "content"), ("reasoning", "reasoning_content"), ("refusal", "refusal")):
             said[f"{kind} {at}"] += part.get(key) or ""
         for number, call in enumerate(part.get("tool_calls") or ()):
-            one = call.get("function") or {}
-            said[f"tool {at} {call.get('index', number)}"] += one.get("arguments") or ""
+            one = call.get("function") or call.get("custom") or {}
+            said[f"tool {at} {call.get('index', number)}"] += one.get("arguments") or one.get("input") or ""
             said[f"name {at} {call.get('index', number)}"] += one.get("name") or ""
 
 
@@ -233,6 +233,7 @@ def _block(at: int, block: Any, said: Said, *, start: bool = False) -> None:
 _PARTS = {
     "response.output_text.delta": "content", "response.refusal.delta": "refusal",
     "response.reasoning_summary_text.delta": "reasoning", "response.function_call_arguments.delta": "tool",
+    "response.custom_tool_call_input.delta": "tool",
 }  # fmt: skip
 
 
@@ -256,8 +257,8 @@ def _items(items: Any, said: Said) -> None:
             )
         for part in item.get("summary") or ():
             said[f"reasoning {at}"] += part["text"]
-        if "arguments" in item:
-            said[f"tool {at}"] += item["arguments"]
+        if "name" in item:
+            said[f"tool {at}"] += item.get("arguments", item.get("input", ""))
             said[f"name {at}"] += item["name"]
 
 

@@ -128,3 +128,35 @@ async def test_values_come_back_in_any_stream(wires: Any, primary: Simulator) ->
 @pytest.mark.nightly
 async def test_values_come_back_in_any_stream_nightly(wires: Any, primary: Simulator) -> None:
     await run(wires, primary, range(1000, 1000 + STREAMS))
+
+
+PROSE = "The quick brown fox jumps over the lazy dog. Anna went to school, and she saw no one there at all. It rained. "
+
+
+@pytest.mark.parametrize(
+    ("plugins", "most"),
+    [
+        ("  - use: pii\n    presidio: false\n", 24),  # the word that is being written
+        ("  - use: pii\n    presidio: false\n  - use: injection\n    scan: [user, output]\n", 64 + 24),
+    ],
+    ids=["pii", "pii and injection"],
+)
+async def test_little_waits_where_no_value_has_begun(
+    wires: Any, primary: Simulator, plugins: str, most: int
+) -> None:
+    wire, text = wires[0], PROSE * 12
+    async with (
+        gateway(f"providers: {{a: {wire.policy(primary.url)}}}\nplugins:\n{plugins}") as (url, _),
+        aiohttp.ClientSession() as http,
+    ):
+        primary.say(Scripted(text=list(text)))
+        got = await wire.ask(http, url, PROMPT, stream=True)
+    sent = released = waits = 0
+    for tree in got.trees[1:]:
+        delta = tree["choices"][0]["delta"]
+        sent += not tree["choices"][0]["finish_reason"]
+        released += len(delta.get("content", ""))
+        waits = max(waits, sent - released)
+
+    assert sent == released == len(text)
+    assert waits <= most

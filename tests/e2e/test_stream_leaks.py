@@ -1,0 +1,252 @@
+"""What the output guard finds in a whole reply is in no stream of the same reply, however it was cut.
+
+The oracle is the same reply asked for whole: each stream must say the same in each channel, show no value anywhere
+that the whole reply does not show, and keep everything that is no text as the provider sent it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from llmshield.simulator import Scripted, Simulator
+from llmshield.testing import gateway
+
+STREAMS = int(os.environ.get("LLMSHIELD_STREAMS", "20000"))
+"""Streams of the nightly run."""
+
+_SOME = """
+the quick brown fox, and I went to school. where nobody (really) knew me: yes! In 2024 we saw 15 items; version 1.2.3
+of pkg@2 at 10:22 cost 1,234.56 EUR. <b>Hi</b> `code` 我的 邮箱是 谢谢 Straße née 42 A1 B2B March St Dr. 😀 \\n \\u0041 {} [x]
+"quoted" 'q' https://example.com/a?b=c&d=e snake_case_name UPPER internationalization <EMAIL_ADDRESS_9>
+"""
+WORDS = _SOME.split()
+
+VALUES = (
+    "john.doe@example.com", "jürgen_o'neil+tag@mail.example.co.uk", "john (at) example (dot) com", "john%40example.com",
+    "am9obi5kb2VAZXhhbXBsZS5jb20=", "4111 1111 1111 1111", "5500-0055-5555-5559", "3714 496353 98431",
+    "４１１１１１１１１１１１１１１１", "4111\u200b1111\u200b1111\u200b1111", "GB29 NWBK 6016 1331 9268 19",
+    "DE89370400440532013000", "536-22-8726", "+1 (212) 555-0187", "+49 30 901820", "192.168.17.42",
+    "2001:db8:85a3::8a2e:370:7334", "00:1A:2B:3C:4D:5E", "16Yeky6GMjeNkAiNcBY7ZhrLoMSgg1BoyZ",
+    "postgres://app:pw0rd@db.internal:5432/main", "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789",
+    "ghp_abcdefghijklmnopqrstuvwxyz0123456789", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJlc2ln",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA1c7\n+9z5Pad7OejecsQ0b\n-----END RSA PRIVATE KEY-----",
+    "1600 Pennsylvania Avenue NW, Washington, DC 20500", "AB 12 34 56 C", "X1234567L", "529.982.247-25",
+)  # fmt: skip
+
+FRAMES = (
+    "",
+    "",
+    "",
+    "",
+    "crlf",
+    "cr",
+    "comments",
+    "multiline",
+    "no_space",
+    "no_done",
+    "bom",
+    "unknown_event",
+    "u2028",
+)
+
+RULES = {
+    "replace": "",
+    "mask": "entities: {'*': {action: mask, keep_last: 4}}",
+    "redact": "entities: {'*': {action: redact}}",
+    "block": "entities: {'*': {action: block}}",
+    "monitor": "mode: monitor",
+}
+
+
+@contextlib.asynccontextmanager
+async def serving(wires: Any, sim: Simulator, plugins: str) -> AsyncIterator[str]:
+    """One gateway for all dialects; its URL."""
+    made = {wire.policy(sim.url) for wire in wires}
+    providers = "".join(f"  p{number}: {text}\n" for number, text in enumerate(sorted(made)))
+    async with gateway(f"providers:\n{providers}plugins:\n{plugins}") as (url, _):
+        yield url
+
+
+def text(rng: random.Random, least: int = 1, most: int = 12) -> str:
+    """Words, values and separators."""
+    parts: list[str] = []
+    for _ in range(rng.randint(least, most)):
+        parts.append(rng.choice(VALUES) if rng.random() < 0.3 else rng.choice(WORDS))
+        parts.append(
+            rng.choice((" ", " ", " ", " ", "\n", ", ", ". ", "", "\t", " - ", '"', ": ", "，", "/"))
+        )
+    return "".join(parts)
+
+
+def cut(rng: random.Random, whole: str) -> list[str]:
+    """The deltas of a text."""
+    if rng.random() < 0.5:
+        size = rng.choice((1, 1, 2, 3, 4, 7))
+        return [whole[i : i + size] for i in range(0, len(whole), size)]
+    at = sorted(rng.sample(range(len(whole) + 1), min(len(whole), rng.randint(1, 12))))
+    return [piece for a, b in zip([0, *at], [*at, len(whole)], strict=True) if (piece := whole[a:b])]
+
+
+def tree(rng: random.Random, depth: int = 0) -> Any:
+    """A tool's arguments."""
+    match rng.randint(0, 9 if depth < 3 else 5):
+        case 0:
+            return rng.choice((4111111111111111, 5500005555555559, 12, -3.5e4, 0, True, None, 536228726))
+        case 6 | 7:
+            return [tree(rng, depth + 1) for _ in range(rng.randint(0, 3))]
+        case 8 | 9:
+            return {
+                rng.choice(("a", "to", "körper", "x y", 'q"')) + str(i): tree(rng, depth + 1)
+                for i in range(rng.randint(0, 3))
+            }
+        case _:
+            return text(rng, 0, 4)
+
+
+def script(rng: random.Random, wire: Any) -> Scripted:
+    """A reply and how its bytes come."""
+    fault = rng.choice(FRAMES)
+    if wire.name == "gemini_array" and fault not in ("", "bom", "u2028"):
+        fault = ""
+    if wire.name in ("responses", "gemini") and fault == "no_done":
+        fault = ""  # without its last event it is not complete
+    directives = [
+        f"split={rng.choice((0, 0, 5, 17, 64))}",
+        f"ascii={rng.randint(0, 1)}",
+        "stable=1",
+        "size=300",
+        "after=1",
+    ]
+    if fault:
+        directives.append(f"fault={fault}")
+    tools = []
+    if wire.tools and rng.random() < 0.4:
+        for number in range(rng.randint(1, 2)):
+            arguments = json.dumps(
+                {"q": tree(rng)}, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1))
+            )
+            tools.append({"name": f"send_{number}", "arguments": cut(rng, arguments), "id": f"c{number}"})
+    if wire.name in ("chat", "responses") and rng.random() < 0.2:
+        tools.append({"name": "run", "arguments": cut(rng, text(rng)), "custom": True, "id": "x"})
+    said = None if tools and rng.random() < 0.4 else cut(rng, text(rng))
+    thought = cut(rng, text(rng)) if wire.reasoning and rng.random() < 0.25 else None
+    return Scripted(
+        text=said, reasoning=thought, tools=tools, finish="refusal" if said and not tools and rng.random() < 0.1 else None,
+        usage=(10, 20), simulate=",".join(directives),
+    )  # fmt: skip
+
+
+def canonical(said: dict[str, str]) -> dict[str, str]:
+    """Tool arguments as values: how JSON is written is the dialect's affair."""
+    out = {}
+    for channel, value in said.items():
+        if channel.startswith("tool"):
+            with contextlib.suppress(ValueError):
+                value = json.dumps(json.loads(value), sort_keys=True)
+        if not channel.startswith("signature"):
+            out[channel] = value
+    return out
+
+
+def skeleton(got: Any) -> list[Any]:
+    """The events that are no deltas, without their texts: a filter may put in deltas, and nothing else."""
+    return [bare for one in got.trees if not _is_delta(one) and (bare := _bare(one))]
+
+
+_TEXTS = (
+    "sequence_number", "logprobs", "args", "input", "text", "content", "refusal", "signature", "usageMetadata",
+    "annotations", "annotation", "logprobsResult", "groundingMetadata", "citationMetadata", "delta", "reasoning_content",
+    "arguments", "thinking", "partial_json", "avgLogprobs", "summary", "part", "message", "name",
+)  # fmt: skip
+
+
+def _is_delta(one: Any) -> bool:
+    if one.get("choices"):
+        return not any(choice.get("finish_reason") for choice in one["choices"])
+    if one.get("candidates"):
+        return not any(candidate.get("finishReason") for candidate in one["candidates"])
+    return str(one.get("type", "")).endswith("delta") and one["type"] != "message_delta"
+
+
+def _bare(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _bare(v) for k, v in node.items() if k not in _TEXTS}
+    return [_bare(v) for v in node] if isinstance(node, list) else node
+
+
+async def check(wire: Any, sim: Simulator, http: Any, urls: dict[str, str], seed: int) -> None:
+    rng = random.Random(seed)
+    mode = rng.choice(("replace", "replace", "replace", "mask", "redact", "block", "monitor"))
+    made = script(rng, wire)
+    extra: dict[str, Any] = {"logprobs": rng.random() < 0.3}
+    if wire.many and rng.random() < 0.2:
+        extra["n"] = 2
+    if rng.random() < 0.2:
+        made = dataclasses.replace(made, simulate=f"{made.simulate},citations=1")
+    sim.say(made, made, made)
+    plain = await wire.ask(http, sim.url, stream=True, **extra)
+    whole = await wire.ask(http, urls[mode], stream=False, **extra)
+    got = await wire.ask(http, urls[mode], stream=True, **extra)
+    where = f"seed {seed} {wire} {mode} {made}"
+
+    assert not plain.error, where
+    if mode == "monitor":
+        assert plain.said == got.said, where
+    if whole.status == 200:
+        assert got.status == 200, where
+        assert not got.error, where
+        assert canonical(whole.said) == canonical(got.said), where
+        if got.finals:
+            assert got.finals == got.said, where
+        bare = skeleton(got)
+        if wire.name == "messages" and "no_done" in made.simulate:
+            bare.pop()  # what the provider left out
+        assert skeleton(plain) == bare, where
+    else:
+        assert mode == "block", where
+        if got.status == 200:
+            for channel, value in got.said.items():
+                assert channel.startswith("signature") or plain.said[channel].startswith(value), where
+        else:
+            assert whole.trees == got.trees or got.status == whole.status, where
+    if wire.name == "responses" and got.status == 200:
+        numbers = [one["sequence_number"] for one in got.trees if "sequence_number" in one]
+        assert numbers == list(range(len(numbers))), where
+    if whole.status != 200:
+        sim.say(made)
+        whole = await wire.ask(http, urls["replace"], stream=False, **extra)
+    visible = " ".join(leaf for _, leaf in whole.shown())
+    hidden = [value for value in VALUES if value not in visible and mode != "monitor"]
+    for place, leaf in got.shown():
+        for value in hidden:
+            assert value not in leaf, (place, value, where)
+
+
+async def run(wires: Any, sim: Simulator, seeds: range) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        urls = {}
+        for name, rule in RULES.items():
+            plugin = f"  - use: pii\n    presidio: false\n    scan: [output]\n    {rule}\n"
+            urls[name] = await stack.enter_async_context(serving(wires, sim, plugin))
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)))
+        for seed in seeds:
+            await check(wires[seed % len(wires)], sim, http, urls, seed)
+            sim.provider.calls.clear()
+
+
+async def test_no_stream_shows_what_the_whole_reply_hides(wires: Any, primary: Simulator) -> None:
+    await run(wires, primary, range(400))
+
+
+@pytest.mark.nightly
+async def test_no_stream_shows_what_the_whole_reply_hides_nightly(wires: Any, primary: Simulator) -> None:
+    await run(wires, primary, range(1000, 1000 + STREAMS))
