@@ -38,6 +38,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._reading = 0
         self._in_body = False
+        self._refused = False
         self._stall: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_s, self._head_is_late)
 
@@ -95,17 +96,21 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._disarm()
         self._in_body = True
-        if not self.parser.should_upgrade():
+        if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > HEAD_LIMIT:
+            self._refused = True  # before its cycle is made: nobody is asked for it
+            self._close_with(b"431 Request Header Fields Too Large")
+        elif not self._refused and not self.parser.should_upgrade():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._overhead -= len(body)
         self._body_bytes += len(body)
-        super().on_body(body)
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if not self.parser.should_upgrade():
+        if not self._refused and not self.parser.should_upgrade():
             super().on_message_complete()
             if self.cycle.response_complete:  # the rest of a request that was answered early
                 self._disarm()
