@@ -85,6 +85,11 @@ class Ledger:
         self.expired = 0
         """Holds that this process charged in full because nobody came back for them."""
 
+    @property
+    def instant(self) -> bool:
+        """True: no step waits (`stores.at_once`)."""
+        return self._store.instant
+
     async def start(self) -> None:
         """Charge what crashed processes left behind, and keep doing so. Raises: StoreUnavailable."""
         if self._keeper is None:

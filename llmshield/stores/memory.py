@@ -63,6 +63,7 @@ class MemoryStore(Store):
     """State in this process."""
 
     shared: ClassVar[bool] = False
+    instant: ClassVar[bool] = True
 
     def __init__(self, url: StoreUrl) -> None:
         super().__init__(url)

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
@@ -50,7 +50,7 @@ from llmshield.hookspecs import Plugin, Resources
 from llmshield.ledger import iso
 from llmshield.metrics import Metrics
 from llmshield.policy import Percent, Policy, Rate, RateLimit
-from llmshield.stores import Admission, Seat, Store, Window, open_store
+from llmshield.stores import Admission, Seat, Store, Window, at_once, open_store
 from llmshield.verdicts import Block
 
 _LEASE_S = 60.0
@@ -123,12 +123,16 @@ class RateLimiter(Plugin):
             renewer.cancel()
             await asyncio.wait({renewer})
 
-    async def pre_request(self, call: Call) -> Block | None:
+    def pre_request(self, call: Call) -> Block | Awaitable[Block | None] | None:
         """Count the call and take its places, or refuse it."""
         limits = self._tiers.get(call.tier)
         if (limits is None and not self._has_address) or call.operation in _UNCOUNTED:
             return None
-        now = clock.now()
+        judging = self._judge(call, limits)
+        return at_once(judging) if self._store.instant else judging
+
+    async def _judge(self, call: Call, limits: _Limits | None) -> Block | None:
+        enforced, now = call.enforced, clock.now()
         try:
             windows, seats = self._gates(call, limits, self._address, now)
             if not windows and not seats:
@@ -139,7 +143,6 @@ class RateLimiter(Plugin):
             self._degraded.set(1)
             windows, seats = self._gates(call, self._local_tiers.get(call.tier), self._local_address, now)
             said = await self._local.admit(windows, seats, int(now * 1000))
-        enforced = call.enforced
         if said.refused >= 0:
             return self._refuse(call, said, windows, seats, now)
         if seats:

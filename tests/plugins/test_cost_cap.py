@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from llmshield.call import Attempt, Call, Usage
+from llmshield.endings import Endings
 from llmshield.ledger import Ledger
 from llmshield.metrics import Metrics
 from llmshield.prices import PICO_PER_USD, Prices, Quote
@@ -662,9 +663,8 @@ async def test_what_passes_unread_costs_its_fee(path: str, fee: int | None) -> N
     else:
         assert said is None
         assert attempt.reserved_picousd == fee
-        attempt.sent, attempt.status, attempt.outcome = True, 200, "ok"
-        for end in attempt._ends:
-            await end(attempt)  # type: ignore[misc]
+        attempt.sent, attempt.status = True, 200
+        await Endings().end_attempt(attempt, "ok")
         assert attempt.cost_picousd == fee
         assert [(found.spent, found.held) for found in await store.balances()] == [(fee, 0), (fee, 0)]
     await plugin.close()

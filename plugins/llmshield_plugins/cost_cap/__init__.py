@@ -47,6 +47,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -67,7 +68,7 @@ from llmshield.prices import (
     Quote,
     Rates,
 )
-from llmshield.stores import Labels
+from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.bounds import bound_of, price_options, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
@@ -261,7 +262,13 @@ class CostCap(Plugin):
         elif attempt.output_bound is None:
             attempt.clamp_output(output)
 
-    async def _settle(self, held: Reservation, price: ModelPrice, bound: Bound, attempt: Attempt) -> None:
+    def _settle(
+        self, held: Reservation, price: ModelPrice, bound: Bound, attempt: Attempt
+    ) -> Awaitable[None] | None:
+        settling = self._settled(held, price, bound, attempt)
+        return at_once(settling) if self._ledger.instant else settling
+
+    async def _settled(self, held: Reservation, price: ModelPrice, bound: Bound, attempt: Attempt) -> None:
         charge = charge_for(
             attempt, price, bound, held.amount,
             lost_in_full=self.settings.lost_reply == "full", cut_in_full=self.settings.cut_stream == "full",
