@@ -87,6 +87,12 @@ class ChoicesCodec(OpenAICodec):
                     number = choice["index"] = position
                 self._seen.add(number)
                 self._texts(event, choice, number)
+                if number in self._finished and any(
+                    not p.whole and p.channel.choice == number for p in event.pieces
+                ):
+                    # Its filters have let go of what they held: a value that goes on here would not be seen.
+                    event.error = malformed("goes on behind the finish of a choice")
+                    return
                 reason = choice.get("finish_reason")
                 if type(reason) is str and reason:
                     self._finish(event, number, reason)

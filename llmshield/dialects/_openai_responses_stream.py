@@ -96,6 +96,10 @@ class ResponsesCodec(OpenAICodec):
         channel = self._open.get(place)
         if channel is None:
             channel = self._open[place] = self._reader.channel(*place)
+            if channel in self._deltas:
+                # Its filters have let go of what they held: a value that goes on here would not be seen.
+                event.error = malformed("goes on behind the end of a text")
+                return
         self._deltas[channel] = tree
         shadows = check_logprobs(tree, value) if "logprobs" in tree else ()
         event.pieces.append(Piece(channel, tree, "delta", False, False, shadows))

@@ -152,3 +152,22 @@ async def test_a_stream_that_is_cut_while_text_waits(wires: Any, cut: bytes) -> 
         assert got.error, wire
         assert FIRST + MORE + "then " == said, wire
         assert b"4111" not in got.raw
+
+
+async def test_a_value_that_goes_on_behind_the_end_of_its_text_does_not_pass(wires: Any) -> None:
+    head, tail = "card 4111 1111 ", "1111 1111 ok"
+    done = b"data: [DONE]\n\n"
+    streams = {
+        "chat": sse(chat(head), chat("", "stop"), chat(tail), chat("", "stop")) + done,
+        "completions": sse(legacy(head, "stop"), legacy(tail), legacy("", "stop")) + done,
+        "responses": sse(
+            response("created", 0, response=CREATED), response("output_text.delta", 1, **AT, delta=head),
+            response("output_text.done", 2, **AT, text=head), response("output_text.delta", 3, **AT, delta=tail),
+        ),
+    }  # fmt: skip
+    for wire in wires:
+        if wire.name in streams:
+            got = await ask(wire, [streams[wire.name]], BLOCK)
+
+            assert got.error, wire
+            assert b"ok" not in got.raw
