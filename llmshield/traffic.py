@@ -16,6 +16,7 @@ from llmshield.dialects import Dialect
 from llmshield.errors import CallError
 
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/:@!$&'()*+,;=")
+_HIDES_NOTHING = _SAFE - frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/")
 _PATH_LIMIT = 2048
 _QUERY_LIMIT = 4096
 
@@ -31,8 +32,10 @@ def canonical_path(raw: bytes) -> str:
         raise CallError("bad_request", "The request path is too long or does not start with a slash.")
     if b"%" in raw:
         plain = unquote_to_bytes(raw)
-        # What had to be escaped may be (Gemini's `models/x%3Agenerate`), what hides a separator may not.
-        if b"%" in plain or b"/" in _escaped(raw) or any(c in b"\\?#\x00" or c < 0x20 for c in plain):
+        # What had to be escaped may be (Gemini's `models/x%3Agenerate`); what hides a separator, or a letter
+        # that needs no escape (RFC 3986, 6.2.2.2), may not.
+        hidden = _escaped(raw)
+        if b"%" in plain or not _HIDES_NOTHING.issuperset(hidden):
             raise CallError("bad_request", "The request path is not in its canonical form.")
         raw = plain
     if not _SAFE.issuperset(raw) or b"//" in raw:

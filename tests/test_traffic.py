@@ -25,6 +25,8 @@ def test_canonical(raw: bytes, path: str) -> None:
     "raw",
     [
         b"//v1/chat/completions",
+        b"/v1/%63hat/completions",
+        b"/v1/chat%2Dcompletions",
         b"/v1//chat/completions",
         b"/v1/./chat/completions",
         b"/v1/../v1/chat/completions",
