@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from llmshield.call import Stop
 from llmshield_plugins.pii.detector import Found
-from llmshield_plugins.pii.segments import CONTEXT, MAX_OPEN
+from llmshield_plugins.pii.segments import BREAK_BYTES, CONTEXT, MAX_OPEN
+from llmshield_plugins.pii.shapes import shape
 from llmshield_plugins.pii.walker import Walker
 
 Treat = Callable[[Found, str], "str | Stop | None"]
@@ -77,4 +78,6 @@ class Guard:
 
 def _no_break(text: str) -> bool:
     """Whether this piece only makes the open token longer."""
-    return text.isascii() and not any(c in text for c in _BREAKS)
+    if text.isascii():
+        return not any(c in text for c in _BREAKS)
+    return BREAK_BYTES.isdisjoint(shape(text))

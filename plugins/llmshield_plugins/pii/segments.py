@@ -191,9 +191,9 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
     """
     base = 0
     if 0 < start < len(form):
-        if form[start - 1] in _BREAK_BYTES:
+        if form[start - 1] in BREAK_BYTES:
             start -= 1
-        elif form[start] not in _BREAK_BYTES:
+        elif form[start] not in BREAK_BYTES:
             # Inside a token, after a window: what is left of it counts as a token.
             if len(form) - start >= MAX_OPEN and _ANY_BREAK.search(form[start : start + MAX_OPEN]) is None:
                 return Segment(start, start + MAX_OPEN, start + WINDOW_CUT), start
@@ -235,7 +235,7 @@ def _span(expression: Any, form: bytes, start: int) -> tuple[int, int]:
     if match is None:
         return len(form), len(form)
     first, last = match.span()
-    return (first + 1 if first < last and form[first] in _BREAK_BYTES else first), last
+    return (first + 1 if first < last and form[first] in BREAK_BYTES else first), last
 
 
 _BEGIN = b"-----BEGIN "
@@ -259,9 +259,9 @@ def _pem(text: str, segment: Segment, final: bool) -> tuple[Segment | None, int]
 
 def token_start(form: bytes, position: int) -> int:
     """The beginning of the token that holds `position`, so that a cut there splits no token."""
-    while position > 0 and form[position - 1] not in _BREAK_BYTES:
+    while position > 0 and form[position - 1] not in BREAK_BYTES:
         position -= 1
     return position
 
 
-_BREAK_BYTES = frozenset(b' \t\n\r\f\v\x1c\x1d\x1e\x1f"<>{}[]|`,;\x01')
+BREAK_BYTES = frozenset(b' \t\n\r\f\v\x1c\x1d\x1e\x1f"<>{}[]|`,;\x01')

@@ -170,6 +170,23 @@ def test_a_small_delta_costs_little() -> None:
     assert (time.perf_counter() - begin) / (10 * len(deltas)) < 300e-6
 
 
+@pytest.mark.parametrize("text", ["a\u200b", "😀", "xé", "QUJD"])
+def test_a_long_token_is_not_read_again_for_each_of_its_pieces(text: str) -> None:
+    looks = 0
+
+    class Counting:
+        def settle(self, *given: Any, **named: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return PLAIN._walker.settle(*given, **named)
+
+    guard = Guard(Counting(), lambda found, value: "X")  # type: ignore[arg-type]
+    for _ in range(8000 // len(text)):
+        guard.feed(text)
+
+    assert looks <= 300
+
+
 def test_a_block_stops_with_what_came_before() -> None:
     def treat(found: Any, value: str) -> str | Stop | None:
         return Stop(Block("no")) if found.kind == "US_SSN" else f"<{found.kind}>"
