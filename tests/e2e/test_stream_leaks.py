@@ -140,7 +140,7 @@ def script(rng: random.Random, wire: Any) -> Scripted:
     said = None if tools and rng.random() < 0.4 else cut(rng, text(rng))
     thought = cut(rng, text(rng)) if wire.reasoning and rng.random() < 0.25 else None
     return Scripted(
-        text=said, reasoning=thought, tools=tools, finish="refusal" if said and not tools and rng.random() < 0.1 else None,
+        text=said, reasoning=thought, tools=tools, finish="refusal" if said and not tools and wire.tools and rng.random() < 0.1 else None,
         usage=(10, 20), simulate=",".join(directives),
     )  # fmt: skip
 
