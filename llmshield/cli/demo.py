@@ -42,6 +42,9 @@ def register(app: typer.Typer) -> None:
         from llmshield.cli._scenes import Stage, play
         from llmshield.simulator import SimulatorThread
 
+        # Also where a script started us with `&`, which leaves SIGINT ignored: the sidecar must not outlive us.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
         with (
             tempfile.TemporaryDirectory(prefix="llmshield-demo-") as folder,
             SimulatorThread(name="primary", delay="15ms") as primary,
@@ -53,6 +56,10 @@ def register(app: typer.Typer) -> None:
             if keep:
                 _wait(stage, Path(folder))
         raise typer.Exit(1 if failed else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def policy_text() -> str:
@@ -109,7 +116,9 @@ def _wait(stage: object, folder: Path) -> None:
     from llmshield.cli._scenes import ACME, Stage
 
     assert isinstance(stage, Stage)
-    print(f"""
+    with contextlib.suppress(KeyboardInterrupt):
+        print(
+            f"""
 Running until Ctrl-C. Policy, audit log and sidecar log: {folder}
 
   export OPENAI_BASE_URL={stage.url}/v1 OPENAI_API_KEY={ACME}
@@ -119,6 +128,7 @@ Running until Ctrl-C. Policy, audit log and sidecar log: {folder}
   curl -s {stage.admin}/status  -H 'authorization: Bearer {stage.token}'
   curl -s {stage.admin}/metrics -H 'authorization: Bearer {stage.token}'
   llmshield audit verify {folder}/llmshield-demo-audit*.jsonl
-""")
-    with contextlib.suppress(KeyboardInterrupt):
+""",
+            flush=True,
+        )
         signal.pause()

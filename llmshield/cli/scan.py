@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llmshield.cli._reading import policy_at
+
 ROLES = ("system", "user", "assistant", "tool", "output")
 
 
@@ -42,13 +44,12 @@ def _scanner(name: str, policy: Path | None) -> Any:
     """The plugin's scanner, with its settings of the policy or its defaults. Raises: ShieldError."""
     from llmshield import registry
     from llmshield.errors import PluginError
-    from llmshield.policy import load
 
     if policy is None:
         found: Any = registry.find("plugin", name)
         settings = found.Settings()
     else:
-        loaded = load(policy)
+        loaded = policy_at(policy, "scan")
         entry = next((e for e in loaded.plugins if name in {e.name, e.use}), None)
         if entry is None:
             used = ", ".join(e.name for e in loaded.plugins) or "none"

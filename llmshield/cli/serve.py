@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from llmshield.cli._reading import policy_at
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -31,11 +33,10 @@ def register(app: typer.Typer) -> None:
 
         from llmshield import logs
         from llmshield.mounts import gateway
-        from llmshield.policy import load
         from llmshield.policy.units import host_port
 
         logs.configure()
-        loaded = load(policy)
+        loaded = policy_at(policy, "serve")
         for finding in loaded.warnings:
             print(finding, file=sys.stderr)
         try:

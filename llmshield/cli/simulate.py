@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
+
+from llmshield.errors import ShieldError
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +51,12 @@ def register(app: typer.Typer) -> None:
             simulator.run(address.host, address.port, ready=_say, require_key=require_key, **pairs)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+        except OSError as error:
+            # `strerror` of asyncio's own error repeats the address and Python's words for it.
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise ShieldError(
+                f"{listen} can't be opened: {why}. Free it, or choose another (--listen)."
+            ) from None
 
 
 def _say(url: str) -> None:

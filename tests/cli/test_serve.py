@@ -83,3 +83,26 @@ def test_the_manual_and_wrong_directives(tmp_path: Path) -> None:
 
     assert 2 == wrong.returncode
     assert "nonsense" in wrong.stderr
+
+
+@pytest.mark.parametrize("words", [("serve", "-p"), ("scan", "--plugin", "pii", "-p")])
+@pytest.mark.parametrize(("name", "why"), [("missing.yaml", "No such file"), (".", "Is a directory")])
+def test_a_policy_that_cannot_be_read_is_wrong_usage_in_one_line(
+    tmp_path: Path, words: tuple[str, ...], name: str, why: str
+) -> None:
+    done = run(*words, name, cwd=tmp_path)
+
+    assert 2 == done.returncode, done.stderr
+    assert 1 == len(done.stderr.splitlines()), done.stderr
+    assert f"{name}: {why}" in done.stderr
+
+
+def test_a_taken_port_of_the_simulator_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("simulate", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", cwd=tmp_path)
+
+    assert 1 == done.returncode, done.stderr
+    assert 1 == len(done.stderr.splitlines()), done.stderr
+    assert "Address already in use. Free it" in done.stderr
