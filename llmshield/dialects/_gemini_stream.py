@@ -222,8 +222,8 @@ class GeminiStream(StreamCodec):
     def write(self, event: Event) -> bytes:
         tree = event.tree
         if tree is None:
-            if event.name != _ARRAY_END or self._closed:
-                return b""
+            if event.name != _ARRAY_END or self._closed or not self.ended:
+                return b""  # behind an answer that is not complete an error follows, inside the array
             self._closed = True
             return b"]" if self._written else b"[]"
         for state, said, repeats in self._ahead.popleft() if self._ahead else ():

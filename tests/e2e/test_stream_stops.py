@@ -155,6 +155,15 @@ async def test_a_stream_that_is_cut_while_text_waits(wires: Any, cut: bytes) -> 
         assert b"4111" not in got.raw
 
 
+async def test_an_array_that_ends_before_its_answer_ends_in_an_error(wires: Any) -> None:
+    first, rest = STREAMS["gemini_array"]
+    got = await ask(wires[-1], [first, rest], BLOCK.replace("{action: block}", "replace"))
+
+    assert got.error
+    assert FIRST + MORE + "then <CREDIT_CARD_1> and so on, " == got.said["content 0"]
+    assert b"4111" not in got.raw
+
+
 async def test_one_event_of_a_megabyte_leaves_the_loop_to_others(wires: Any) -> None:
     """5 to 17 s before such events left the loop; the bound is loose because machines are shared."""
     worst, last = 0.0, time.perf_counter()
