@@ -118,9 +118,15 @@ def _bounds(weights: Mapping[bytes, float]) -> dict[bytes, float]:
     return bounds
 
 
+@cache
+def _gains() -> dict[bytes, float]:
+    """The bounds above 0."""
+    return {word: bound for word, bound in _model().bounds.items() if bound > 0.0}
+
+
 def load() -> None:
     """Read the model now rather than with the first text."""
-    _model()
+    _gains()
 
 
 def rate(text: str, least: float = 0.0) -> Learned:
@@ -154,10 +160,9 @@ def _bound(parts: list[bytes], bounds: dict[bytes, float]) -> float:
     if len(parts) <= WINDOW:
         return sum(map(bounds.__getitem__, bounds.keys() & parts))
     # A window is two steps; what lowers the score of one may stand in the other as well, so it doesn't count.
-    steps = [
-        sum(max(0.0, bounds[word]) for word in bounds.keys() & parts[at : at + STEP])
-        for at in range(0, len(parts), STEP)
-    ]
+    gains = _gains()
+    known, gain = gains.keys(), gains.__getitem__
+    steps = [sum(map(gain, known & parts[at : at + STEP])) for at in range(0, len(parts), STEP)]
     return max(map(sum, pairwise(steps)))
 
 

@@ -15,10 +15,14 @@ from typing import Any, Final, NamedTuple, cast
 
 import re2
 
-# Of one Set, patterns and automaton together. 4 MB are too little for ours, which re2 says at load; with 32 MB all
-# Sets together stay below 75 MB on random noise. Thousands of literals of the user's need more, and get it.
-_MEMORY: Final = 32 << 20
+# Of one Set, patterns and automaton together. 4 MB are too little for ours, which re2 says at load. With less than 32 MB
+# honest texts make the signatures' automaton begin anew twice as often, and random letters that of the runs; the
+# others get on with 12 as well as with 64. Thousands of literals of the user's need more, and get it.
+_MEMORY: Final = 12 << 20
+_MEMORY_LARGE: Final = 32 << 20
+_LARGE: Final = frozenset({"orders", "runs"})
 _MEMORY_MAX: Final = 512 << 20
+_PER_CHARACTER: Final = 128
 # This reads our own patterns at load, never a user's text.
 _BOUNDED: Final = re.compile(r"(\[\^\\n[^\]]*\]|\[\^<\]|\[\^\"\]|\.)\{\d+,\d{2,}\}")
 
@@ -50,7 +54,11 @@ class Matcher:
         self._sets = [
             (
                 group,
-                _compiled([(i, patterns[i].source) for i in indices], unicode=group in ("", "any")),
+                _compiled(
+                    [(i, patterns[i].source) for i in indices],
+                    unicode=group in ("", "any"),
+                    memory=_MEMORY_LARGE if group in _LARGE else _MEMORY,
+                ),
                 indices,
             )
             for group, indices in groups.items()
@@ -77,9 +85,13 @@ class Matcher:
         return found
 
 
-def _compiled(patterns: Sequence[tuple[int, str]], *, unicode: bool) -> Callable[[bytes], list[int] | None]:
-    """The Set's `Match`, with as much memory as it takes."""
-    memory = _MEMORY
+def _compiled(
+    patterns: Sequence[tuple[int, str]], *, unicode: bool, memory: int
+) -> Callable[[bytes], list[int] | None]:
+    """The Set's `Match`, with `memory` bytes or as much more as it takes."""
+    # Each try costs as much as the last one: begin with what long sources are known to take.
+    size = sum(len(source) for _, source in patterns)
+    memory = max(memory, min(_MEMORY_MAX, _PER_CHARACTER * size))
     while True:
         options = re2.Options()
         options.max_mem = memory

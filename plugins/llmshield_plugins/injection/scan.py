@@ -31,8 +31,6 @@ _RATED_FACTOR: Final = 5
 _MAX_SPANS: Final = 4
 _QUOTES: Final = "\"'`"
 _VALUES: Final = ('":', "':", "=", ",", "[", "{")
-
-
 _FOLDED: Final = frozenset({"plain", "skeleton"})
 # Views of the same words, or of no words: the trained scorer has nothing to add there.
 _UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", "word_order"})
@@ -124,7 +122,7 @@ class Scanner:
         joined = texts[0] if len(texts) == 1 else "\n".join(texts)
         if len(joined) >= views.BLOB_MIN:
             joined = views.without_blobs(_speakable(joined))
-        if not joined.isascii() or self._matched(joined) not in self._noise:
+        if not joined.isascii() or self._matched(joined, texts) not in self._noise:
             return False
         # Everyday words in one text must not hide another that has none.
         if len(texts) > 1 and not all(not views.may_be_transposed(t) or self._words.match(t) for t in texts):
@@ -148,14 +146,12 @@ class Scanner:
         likeness = self._learned > 0.0 and role != "joined"
         least = _LIKELY if exact else self._least
         if text.isascii():
-            matched = self._matched(text)
+            matched = self._matched(text, likeness=likeness)
             if matched in self._noise:
                 rated = learned.rate(self._without_allowed(text), least) if likeness else learned.NOTHING
-                return (
-                    CLEAN
-                    if rated.score < _LIKELY
-                    else judge(self.rules, [self._like(View("text", text), rated)])
-                )
+                if rated.score < _LIKELY:
+                    return CLEAN
+                return judge(self.rules, [self._like(View("text", text), rated)])
             if self._allow is not None:
                 matched = None
         else:
@@ -214,19 +210,34 @@ class Scanner:
         view.text = self._without_allowed(view.text)
         return self._matched(view.text) if again else self._ending.match(view.text)
 
-    def _matched(self, text: str) -> list[int]:
-        """Indices in the main set that match in a text, without what fires for words of plain prose only."""
-        matched = self._matcher.match(text)
-        if not self._by_words.isdisjoint(matched) and text.isascii():
-            read = self._long_words.read(text)
-            if read is text or (read is not None and self._says_nothing(read)):
-                return [index for index in matched if index not in self._by_words]
-        return matched
+    def _matched(self, text: str, parts: Sequence[str] = (), *, likeness: bool = True) -> list[int]:
+        """Indices in the main set that match in a text, without what fires for words of plain prose only.
 
-    def _says_nothing(self, text: str) -> bool:
-        if any(index < self._first_trigger for index in self._ending.match(text)):
+        `parts` are the texts that it is made of; without `likeness` the trained scorer has no say.
+        """
+        matched = self._matcher.match(text)
+        if self._by_words.isdisjoint(matched) or not text.isascii():
+            return matched
+        if not self._are_words(parts or (text,), likeness=likeness):
+            return matched
+        return [index for index in matched if index not in self._by_words]
+
+    def _are_words(self, texts: Sequence[str], *, likeness: bool) -> bool:
+        """Whether the long words of these texts are words, and say nothing when read apart."""
+        apart: list[str] = []
+        for text in texts:
+            read = self._long_words.read(text)
+            if read is None:
+                return False
+            if read is not text:
+                apart.append(read)
+        if not apart:
+            return True
+        if any(index < self._first_trigger for index in self._ending.match("\n".join(apart))):
             return False
-        return self._learned == 0.0 or learned.rate(text, self._least).score < self._least
+        if not likeness or self._learned == 0.0:
+            return True
+        return all(learned.rate(read, self._least).score < self._least for read in apart)
 
     def _without_allowed(self, text: str) -> str:
         """The text with allowed literals made unreadable, at the same length; the same object if it has none."""
