@@ -47,8 +47,8 @@ EXPECTED: dict[str, tuple[str, str]] = {
     "half_close": ("backup", "broken|backup"),
     "stall": ("backup", "broken|backup"),
     # statuses
-    **{status: ("backup", "backup") for status in ("401", "402", "403", "404", "408", "409", "429")},
-    **{status: ("backup", "backup") for status in ("500", "502", "503", "504", "529")},
+    **dict.fromkeys(("401", "402", "403", "404", "408", "409", "429"), ("backup", "backup")),
+    **dict.fromkeys(("500", "502", "503", "504", "529"), ("backup", "backup")),
     **{status: (status, status) for status in ("400", "413", "422")},
     "quota": ("backup", "backup"),
     "context_length": ("backup", "backup"),
