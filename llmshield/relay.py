@@ -106,7 +106,8 @@ async def stream(
     client = x.client
     rest = b""
     arrived = 0  # bytes since the last event
-    held = bytearray()
+    heavy = False
+    out, held = bytearray(), bytearray()
     visible = False
     try:
         while True:

@@ -93,7 +93,11 @@ class Failover(Plugin):
         following = _after(failure.route, failure.attempt, call)
         if rule is not None and _again(rule, failure):
             wait = _wait(rule, failure)
-            if following is None or failure.retry_after_s is None or failure.retry_after_s <= rule.retry.backoff.hi:
+            if (
+                following is None
+                or failure.retry_after_s is None
+                or failure.retry_after_s <= rule.retry.backoff.hi
+            ):
                 return Route((here,), after=wait, why=f"again after {failure.reason}")
         if following is not None:
             return Route((following,), why=f"{failure.attempt.provider} failed: {failure.reason}")
@@ -104,14 +108,18 @@ class Failover(Plugin):
 
 def _is_the_providers(attempt: Attempt) -> bool:
     """Whether a failure says that the provider is ill. A 4xx is the request's fault, or one key's limit."""
-    return attempt.status is None or attempt.status >= 500 or attempt.reason not in {"status", "context_length"}
+    return (
+        attempt.status is None or attempt.status >= 500 or attempt.reason not in {"status", "context_length"}
+    )
 
 
 def _may_go_on(failure: Failure) -> bool:
     if failure.reason == "content_policy":
         return False
     status = failure.status
-    return not (failure.reason == "status" and status is not None and 400 <= status < 500 and status not in _ITS_OWN)
+    return not (
+        failure.reason == "status" and status is not None and 400 <= status < 500 and status not in _ITS_OWN
+    )
 
 
 def _again(rule: Rule, failure: Failure) -> bool:
