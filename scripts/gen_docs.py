@@ -82,8 +82,10 @@ def errors() -> str:
         "Errors that llmshield makes are shaped like the provider's own, so that SDKs raise the right class and do not\n"
         "retry for nothing. A message names the rule and the place (`messages[2].content`), never a text or a key.\n",
         _table(("kind", *families), rows),
-        "A provider's own 4xx is passed on as it is, scrubbed of keys. When every provider has failed, the first\n"
-        "target's plain error is the one that the client gets, never the fallback's own rejection.\n",
+        "A provider's own 4xx is passed on as it is, scrubbed of keys; a 401 or 403 only where the key was the client's\n"
+        "own, else it is a `no_provider`: what is wrong with the policy's key is nothing that a client can mend. When every\n"
+        "provider has failed, the first target's plain error is the one that the client gets, never the fallback's own\n"
+        "rejection.\n",
         "## In the middle of a stream\n",
         "| | a guard stops the answer | the answer broke |\n|---|---|---|\n"
         '| OpenAI chat | a chunk with `finish_reason: "content_filter"`, then `[DONE]` | `data: {"error": ...}`; SDKs raise |\n'
