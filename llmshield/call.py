@@ -71,7 +71,11 @@ __all__ = [
 
 
 class TextFilter(Protocol):
-    """One stream of text going through one plugin; a new one for each channel of each attempt."""
+    """One stream of text going through one plugin; a new one for each channel of each attempt.
+
+    A filter may also have `untouched(text) -> bool`: True only if this text, fed whole to a new filter and
+    flushed, would come out as it is. Whole replies without a finding then cost one look.
+    """
 
     def feed(self, text: str) -> str | Stop:
         """Take the next piece; return what may go on now. What is held back comes out later or at `flush`."""

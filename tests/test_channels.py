@@ -374,3 +374,29 @@ def test_a_repeat_is_as_whole_as_a_whole_reply_when_a_monitor_watches():
     channels = Channels([attach(Replaces, "a", "b", enforced=False)], watched)
 
     assert channels.repeat(CONTENT, "aaa") == "aaa"
+
+
+@pytest.mark.parametrize(("glance", "fed"), [(True, 0), (False, 1), (ValueError, 1)])
+def test_a_whole_text_that_a_filter_sees_is_clean_is_not_fed(glance, fed):
+    pieces = []
+
+    class Glances:
+        def __init__(self, old, new):
+            pass
+
+        def untouched(self, text):
+            if glance is ValueError:
+                raise ValueError
+            return glance
+
+        def feed(self, text):
+            pieces.append(text)
+            return text
+
+        def flush(self):
+            return ""
+
+    channels = Channels([attach(Glances)], Watched())
+
+    assert channels.whole(CONTENT, "clean") == "clean"
+    assert len(pieces) == fed

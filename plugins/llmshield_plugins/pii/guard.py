@@ -34,6 +34,10 @@ class Guard:
         self._settled = ""
         self._held = ""
 
+    def untouched(self, text: str) -> bool:
+        """Whether this whole text holds nothing that could be found."""
+        return not self._walker.suspects(text)
+
     def feed(self, text: str) -> str | Stop:
         held = self._held
         if len(held) > QUIET and len(held) % MAX_OPEN + len(text) < MAX_OPEN and _no_break(text):
