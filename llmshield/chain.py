@@ -252,11 +252,15 @@ async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
     subject._enforced = step.enforced
     subject._fail_open = step.fail_open
     subject.deadline = started + limit
+    reply: Reply | None = None
+    filters = reply_ends = 0
     if step.hook == "post_response":
-        reply: Reply = rest[0]
+        reply = rest[0]
+        assert reply is not None
         reply._plugin = step.plugin
         reply._enforced = step.enforced
         reply._fail_open = step.fail_open
+        filters, reply_ends = len(reply._filters), len(reply._on_end)
     guards, ends = len(subject._attempt_guards), len(subject._on_end)
     try:
         if step.is_async:
@@ -279,6 +283,9 @@ async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
     except Exception as error:  # whatever a plugin raises means what `on_error` says
         del subject._attempt_guards[guards:]
         del subject._on_end[ends:]
+        if reply is not None:
+            del reply._filters[filters:]
+            del reply._on_end[reply_ends:]
         failure = _failed(step, trail, started, limit, error)
         if step.fail_open or not step.enforced:
             return None

@@ -248,3 +248,15 @@ async def test_time_grows_with_the_text(tmp_path: Path) -> None:
     trail = Trail(stretch=chain.stretch_for(20_000))
 
     assert await run_step(made.pre_request[0], trail, call("x")) is None
+
+
+async def test_what_a_failed_hook_hung_on_the_reply_is_gone(tmp_path: Path) -> None:
+    made = built(
+        tmp_path,
+        "def post_response(self, call, reply):\n    reply.filter(lambda c: None)\n    reply.at_end(print)\n    1 / 0",
+        ", on_error: open",
+    )
+    reply = Reply(provider="p", model="m", dialect="openai_chat", stream=False)
+    await run(made, "post_response", reply)
+
+    assert ([], []) == (reply._filters, reply._on_end)
