@@ -116,6 +116,10 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
             return _PassedOn(failure)
     if real and all(failure.reason in {"first_token", "idle", "total"} for failure in real):
         return CallError("upstream_timeout", "No provider answered in time.")
+    if not real and all(failure.reason == "skipped" and failure.code == "model" for failure in failures):
+        return CallError(
+            "model_denied", "No provider of this route may be asked for this model.", param="model"
+        )
     waits = [failure.retry_after_s for failure in failures if failure.retry_after_s]
     return CallError(
         "no_provider",

@@ -3,8 +3,12 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import settings
 
 from llmshield.simulator import Simulator
+
+settings.register_profile("house", deadline=None)  # a busy machine is no defect; time is the bench's
+settings.load_profile("house")
 
 
 @pytest.fixture

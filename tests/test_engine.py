@@ -365,3 +365,15 @@ async def test_what_a_filter_saw_is_in_the_record(world: World, stream: bool) ->
     assert ("mine", "redact", "SHOUT", 2) == (
         verdict["plugin"], verdict["action"], verdict["findings"][0]["type"], verdict["findings"][0]["count"],
     )  # fmt: skip
+
+
+async def test_a_model_that_no_provider_may_be_asked_for_is_denied(world: World) -> None:
+    made = policy(
+        f"providers:\n  a: {{dialect: openai, base_url: {world.sims[0].url}/v1, models: {{deny: ['gpt-4o']}}}}\n"
+        "routes:\n  - match: {any: true}\n    to: [a]\n    degraded: {message: Sorry}\nplugins: [{use: failover}]\n"
+    )
+    async with gateway(made) as (url, _):
+        status, _, data = await ask(url)
+
+    assert (404, "model_not_found") == (status, json.loads(data)["error"]["code"])
+    assert [] == world.sims[0].calls

@@ -83,15 +83,20 @@ class ShieldMiddleware:
             return self._only(path)
         raw = scope.get("raw_path")
         headers = {name.decode("latin-1"): "" for name, _ in scope["headers"]}
-        method = scope.get("method", "GET")
         dialects = self.runtime.dialects
-        if dialects.find(method, path, headers) is not None and path != "/":
+
+        def known(name: str) -> bool:
+            if scope["type"] != "http":  # a WebSocket has no method: what is guarded under any is guarded
+                return dialects.knows_path(name, headers)
+            return dialects.find(scope["method"], name, headers) is not None
+
+        if path != "/" and known(path):
             return True
         if raw and b"%" in raw:
             try:
                 canonical_path(raw.partition(b"?")[0])
             except CallError:
-                return dialects.find(method, path.replace("\\", "/"), headers) is not None
+                return known(path.replace("\\", "/"))
         return False
 
     async def _start_late(self) -> None:

@@ -101,7 +101,7 @@ class Failover(Plugin):
                 return Route((here,), after=wait, why=f"again after {failure.reason}")
         if following is not None:
             return Route((following,), why=f"{failure.attempt.provider} failed: {failure.reason}")
-        if rule is not None and rule.degraded is not None:
+        if rule is not None and rule.degraded is not None and not _denied(failure):
             return Answer(rule.degraded.message, degraded=True)
         return None
 
@@ -110,6 +110,13 @@ def _is_the_providers(attempt: Attempt) -> bool:
     """Whether a failure says that the provider is ill. A 4xx is the request's fault, or one key's limit."""
     return (
         attempt.status is None or attempt.status >= 500 or attempt.reason not in {"status", "context_length"}
+    )
+
+
+def _denied(failure: Failure) -> bool:
+    """Whether nobody was asked because no provider may be asked for this model: a degraded answer would hide it."""
+    return bool(failure.history) and all(
+        attempt.reason == "skipped" and attempt.code == "model" for attempt in failure.history
     )
 
 

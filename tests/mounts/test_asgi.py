@@ -298,3 +298,30 @@ async def test_it_starts_late_where_no_lifespan_runs(serving: Any, recorder: Rec
 async def test_a_bad_policy_fails_at_start() -> None:
     with pytest.raises(PolicyError):
         ShieldMiddleware(PlainTextResponse("x"), policy=policy("plugins: [{use: nonsense}]"))
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "reaches"),
+    [
+        ("/v1/chat/completions", b"/v1/chat/completions", False),
+        ("/v1/responses", b"/v1/responses", False),
+        ("/v1/chat/completions", b"/v1/chat/%63ompletions", False),
+        ("/socket", b"/socket", True),
+    ],
+)
+async def test_websockets_on_guarded_paths_are_refused(path: str, raw: bytes, reaches: bool) -> None:
+    reached, sent = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    shield = ShieldMiddleware(app, policy=policy(GUARDED))
+    await shield({"type": "websocket", "path": path, "raw_path": raw, "headers": []}, receive, send)
+
+    assert ([path], []) == (reached, sent) if reaches else ([], ["websocket.close"]) == (reached, sent)
