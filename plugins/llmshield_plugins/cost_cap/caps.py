@@ -119,13 +119,8 @@ def describe(refusal: Refusal, tenant: str) -> str:
     else:
         whose = unquote(cap.account.partition(",")[2].replace(",", ", ").replace("=", " ")) or "all calls"
     held = f", {_short(refusal.held)} USD held for calls under way" if refusal.held else ""
-    gone = (
-        "is spent"
-        if 2 * (refusal.spent + refusal.held) >= cap.limit
-        else "has no room for what this call may cost"
-    )
     return (
-        f"Budget of {_short(cap.limit)} USD/{cap.period} for {whose} {gone}"
+        f"Budget of {_short(cap.limit)} USD/{cap.period} for {whose} is spent"
         f" ({_short(refusal.spent)} USD{held}). Resets {iso(refusal.resets_at)}."
     )
 
