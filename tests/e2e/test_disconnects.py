@@ -82,7 +82,5 @@ async def test_clients_that_leave_take_nothing_with_them(
     calls = [record for record in records if record.get("kind") == "call"]
 
     assert len(calls) == len({record["request_id"] for record in calls})
-    assert (
-        200 * rounds - 20 * rounds < len(calls) <= 200 * rounds
-    )  # who left before the head was sent has none
+    assert whole <= len(calls) <= 200 * rounds  # who left before the head was sent has no record
     assert {attempt["outcome"] for record in calls for attempt in record["attempts"]} <= {"ok", "cancelled"}
