@@ -23,7 +23,7 @@ TARGET = Path(__file__).resolve().parent.parent / "docs" / "img" / "demo.svg"
 def main() -> int:
     """Play the demo on a recording console; returns how many checks failed."""
     with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=118, highlight=False, file=nowhere, force_terminal=True)
+        console = Console(record=True, width=150, highlight=False, file=nowhere, force_terminal=True)
         with (
             tempfile.TemporaryDirectory() as folder,
             SimulatorThread(name="primary", delay="15ms") as primary,
