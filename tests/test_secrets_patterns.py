@@ -134,9 +134,9 @@ def test_spans_count_code_points_and_surrogates_do_no_harm() -> None:
 def test_time_is_linear() -> None:
     def seconds(size: int) -> float:
         text = ("password=" + "-----BEGIN PRIVATE KEY-----" + "a1:/" * 20) * (size // 100)
-        begin = time.perf_counter()
+        begin = time.process_time()
         find_secrets(text)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     seconds(10_000)
 

@@ -191,9 +191,9 @@ def test_time_is_linear(desk: Callable[..., Any], unit: str) -> None:
         text = (unit * size)[:size]
         best = 1e9
         for _ in range(2):
-            begin = time.perf_counter()
+            begin = time.process_time()
             walker.whole(text)
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.process_time() - begin)
         return best
 
     assert seconds(60_000) < 30 * seconds(6_000) + 0.05
