@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
 
 from llmshield import clock
 from llmshield.asking import Asking
@@ -25,7 +24,7 @@ from llmshield.exchange import Client, Exchange, Incoming, new_id
 from llmshield.identity import Identity, is_key_name
 from llmshield.logs import log
 from llmshield.passing import Passing
-from llmshield.policy import Policy
+from llmshield.policy import Override, Policy
 from llmshield.policy.globs import compile_globs
 from llmshield.policy.providers import APP
 from llmshield.replies import Replies
@@ -249,16 +248,12 @@ class Engine:
             raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
         return Route(rule.to, why="routes")
 
-    def _overrides(self, call: Call) -> list[Any]:
-        overrides = self.policy.overrides
-        if not overrides:
-            return []
-        now = clock.now()
-        return [
-            override
-            for override in overrides
-            if override.active(now) and override.match.matches(call.model, call.tenant, call.tier, call.tags)
-        ]
+    def _overrides(self, call: Call) -> tuple[Override, ...]:
+        if not self.policy.overrides:
+            return ()
+        return self.policy.overrides_for(
+            clock.now(), call.model, tenant=call.tenant, tier=call.tier, tags=call.tags
+        )
 
     async def _finish(self, x: Exchange) -> None:
         """The exchange is over: end callbacks of call and reply, then the record and the metrics; each once.

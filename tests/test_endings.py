@@ -20,6 +20,7 @@ async def test_an_attempt_ends_once_with_its_first_outcome() -> None:
     await endings.end_attempt(one, "ok")
 
     assert ["failed"] == seen
+    assert "failed" == one.outcome
     assert one.ended_at is not None
 
 

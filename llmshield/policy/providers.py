@@ -159,11 +159,6 @@ class Provider:
     models: Models
     prices: Prices | None
 
-    @property
-    def is_app(self) -> bool:
-        """Whether this is the application that the middleware wraps."""
-        return self.name == APP
-
 
 def build(name: str, shape: ProviderShape) -> Provider:
     """The provider that a policy's entry describes, with its family's address filled in."""
