@@ -19,6 +19,10 @@ The gates (rate limits and concurrency). A window counts in `STEPS` steps; a ste
 wholly outside the window. So no stretch of `seconds` ever holds more than `limit`, and nothing is kept per
 request. A seat is a place taken until it is left or its time is over (a crash).
 
+The notes. Small facts that all processes share (client keys, revocations, blocks, replies for repeated calls), on
+shelves. Each shelf has a revision that rises with every change by anybody: a process keeps a copy and asks for that
+number only.
+
 Rules: amounts are integers of pico-USD from 0 to `MAX_AMOUNT` (sums are cut there, never wrap); times are
 integer milliseconds of `clock.now()`, given by the caller; whatever goes wrong is `StoreUnavailable`.
 """
@@ -224,7 +228,7 @@ class Store(ABC):
 
     @abstractmethod
     async def expire(self, now_ms: int) -> int:
-        """Charge every hold whose lease is over in full; how many."""
+        """Charge every hold whose lease is over in full; how many. Forgets notes that have ended."""
 
     @abstractmethod
     async def balances(self, prefix: str = "") -> list[Balance]:
@@ -260,6 +264,35 @@ class Store(ABC):
     @abstractmethod
     async def sit(self, seats: Sequence[Seat]) -> None:
         """Keep these seats until their `until_ms`; one that was lost meanwhile is taken again."""
+
+    # -- the notes: small facts that all processes share
+
+    @abstractmethod
+    async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
+        """Write a note or replace it; it is there until `until_ms` (0: for ever)."""
+
+    @abstractmethod
+    async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
+        """None: it is written. Otherwise nothing was, and this is what stands there already."""
+
+    @abstractmethod
+    async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
+        """The note, if there is one that has not ended."""
+
+    @abstractmethod
+    async def strike(self, shelf: str, key: str) -> bool:
+        """Remove a note; whether there was one."""
+
+    @abstractmethod
+    async def notes(self, shelf: str, now_ms: int) -> dict[str, bytes]:
+        """Every note of the shelf that has not ended."""
+
+    @abstractmethod
+    async def revision(self, shelf: str) -> int:
+        """A number that rises with every change of the shelf, also when `expire` forgets ended notes; 0: never used.
+
+        It rises beyond what a lost store of the same name had, so an old copy is never taken for a fresh one.
+        """
 
 
 def at_once(step: Coroutine[Any, Any, T]) -> T:

@@ -13,6 +13,9 @@ All keys of the book share one hash tag, all keys of the gates another: a step n
     due                 zset   of hold ids by the end of their lease
     end:ID              string kind and amount of what a hold came to (gone after KEPT_MS)
     journal             stream
+    notes:SHELF         hash   of KEY: end in ms, a space, the value
+    notes-end           zset   of SHELF, a line feed, KEY by the end of the note
+    notes-revision      hash   of SHELF
 """
 
 from __future__ import annotations
@@ -198,7 +201,58 @@ end
 return found
 """
 
-_EXPIRE = _BOOK + "return expire(tonumber(ARGV[1]), 500)"
+# ARGV of the notes: shelf first. A value may hold any byte; it is parted from its end at the first space.
+_NOTES = """
+local P, S, K = KEYS[1], ARGV[1], ARGV[2]
+local function there(now)
+  local note = redis.call('HGET', P .. 'notes:' .. S, K)
+  if not note then return nil end
+  local at = string.find(note, ' ', 1, true)
+  local ends = tonumber(string.sub(note, 1, at - 1))
+  if ends > 0 and ends <= now then return nil end
+  return string.sub(note, at + 1)
+end
+local function changed(shelf)
+  -- beyond whatever a lost Redis had: microseconds since 1970, or one more
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  local last = tonumber(redis.call('HGET', P .. 'notes-revision', shelf) or '0')
+  redis.call('HSET', P .. 'notes-revision', shelf, string.format('%d', math.max(last + 1, now)))
+end
+local function write(value, ends)
+  redis.call('HSET', P .. 'notes:' .. S, K, ends .. ' ' .. value)
+  local member = S .. '\\n' .. K
+  if ends == '0' then redis.call('ZREM', P .. 'notes-end', member)
+  else redis.call('ZADD', P .. 'notes-end', ends, member) end
+  changed(S)
+end
+local function remove(shelf, key)
+  local found = redis.call('HDEL', P .. 'notes:' .. shelf, key)
+  redis.call('ZREM', P .. 'notes-end', shelf .. '\\n' .. key)
+  if found == 1 then changed(shelf) end
+  return found
+end
+"""
+
+_PUT = _NOTES + "write(ARGV[3], ARGV[4]) return 0"
+_PUT_ONCE = (
+    _NOTES + "local note = there(tonumber(ARGV[5])) if not note then write(ARGV[3], ARGV[4]) end return note"
+)
+_LOOK = _NOTES + "return there(tonumber(ARGV[3]))"
+_STRIKE = _NOTES + "return remove(S, K)"
+_REVISION = "return tonumber(redis.call('HGET', KEYS[1] .. 'notes-revision', ARGV[1]) or '0')"
+
+_EXPIRE = (
+    _BOOK
+    + _NOTES.replace("local P, S, K = KEYS[1], ARGV[1], ARGV[2]", "")
+    + """
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'notes-end', '-inf', ARGV[1], 'LIMIT', 0, 500)) do
+  local at = string.find(member, '\\n', 1, true)
+  remove(string.sub(member, 1, at - 1), string.sub(member, at + 1))
+end
+return expire(tonumber(ARGV[1]), 500)
+"""
+)
 
 _GATES = """
 local P = KEYS[1]
@@ -329,5 +383,10 @@ SCRIPTS = MappingProxyType(
         "count": _COUNT,
         "leave": _LEAVE,
         "sit": _SIT,
+        "put": _PUT,
+        "put_once": _PUT_ONCE,
+        "look": _LOOK,
+        "strike": _STRIKE,
+        "revision": _REVISION,
     }
 )

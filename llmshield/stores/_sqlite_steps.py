@@ -29,7 +29,8 @@ from llmshield.stores import (
 )
 from llmshield.stores._sums import Steps, add, prune, resets_ms, room, total, wait_ms
 
-VERSION = 1
+VERSION = 2
+"""1: without notes; such a file gets them when it is opened."""
 
 KEPT_MS = 7 * 86_400_000
 """An account outlives its window by a week: a clock that steps back finds what was spent. The journal stays."""
@@ -60,6 +61,11 @@ CREATE TABLE IF NOT EXISTS gate (
 CREATE TABLE IF NOT EXISTS seat (
   name TEXT NOT NULL, id TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (name, id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS note (
+  shelf TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (shelf, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS note_end ON note (until_ms) WHERE until_ms > 0;
+CREATE TABLE IF NOT EXISTS shelf (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS flush (one INTEGER PRIMARY KEY CHECK (one = 1), times INTEGER NOT NULL);
 INSERT OR IGNORE INTO flush VALUES (1, 0);
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import ClassVar
 
 from llmshield.stores import (
@@ -75,6 +76,10 @@ class MemoryStore(Store):
         """No hold ends before this."""
         self._gates: dict[tuple[str, int], Steps] = {}
         self._seats: dict[str, dict[str, int]] = {}
+        self._shelves: dict[str, dict[str, tuple[bytes, int]]] = {}
+        self._ends: list[tuple[int, str, str]] = []
+        """When notes end, the next one first."""
+        self._revisions: dict[str, int] = {}
         self._sweep_ms = 0
 
     async def open(self) -> None:
@@ -156,6 +161,7 @@ class MemoryStore(Store):
 
     async def expire(self, now_ms: int) -> int:
         self._forget(now_ms)
+        self._forget_notes(now_ms)
         return self._expire(now_ms) if now_ms >= self._due_ms else 0
 
     async def balances(self, prefix: str = "") -> list[Balance]:
@@ -221,6 +227,41 @@ class MemoryStore(Store):
         for seat in seats:
             self._seats.setdefault(seat.key, {})[seat.id] = seat.until_ms
 
+    async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
+        self._shelves.setdefault(shelf, {})[key] = (value, until_ms)
+        if until_ms:
+            heappush(self._ends, (until_ms, shelf, key))
+        self._changed(shelf)
+
+    async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
+        there = await self.look(shelf, key, now_ms)
+        if there is None:
+            await self.put(shelf, key, value, until_ms)
+        return there
+
+    async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
+        value, until_ms = self._shelves.get(shelf, {}).get(key, (None, 0))
+        return None if 0 < until_ms <= now_ms else value
+
+    async def strike(self, shelf: str, key: str) -> bool:
+        if self._shelves.get(shelf, {}).pop(key, None) is None:
+            return False
+        self._changed(shelf)
+        return True
+
+    async def notes(self, shelf: str, now_ms: int) -> dict[str, bytes]:
+        return {
+            key: value
+            for key, (value, until_ms) in self._shelves.get(shelf, {}).items()
+            if not 0 < until_ms <= now_ms
+        }
+
+    async def revision(self, shelf: str) -> int:
+        return self._revisions.get(shelf, 0)
+
+    def _changed(self, shelf: str) -> None:
+        self._revisions[shelf] = self._revisions.get(shelf, 0) + 1
+
     def _account(self, line: Line) -> _Account:
         key = (line.account, line.window)
         account = self._accounts.get(key)
@@ -284,3 +325,11 @@ class MemoryStore(Store):
         for name in list(self._seats):
             if not self._taken(name, now_ms):
                 del self._seats[name]
+
+    def _forget_notes(self, now_ms: int) -> None:
+        while self._ends and self._ends[0][0] <= now_ms:
+            _, shelf, key = heappop(self._ends)
+            notes = self._shelves[shelf]
+            if 0 < notes.get(key, (b"", 0))[1] <= now_ms:
+                del notes[key]
+                self._changed(shelf)

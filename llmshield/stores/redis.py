@@ -63,7 +63,7 @@ _READ_S = 5.0
 _SHA = {
     name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()
 }
-_Step = tuple[str, tuple[str | int, ...], "asyncio.Future[Any]"]
+_Step = tuple[str, tuple[str | int | bytes, ...], "asyncio.Future[Any]"]
 
 
 class RedisStore(Store):
@@ -244,9 +244,35 @@ class RedisStore(Store):
             args = [part for seat in seats for part in (seat.key, seat.id, seat.until_ms - now_ms)]
             await self._do("sit", now_ms, *args)
 
+    async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
+        await self._do("put", shelf, key, value, until_ms)
+
+    async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
+        there: bytes | None = await self._do("put_once", shelf, key, value, until_ms, now_ms)
+        return there
+
+    async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
+        there: bytes | None = await self._do("look", shelf, key, now_ms)
+        return there
+
+    async def strike(self, shelf: str, key: str) -> bool:
+        return bool(await self._do("strike", shelf, key))
+
+    async def notes(self, shelf: str, now_ms: int) -> dict[str, bytes]:
+        found = await self._read("execute_command", "HGETALL", f"{self._book}notes:{shelf}", NEVER_DECODE=[])
+        notes: dict[str, bytes] = {}
+        for key, note in found.items():
+            ends, _, value = note.partition(b" ")
+            if ends == b"0" or int(ends) > now_ms:
+                notes[key.decode()] = value
+        return notes
+
+    async def revision(self, shelf: str) -> int:
+        return int(await self._do("revision", shelf))
+
     # -- one round trip for all that are waiting
 
-    async def _do(self, script: str, *args: str | int) -> Any:
+    async def _do(self, script: str, *args: str | int | bytes) -> Any:
         if self._client is None:
             raise StoreUnavailable("The Redis store is not open")
         if self._stuck is not None or (self._rest_until and time.monotonic() < self._rest_until):

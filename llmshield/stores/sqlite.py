@@ -40,6 +40,7 @@ from llmshield.stores import (
     StoreUrl,
     Window,
 )
+from llmshield.stores import _sqlite_notes as notes
 from llmshield.stores import _sqlite_steps as steps
 
 P = ParamSpec("P")
@@ -149,6 +150,7 @@ class SqliteStore(Store):
         if now_ms >= self._prune_ms:
             self._prune_ms = now_ms + _PRUNE_MS
             await self._in_thread(steps.prune_old, now_ms)
+        await self._do(notes.forget, now_ms)
         return await self._do(steps.expire, now_ms)
 
     async def balances(self, prefix: str = "") -> list[Balance]:
@@ -180,6 +182,24 @@ class SqliteStore(Store):
 
     async def sit(self, seats: Sequence[Seat]) -> None:
         await self._do(steps.sit, seats)
+
+    async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
+        await self._do(notes.put, shelf, key, value, until_ms)
+
+    async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
+        return await self._do(notes.put_once, shelf, key, value, until_ms, now_ms)
+
+    async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
+        return await self._do(notes.look, shelf, key, now_ms)
+
+    async def strike(self, shelf: str, key: str) -> bool:
+        return await self._do(notes.strike, shelf, key)
+
+    async def notes(self, shelf: str, now_ms: int) -> dict[str, bytes]:
+        return await self._in_thread(notes.notes, shelf, now_ms)
+
+    async def revision(self, shelf: str) -> int:
+        return await self._do(notes.revision, shelf)
 
     async def _do(
         self,
