@@ -254,8 +254,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
-        """Add `cost` to every window whatever its limit; a negative one takes back from the newest steps."""
+    async def count(
+        self, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int | None = None
+    ) -> None:
+        """Add `cost` to every window whatever its limit, in the step that `at_ms` lies in (now without it).
+
+        A negative cost takes back from that very step: nothing where it has left the window.
+        """
 
     @abstractmethod
     async def leave(self, seats: Sequence[Seat]) -> None:

@@ -272,11 +272,10 @@ local function counted(key, now_step)
 end
 local function add(key, steps, now_step, cost, ttl)
   if cost < 0 then
-    local left = -cost
-    for i = #steps, 1, -1 do
-      local taken = math.min(left, steps[i][2])
-      if taken > 0 then redis.call('HINCRBY', key, string.format('%d', steps[i][1]), -taken) end
-      left = left - taken
+    for _, pair in ipairs(steps) do
+      if pair[1] == now_step then
+        redis.call('HINCRBY', key, string.format('%d', now_step), -math.min(-cost, pair[2]))
+      end
     end
     return
   end
@@ -348,11 +347,12 @@ return out
 _COUNT = (
     _GATES
     + """
-local now, cost = tonumber(ARGV[1]), tonumber(ARGV[2])
-for i = 3, #ARGV, 4 do
+local now, cost, at = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+for i = 4, #ARGV, 4 do
   local step_ms, window_ms = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local key, now_step = P .. 'gate:' .. ARGV[i], math.floor(now / step_ms)
-  add(key, counted(key, now_step), now_step, cost, window_ms + 2 * step_ms)
+  local key = P .. 'gate:' .. ARGV[i]
+  local steps = counted(key, math.floor(now / step_ms))
+  add(key, steps, math.floor(at / step_ms), cost, window_ms + 2 * step_ms)
 end
 return 0
 """

@@ -253,11 +253,13 @@ def admit(
     )
 
 
-def count(connection: sqlite3.Connection, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+def count(
+    connection: sqlite3.Connection, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int
+) -> None:
     """See `Store.count`."""
     for window in windows:
         counted = _gate(connection, window, now_ms)
-        add(counted, now_ms // window.step_ms, cost)
+        add(counted, at_ms // window.step_ms, cost)
         _put_gate(connection, window, counted)
 
 

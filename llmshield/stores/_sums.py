@@ -38,22 +38,21 @@ def total(steps: Steps) -> int:
     return sum(steps[1::2])
 
 
-def add(steps: Steps, now_step: int, cost: int) -> None:
-    """Count `cost` hits now. A clock that went back counts into the newest step: it never opens a new window.
+def add(steps: Steps, step: int, cost: int) -> None:
+    """Count `cost` hits in this step. A clock that went back counts into the newest step: it never opens a new window.
 
-    A negative cost takes back from the newest steps, as far as there is something.
+    A negative cost takes back from this very step, as far as there is something. What has left the window, or was
+    counted elsewhere since the clock went back, stays as it is: hits of others are never taken for one's own.
     """
     if cost < 0:
-        left = -cost
-        for at in range(len(steps) - 1, 0, -2):
-            taken = min(left, steps[at])
-            steps[at] -= taken
-            left -= taken
-        return
-    if steps and steps[-2] >= now_step:
+        for at in range(len(steps) - 2, -1, -2):
+            if steps[at] == step:
+                steps[at + 1] = max(0, steps[at + 1] + cost)
+                return
+    elif steps and steps[-2] >= step:
         steps[-1] += cost
     else:
-        steps += (now_step, cost)
+        steps += (step, cost)
 
 
 def resets_ms(window: Window, steps: Steps, now_ms: int) -> int:

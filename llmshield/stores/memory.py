@@ -29,7 +29,8 @@ from llmshield.stores import (
     StoreUrl,
     Window,
 )
-from llmshield.stores._sums import Steps, add, added, prune, resets_ms, room, total, wait_ms
+from llmshield.stores._gates import Gate, Gates
+from llmshield.stores._sums import added, room, wait_ms
 
 KEPT_ENTRIES = 50_000
 """Journal entries in memory, about 20 MB."""
@@ -74,7 +75,7 @@ class MemoryStore(Store):
         self._ended: dict[str, tuple[EntryKind, int]] = {}
         self._due_ms = 2**63
         """No hold ends before this."""
-        self._gates: dict[tuple[str, int], Steps] = {}
+        self._gates = Gates()
         self._seats: dict[str, dict[str, int]] = {}
         self._shelves: dict[str, dict[str, tuple[bytes, int]]] = {}
         self._ends: list[tuple[int, str, str]] = []
@@ -182,16 +183,15 @@ class MemoryStore(Store):
     async def admit(
         self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
     ) -> Admission:
-        gates: list[Steps] = []
-        used: list[int] = []
+        self._gates.trim(now_ms)
+        at = self._gates.at
+        gates: list[Gate] = []
         full, longest = -1, 0
         for index, window in enumerate(windows):
-            steps = self._gate(window, now_ms)
-            hits = total(steps)
-            gates.append(steps)
-            used.append(hits)
-            if hits + cost > window.limit:
-                wait = wait_ms(window, steps, now_ms, cost)
+            gate = at(window, now_ms)
+            gates.append(gate)
+            if gate.hits + cost > window.limit:
+                wait = wait_ms(window, gate.steps, now_ms, cost)
                 if wait > longest:
                     full, longest = index, wait
         if full < 0:
@@ -201,21 +201,24 @@ class MemoryStore(Store):
                     full = len(windows) + index
                     break
         if full < 0:
-            for index, window in enumerate(windows):
-                add(gates[index], now_ms // window.step_ms, cost)
-                used[index] += cost
+            for gate in gates:
+                gate.add(now_ms // gate.step_ms, cost)
             for seat in seats:
                 self._seats[seat.key][seat.id] = seat.until_ms
         return Admission(
             full,
-            tuple(used),
-            tuple([resets_ms(window, gates[index], now_ms) for index, window in enumerate(windows)]),
+            tuple([gate.hits for gate in gates]),
+            tuple([_resets_ms(gate, now_ms) for gate in gates]),
             longest,
         )
 
-    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
+    async def count(
+        self, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int | None = None
+    ) -> None:
+        self._gates.trim(now_ms)
         for window in windows:
-            add(self._gate(window, now_ms), now_ms // window.step_ms, cost)
+            gate = self._gates.at(window, now_ms)
+            gate.add((now_ms if at_ms is None else at_ms) // gate.step_ms, cost)
 
     async def leave(self, seats: Sequence[Seat]) -> None:
         for seat in seats:
@@ -295,19 +298,13 @@ class MemoryStore(Store):
         self._due_ms = min((hold.until_ms for hold in self._holds.values()), default=2**63)
         return len(due)
 
-    def _gate(self, window: Window, now_ms: int) -> Steps:
-        key = (window.key, window.seconds)
-        steps = self._gates.get(key)
-        if steps is None:
-            steps = self._gates[key] = []
-        elif steps:
-            prune(steps, now_ms // window.step_ms)
-        return steps
-
     def _taken(self, key: str, now_ms: int) -> dict[str, int]:
-        taken = self._seats.setdefault(key, {})
-        for id in [id for id, until_ms in taken.items() if until_ms <= now_ms]:
-            del taken[id]
+        taken = self._seats.get(key)
+        if taken is None:
+            taken = self._seats[key] = {}
+        elif taken:
+            for id in [id for id, until_ms in taken.items() if until_ms <= now_ms]:
+                del taken[id]
         return taken
 
     def _forget(self, now_ms: int) -> None:
@@ -318,10 +315,7 @@ class MemoryStore(Store):
         for key, account in list(self._accounts.items()):
             if account.ends_ms and account.ends_ms + KEPT_MS < now_ms and not account.held:
                 del self._accounts[key]
-        for gate, steps in list(self._gates.items()):
-            step_ms = -(-gate[1] * 1000 // STEPS)
-            if not steps or steps[-2] < now_ms // step_ms - STEPS:
-                del self._gates[gate]
+        self._gates.forget(now_ms)
         for name in list(self._seats):
             if not self._taken(name, now_ms):
                 del self._seats[name]
@@ -333,3 +327,9 @@ class MemoryStore(Store):
             if 0 < notes.get(key, (b"", 0))[1] <= now_ms:
                 del notes[key]
                 self._changed(shelf)
+
+
+def _resets_ms(gate: Gate, now_ms: int) -> int:
+    """`_sums.resets_ms` for a gate that knows the length of its steps."""
+    left = (gate.steps[0] + STEPS + 1) * gate.step_ms - now_ms if gate.steps else 0
+    return left if left > 0 else 0

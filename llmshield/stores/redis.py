@@ -230,8 +230,10 @@ class RedisStore(Store):
         full, wait, *figures = await self._do("admit", *args)
         return Admission(full, tuple(figures[::2]), tuple(figures[1::2]), wait)
 
-    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
-        await self._do("count", now_ms, cost, *_flat(windows))
+    async def count(
+        self, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int | None = None
+    ) -> None:
+        await self._do("count", now_ms, cost, now_ms if at_ms is None else at_ms, *_flat(windows))
 
     async def leave(self, seats: Sequence[Seat]) -> None:
         args = [part for seat in seats for part in (seat.key, seat.id)]

@@ -174,8 +174,10 @@ class SqliteStore(Store):
     ) -> Admission:
         return await self._do(steps.admit, windows, seats, now_ms, cost)
 
-    async def count(self, windows: Sequence[Window], now_ms: int, cost: int) -> None:
-        await self._do(steps.count, windows, now_ms, cost)
+    async def count(
+        self, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int | None = None
+    ) -> None:
+        await self._do(steps.count, windows, now_ms, cost, now_ms if at_ms is None else at_ms)
 
     async def leave(self, seats: Sequence[Seat]) -> None:
         await self._do(steps.leave, seats)

@@ -320,13 +320,27 @@ async def test_a_clock_that_steps_back_opens_no_window(store: Store) -> None:
 
 
 async def test_counting_more_and_less(store: Store) -> None:
+    """What is taken back is taken from the step it was counted in, and from no other."""
     await store.count([HOUR], NOW, 2)
     await store.count([HOUR], NOW + STEP, 5)
     assert (await store.admit([HOUR], [], NOW + STEP)).used == (7,)
-    await store.count([HOUR], NOW + STEP, -6)
+    await store.count([HOUR], NOW + STEP, -5, NOW + STEP)
+    assert (await store.admit([HOUR], [], NOW + STEP)).used == (3,)
+    await store.count([HOUR], NOW + 2 * STEP, -60, NOW)
     assert (await store.admit([HOUR], [], NOW + STEP)).used == (2,)
     await store.count([HOUR], NOW + STEP, -60)
     assert (await store.admit([HOUR], [], NOW + STEP)).used == (1,)
+    await store.count([HOUR], NOW + 2 * STEP, -60, NOW + 5 * STEP)
+    assert (await store.admit([HOUR], [], NOW + STEP)).used == (2,)
+
+
+async def test_what_has_left_the_window_is_not_taken_from_others(store: Store) -> None:
+    later = NOW + 61 * STEP
+    await store.admit([HOUR], [], NOW, 3)
+    await store.count([HOUR], later, 2)
+    await store.count([HOUR], later, -3, NOW)
+
+    assert (await store.admit([HOUR], [], later)).used == (3,)
 
 
 async def test_seats_are_taken_left_kept_and_lost(store: Store) -> None:
