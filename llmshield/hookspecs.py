@@ -6,7 +6,7 @@ read; at run time each hook is a tuple of callables in the policy's order (`post
 
 What a hook may do: read the call, propose edits (`text.replace`, `call.clamp_output`), `call.report` findings,
 hang on guards, filters and end callbacks, and return a verdict. What it must not do: sleep (say
-`Route(after=...)`), mutate `call.body`, keep a reference to a call after its end, or raise to signal a verdict.
+`Route(after=...)` or `Wait(...)`), mutate `call.body`, keep a reference to a call after its end, or raise to signal a verdict.
 An exception or a timeout means what the policy's `on_error` says: `closed` refuses the call, `open` goes on.
 """
 
@@ -83,7 +83,7 @@ class HookSpecs:
 
         Runs once per call, in policy order; the first verdict ends the walk. May propose edits, hang attempt
         guards and end callbacks on the call. `Block` refuses, `Answer` replies at once, `Route` fixes the
-        targets (and `choose_provider` is skipped).
+        targets (and `choose_provider` is skipped), `Wait` holds the call until it has one of these.
         """
 
     @hookspec

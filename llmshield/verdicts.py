@@ -3,11 +3,13 @@
 `Block`   this call ends here with an error in the client's dialect (or the dialect's stop signal mid-stream).
 `Answer`  reply with this text without asking anybody; no provider is called.
 `Route`   ask these targets, in this way.
+`Wait`    (pre_request only) hold this call, for a bounded time, until there is room.
 `Skip`    (attempt guards only) pass over this target, with a reason for the record.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -73,10 +75,22 @@ class Route:
 
 
 @dataclass(slots=True, frozen=True)
+class Wait:
+    """Hold this call here until `turn()` has a verdict for it (None: go on), at most `at_most_s` seconds.
+
+    Nobody sleeps in a hook: its time limit is for work. So the hook returns this, and the wait happens outside of
+    that limit; a client that goes away cancels it. In monitor mode nobody waits: it is counted as `would-wait`.
+    """
+
+    turn: Callable[[], Awaitable[Block | Answer | Route | None]]
+    at_most_s: float
+
+
+@dataclass(slots=True, frozen=True)
 class Skip:
     """Pass over this target; `reason` goes into the decision record."""
 
     reason: str
 
 
-Verdict: TypeAlias = Block | Answer | Route | None
+Verdict: TypeAlias = Block | Answer | Route | Wait | None
