@@ -3,86 +3,27 @@
 Raw pluggy mishandles `async def` (sync bodies run before async ones; with `firstresult` a coroutine that would
 return None still wins; an early stop leaks coroutines: pluggy issue 320), so it never runs a call here.
 
-Rules: order is the policy's (`post_response`: reversed). What a hook proposed counts only if it returned in
-time, returned something its hook allows, and is enforced; a monitored plugin takes the whole decision and
-changes nothing. What fails is `on_error: closed` (the call is refused) or `open` (as if it had said nothing).
+Rule: order is the policy's (`post_response`: reversed). How one hook is run is in `steps.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pluggy
 
-from llmshield import clock
-from llmshield.call import Call, Clamp, Edit, Finding, Proposal, Reply
-from llmshield.errors import CallError, PluginError, StoreUnavailable
+from llmshield.errors import PluginError
 from llmshield.hookspecs import HOOKS, PROJECT, HookSpecs, Plugin, Resources
 from llmshield.logs import log
 from llmshield.policy import Exemption, Override, Policy
 from llmshield.policy.server import Mode
-from llmshield.verdicts import Answer, Block, Route
+from llmshield.steps import Step, Took, Trail, run_now, run_step, stretch_for
 
-_ALLOWED: dict[str, tuple[type, ...]] = {
-    "pre_request": (Block, Answer, Route),
-    "choose_provider": (Route,),
-    "post_response": (Block,),
-    "on_failure": (Route, Answer),
-}
-
-_STRETCH_BYTES = 10_000
-"""A hook's time limit grows by its base once per this many bytes of body: long prompts are not refused for
-being long."""
-
-
-@dataclass(slots=True, frozen=True)
-class Step:
-    """One hook of one plugin, ready to run."""
-
-    plugin: str
-    hook: str
-    run: Callable[..., Any]
-    is_async: bool
-    blocking: bool
-    enforced: bool
-    fail_open: bool
-    timeout_s: float
-    computes: bool = False
-
-
-@dataclass(slots=True)
-class Took:
-    """What one step did, for metrics, debug headers and the decision record."""
-
-    plugin: str
-    hook: str
-    action: str
-    enforced: bool
-    ms: float
-    findings: tuple[Finding, ...] = ()
-    error: str | None = None
-
-
-@dataclass(slots=True)
-class Trail:
-    """What all steps of one call did, in order. `stretch` multiplies every time limit; `long` sends hooks that
-    compute to a thread."""
-
-    took: list[Took] = field(default_factory=list)
-    stretch: float = 1.0
-    long: bool = False
-    clamp: int | None = None
-    edited: bool = False
-
-
-def stretch_for(body_bytes: int) -> float:
-    """How much longer than its base a hook may take for a body of this size."""
-    return 1.0 + body_bytes / _STRETCH_BYTES
+__all__ = ["Chain", "Step", "Took", "Trail", "build", "run_now", "run_step", "stretch_for"]
 
 
 class Chain:
@@ -233,140 +174,3 @@ def _refuse_near_misses(name: str, plugin: Plugin) -> None:
             raise PluginError(
                 f"Plugin {name!r} has a method {attribute!r} that no hook calls; did you mean {close[0]!r}?"
             )
-
-
-async def run_step(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
-    """Run one hook and make its proposals count; returns its verdict if it is enforced, else None.
-
-    Raises: CallError (`policy_unavailable`, or `store_unavailable`) when it fails and is `on_error: closed`.
-    """
-    subject: Call = call
-    proposals: list[Proposal] = []
-    limit = step.timeout_s * trail.stretch
-    started = clock.monotonic()
-    threaded = step.blocking or (step.computes and trail.long)
-    if threaded:
-        subject = call.snapshot()
-    subject._proposals = proposals
-    subject._plugin = step.plugin
-    subject._enforced = step.enforced
-    subject._fail_open = step.fail_open
-    subject.deadline = started + limit
-    reply: Reply | None = None
-    filters = reply_ends = 0
-    if step.hook == "post_response":
-        reply = rest[0]
-        assert reply is not None
-        reply._plugin = step.plugin
-        reply._enforced = step.enforced
-        reply._fail_open = step.fail_open
-        filters, reply_ends = len(reply._filters), len(reply._on_end)
-    guards, ends = len(subject._attempt_guards), len(subject._on_end)
-    try:
-        if step.is_async:
-            async with asyncio.timeout(limit):
-                verdict = await step.run(subject, *rest)
-        elif threaded:
-            async with asyncio.timeout(limit):
-                verdict = await asyncio.to_thread(step.run, subject, *rest)
-        else:
-            verdict = step.run(subject, *rest)
-            if verdict is not None and isinstance(verdict, Awaitable):  # a plain function of a coroutine
-                async with asyncio.timeout(limit):
-                    verdict = await verdict
-        ms = (clock.monotonic() - started) * 1000
-        if ms > limit * 1000:
-            raise TimeoutError
-        if verdict is not None and not isinstance(verdict, _ALLOWED[step.hook]):
-            raise PluginError(f"{step.hook}() returned {type(verdict).__name__}, which it can't say.")
-        counts, findings = _settle(call, proposals, trail, enforced=step.enforced)
-    except Exception as error:  # whatever a plugin raises means what `on_error` says
-        del subject._attempt_guards[guards:]
-        del subject._on_end[ends:]
-        if reply is not None:
-            del reply._filters[filters:]
-            del reply._on_end[reply_ends:]
-        failure = _failed(step, trail, started, limit, error)
-        if step.fail_open or not step.enforced:
-            return None
-        raise failure from error
-    finally:
-        call._proposals = []
-    if threaded:
-        call.adopt(subject, guards, ends)
-    if proposals or verdict is not None or not step.enforced:
-        action = _action(verdict, counts, findings)
-        if action != "allow" and not step.enforced:
-            action = f"would-{action}"
-        trail.took.append(Took(step.plugin, step.hook, action, step.enforced, ms, findings))
-    else:
-        trail.took.append(Took(step.plugin, step.hook, "allow", True, ms))
-    return verdict if step.enforced else None
-
-
-def _settle(
-    call: Call, proposals: list[Proposal], trail: Trail, *, enforced: bool
-) -> tuple[int, tuple[Finding, ...]]:
-    """Sort a hook's proposals; apply them when enforced. Returns (edits, findings)."""
-    if not proposals:
-        return 0, ()
-    edits = [item for item in proposals if type(item) is Edit]
-    clamps = [item.tokens for item in proposals if type(item) is Clamp]
-    planned = _plan(edits) if edits else []
-    if clamps and min(clamps) < 1:
-        raise PluginError(f"clamp_output({min(clamps)}) leaves no room for an answer.")
-    if enforced:  # nothing can fail from here on: a hook's proposals count all together or not at all
-        for text, new in planned:
-            text._write(new)
-            trail.edited = True
-        if clamps:
-            trail.clamp = min(clamps) if trail.clamp is None else min(trail.clamp, *clamps)
-    return len(edits), tuple(item for item in proposals if type(item) is Finding)
-
-
-def _plan(edits: list[Edit]) -> list[tuple[Any, str]]:
-    """The new value of each edited text. Raises: PluginError on overlapping or impossible spans."""
-    by_text: dict[int, list[Edit]] = {}
-    for edit in edits:
-        by_text.setdefault(id(edit.text), []).append(edit)
-    planned = []
-    for group in by_text.values():
-        text = group[0].text
-        value = text.value
-        group.sort(key=lambda edit: (edit.start, edit.end))
-        parts: list[str] = []
-        done = 0
-        for edit in group:
-            if not (done <= edit.start <= edit.end <= len(value)):
-                raise PluginError(f"An edit of {text.place!r} overlaps another one or leaves the text.")
-            parts += (value[done : edit.start], edit.new)
-            done = edit.end
-        parts.append(value[done:])
-        planned.append((text, "".join(parts)))
-    return planned
-
-
-def _action(verdict: Any, edits: int, findings: tuple[Finding, ...]) -> str:
-    if verdict is not None:
-        return {Block: "block", Answer: "answer", Route: "route"}[type(verdict)]
-    if edits:
-        return "redact"
-    return "flag" if findings else "allow"
-
-
-def _failed(step: Step, trail: Trail, started: float, limit: float, error: Exception) -> CallError:
-    """Record a failed step, and make the error that a closed one means. The plugin's own words stay in the log."""
-    ms = (clock.monotonic() - started) * 1000
-    what = f"timeout after {limit * 1000:.0f} ms" if isinstance(error, TimeoutError) else type(error).__name__
-    trail.took.append(Took(step.plugin, step.hook, "error", step.enforced, ms, (), what))
-    log.error(
-        "plugin_failed",
-        plugin=step.plugin,
-        hook=step.hook,
-        error=what,
-        on_error="open" if step.fail_open else "closed",
-    )
-    kind: Literal["store_unavailable", "policy_unavailable"] = (
-        "store_unavailable" if isinstance(error, StoreUnavailable) else "policy_unavailable"
-    )
-    return CallError(kind, f"Policy plugin {step.plugin!r} failed; the call is refused.", plugin=step.plugin)
