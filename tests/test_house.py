@@ -44,7 +44,6 @@ COMPANIONS = {
     "pydantic-core": "pydantic",
     "regex": "presidio-analyzer",
     "typing-extensions": "pydantic",
-    "yarl": "aiohttp",
 }
 """Distributions that are a part of another one's interface, and of whose."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from llmshield.mounts._asgi import Message, Scope, Send
-
-_METHODS = b"GET, POST, OPTIONS"
-_EXPOSED = b"x-llmshield-request-id, x-llmshield-action, x-llmshield-provider, x-llmshield-model, retry-after"
+_METHODS = "GET, POST, OPTIONS"
+_EXPOSED = "x-llmshield-request-id, x-llmshield-action, x-llmshield-provider, x-llmshield-model, retry-after"
 
 
 class Cors:
@@ -15,53 +13,32 @@ class Cors:
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._any = "*" in origins
-        self._origins = frozenset(origin.encode("latin-1") for origin in origins)
+        self._origins = frozenset(origins)
 
-    def _origin(self, scope: Scope) -> bytes | None:
-        for name, value in scope["headers"]:
-            if name == b"origin":
-                return bytes(value)
-        return None
+    def _allowed(self, origin: str | None) -> str | None:
+        if origin is None or not (self._any or origin in self._origins):
+            return None
+        return "*" if self._any else origin
 
-    def _allowed(self, origin: bytes | None) -> bool:
-        return origin is not None and (self._any or origin in self._origins)
+    def preflight(self, origin: str | None, wanted: str | None) -> tuple[int, Mapping[str, str]]:
+        """Status and headers of the answer to a preflight from `origin` that wants to send the headers `wanted`."""
+        headers = {"content-length": "0", "vary": "origin"}
+        allowed = self._allowed(origin)
+        if allowed is None:
+            return 403, headers
+        headers["access-control-allow-origin"] = allowed
+        headers["access-control-allow-methods"] = _METHODS
+        headers["access-control-allow-headers"] = wanted or "*"
+        headers["access-control-max-age"] = "600"
+        return 204, headers
 
-    async def answered(self, scope: Scope, send: Send) -> bool:
-        """Answer a preflight; True when it was one."""
-        headers = dict(scope["headers"])
-        if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
-            return False
-        origin = self._origin(scope)
-        reply = [(b"content-length", b"0"), (b"vary", b"origin")]
-        if self._allowed(origin):
-            assert origin is not None
-            reply += [
-                (b"access-control-allow-origin", b"*" if self._any else origin),
-                (b"access-control-allow-methods", _METHODS),
-                (b"access-control-allow-headers", headers.get(b"access-control-request-headers", b"*")),
-                (b"access-control-max-age", b"600"),
-            ]
-        await send(
-            {"type": "http.response.start", "status": 204 if self._allowed(origin) else 403, "headers": reply}
-        )
-        await send({"type": "http.response.body", "body": b""})
-        return True
-
-    def wrap(self, scope: Scope, send: Send) -> Send:
-        """A `send` that names the origin, where it is allowed."""
-        origin = self._origin(scope)
-        if not self._allowed(origin):
-            return send
-        assert origin is not None
-        extra = [
-            (b"access-control-allow-origin", b"*" if self._any else origin),
-            (b"access-control-expose-headers", _EXPOSED),
-            (b"vary", b"origin"),
-        ]
-
-        async def send_with(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *extra]}
-            await send(message)
-
-        return send_with
+    def headers(self, origin: str | None) -> Mapping[str, str] | None:
+        """What an answer to `origin` carries; None where it is not allowed, or no origin at all."""
+        allowed = self._allowed(origin)
+        if allowed is None:
+            return None
+        return {
+            "access-control-allow-origin": allowed,
+            "access-control-expose-headers": _EXPOSED,
+            "vary": "origin",
+        }

@@ -7,18 +7,13 @@ What one connection may do is told in `_protocol`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import uvicorn
-
-from llmshield.errors import ShieldError
+from llmshield.exchange import Incoming
 from llmshield.logs import log
-from llmshield.mounts._asgi import AsgiClient, Receive, Scope, Send, run_exchange
-from llmshield.mounts._protocol import GuardedProtocol
+from llmshield.mounts._request import HttpRequest
+from llmshield.mounts._server import Server, bind, handler_of
 from llmshield.mounts.admin import Admin
 from llmshield.mounts.cors import Cors
 from llmshield.policy import Policy
@@ -29,72 +24,42 @@ DRAIN_S = 20.0
 """How long calls under way may go on after SIGTERM; Kubernetes kills after 30 s."""
 LINGER_S = 3.0
 """How long connections may take to close after that."""
-BACKLOG = 2048
 
 
 class Gateway:
-    """The data port as an ASGI app."""
+    """The data port: answers the requests of its connections (`_server.Server`)."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._receive_s = runtime.policy.server.limits.receive
         cors = runtime.policy.server.cors
         self._cors = Cors(cors.origins) if cors is not None else None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise ShieldError(f"The data port does not serve {scope['type']!r}.")
+    async def __call__(self, request: HttpRequest) -> None:
         if self._cors is not None:
-            if await self._cors.answered(scope, send):
+            origin = _header(request, b"origin")
+            asks = _header(request, b"access-control-request-method")
+            if request.method == "OPTIONS" and asks is not None:
+                wanted = _header(request, b"access-control-request-headers")
+                await request.start(*self._cors.preflight(origin, wanted))
+                await request.end()
                 return
-            send = self._cors.wrap(scope, send)
-        client = AsgiClient(receive, send, self._receive_s)
-        await run_exchange(self._runtime.engine, scope, client, mount="gateway")
+            request.extra = self._cors.headers(origin)
+        incoming = Incoming(
+            request.method,
+            request.raw_path,
+            request.raw_query,
+            request.headers,
+            request.peer,
+            request.read_body,
+        )
+        await self._runtime.engine.handle(incoming, request)
 
 
-class _Server(uvicorn.Server):
-    """A server whose signals belong to `serve`."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def bind(address: HostPort, what: str) -> socket.socket:
-    """A listening socket. Raises: ShieldError with the remedy when the address can't be had."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY on accepted sockets only where the protocol is named: without it every answer of
-    # two writes waits 40 ms for the client's delayed acknowledgement.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((address.host, address.port))
-    except OSError as error:
-        sock.close()
-        raise ShieldError(
-            f"The {what} port {address} can't be opened: {error.strerror}. Free it, or choose another "
-            f"(--{'listen' if what == 'data' else 'admin'} HOST:PORT)."
-        ) from error
-    sock.listen(BACKLOG)
-    sock.setblocking(False)
-    return sock
-
-
-def _config(app: Any, protocol: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,  # nginx's default; clients' pools keep idle connections for 5 to 60 s
-        backlog=BACKLOG,
-    )
+def _header(request: HttpRequest, name: bytes) -> str | None:
+    for found, value in request.headers:
+        if found.lower() == name:
+            return value.decode("latin-1")
+    return None
 
 
 async def serve(
@@ -121,52 +86,35 @@ async def serve(
     for name in ours:
         loop.add_signal_handler(name, stop.set)
 
-    class Protocol(GuardedProtocol):
-        head_s = policy.server.limits.head
-        receive_s = policy.server.limits.receive
-
-    data = _Server(_config(Gateway(runtime), Protocol))
+    limits = policy.server.limits
+    data = Server(Gateway(runtime), data_socket, head_s=limits.head, receive_s=limits.receive)
     servers = [data]
-    sockets = [data_socket]
-    ports: list[asyncio.Task[None]] = []
+    admin_url = None
     if admin_socket is not None:
         # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
-        servers.append(_Server(_config(Admin(runtime), Protocol)))
-        sockets.append(admin_socket)
-        ports.append(loop.create_task(servers[1].serve(sockets=[admin_socket])))
+        port = Server(handler_of(Admin(runtime)), admin_socket, head_s=limits.head, receive_s=limits.receive)
+        servers.append(port)
+        admin_url = port.url
+        await port.start()
     try:
         await runtime.start()
-        ports.insert(0, loop.create_task(data.serve(sockets=[data_socket])))
-        url = _url(data_socket)
-        admin_url = _url(admin_socket) if admin_socket is not None else None
+        await data.start()
         log.info(
-            "serving", data=url, admin=admin_url or "", policy=policy.hash, plugins=list(runtime.chain.modes)
+            "serving",
+            data=data.url,
+            admin=admin_url or "",
+            policy=policy.hash,
+            plugins=list(runtime.chain.modes),
         )
         if on_ready is not None:
-            on_ready(url, admin_url)
-        stopping = loop.create_task(stop.wait())
-        await asyncio.wait({stopping, *ports}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+            on_ready(data.url, admin_url)
+        await stop.wait()
         log.info("draining", seconds=DRAIN_S)
-        data.should_exit = True
+        data.refuse()
         await runtime.drain(DRAIN_S)
-        await asyncio.wait(ports[:1], timeout=LINGER_S)
     finally:
         for name in ours:
             loop.remove_signal_handler(name)
-        for server in servers:
-            server.should_exit = True
-        if ports:
-            await asyncio.wait(ports, timeout=LINGER_S)
-        for server in servers:
-            server.force_exit = True  # clients that take nothing of their last bytes are not waited for
-        await asyncio.gather(*ports, return_exceptions=True)
-        for sock in sockets:
-            sock.close()
+        await asyncio.gather(*[server.stop(LINGER_S) for server in servers])
         await runtime.close()
         log.info("stopped")
-
-
-def _url(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

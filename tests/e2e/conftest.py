@@ -13,6 +13,9 @@ import aiohttp
 import pytest
 import uvicorn
 
+from llmshield.mounts._protocol import Handler
+from llmshield.mounts._server import Server, bind
+from llmshield.policy.units import HostPort
 from llmshield.simulator import Simulator
 
 
@@ -48,6 +51,22 @@ async def _serving_app(app: Any) -> AsyncIterator[str]:
 def serving_app() -> Callable[[Any], AbstractAsyncContextManager[str]]:
     """`async with serving_app(app) as url`: an ASGI app on a real socket."""
     return _serving_app
+
+
+@contextlib.asynccontextmanager
+async def _serving_handler(handler: Handler) -> AsyncIterator[str]:
+    server = Server(handler, bind(HostPort("127.0.0.1", 0), "data"), head_s=10.0, receive_s=60.0)
+    await server.start()
+    try:
+        yield server.url
+    finally:
+        await server.stop(2.0)
+
+
+@pytest.fixture(scope="session")
+def serving_handler() -> Callable[[Handler], AbstractAsyncContextManager[str]]:
+    """`async with serving_handler(handler) as url`: a handler on a real port of our own."""
+    return _serving_handler
 
 
 @dataclasses.dataclass

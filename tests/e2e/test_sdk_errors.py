@@ -29,6 +29,7 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.google import GoogleProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from llmshield.mounts._request import HttpRequest
 from llmshield.mounts.gateway import Gateway
 from llmshield.runtime import Runtime
 from llmshield.simulator import Scripted, Simulator
@@ -173,15 +174,15 @@ PYDANTIC_AI: dict[Any, type[Exception]] = {
 
 
 class Counted:
-    """The gateway's ASGI app, counting the calls that reach it."""
+    """The gateway's handler, counting the calls that reach it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.calls = 0
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.calls += scope["type"] == "http"
-        await self.app(scope, receive, send)
+    async def __call__(self, request: HttpRequest) -> None:
+        self.calls += 1
+        await self.app(request)
 
 
 class Place:
@@ -215,7 +216,7 @@ class Place:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory, serving_app: Any) -> AsyncIterator[Place]:
+async def place(tmp_path_factory: pytest.TempPathFactory, serving_handler: Any) -> AsyncIterator[Place]:
     folder: Path = tmp_path_factory.mktemp("policy")
     (folder / "broken.py").write_text(BROKEN)
     given = POLICY.replace("WORD", WORD)
@@ -230,7 +231,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory, serving_app: Any) -> A
         await runtime.start()
         stack.push_async_callback(runtime.close)
         counted = Counted(Gateway(runtime))
-        made = Place(await stack.enter_async_context(serving_app(counted)), counted, sim)
+        made = Place(await stack.enter_async_context(serving_handler(counted)), counted, sim)
         stack.push_async_callback(made.close)
         await made.openai["slow"].embeddings.create(model="gpt-small", input="x")  # its one call of the hour
         yield made

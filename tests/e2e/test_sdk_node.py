@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from llmshield.mounts._request import HttpRequest
 from llmshield.mounts.gateway import Gateway
 from llmshield.runtime import Runtime
 from llmshield.simulator import Simulator
@@ -115,20 +116,21 @@ WAYS = {
 
 
 class Counted:
-    """The gateway's ASGI app; counts the calls that reach it by their mark."""
+    """The gateway's handler; counts the calls that reach it by their mark."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.calls: dict[str, int] = {}
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        mark = dict(scope.get("headers", ())).get(b"x-test-call", b"").decode()
+    async def __call__(self, request: HttpRequest) -> None:
+        headers = {name.lower(): value for name, value in request.headers}
+        mark = headers.get(b"x-test-call", b"").decode()
         self.calls[mark] = self.calls.get(mark, 0) + 1
-        await self.app(scope, receive, send)
+        await self.app(request)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(serving_app: Any) -> AsyncIterator[tuple[Simulator, Counted, str]]:
+async def place(serving_handler: Any) -> AsyncIterator[tuple[Simulator, Counted, str]]:
     version = await asyncio.create_subprocess_exec("node", "--version", stdout=asyncio.subprocess.PIPE)
     major = int((await version.communicate())[0].decode().lstrip("v").split(".")[0])
     if major < OLDEST:
@@ -142,7 +144,7 @@ async def place(serving_app: Any) -> AsyncIterator[tuple[Simulator, Counted, str
         await runtime.start()
         stack.push_async_callback(runtime.close)
         counted = Counted(Gateway(runtime))
-        yield sim, counted, await stack.enter_async_context(serving_app(counted))
+        yield sim, counted, await stack.enter_async_context(serving_handler(counted))
 
 
 async def node(script: str, *arguments: str) -> Any:

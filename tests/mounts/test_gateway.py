@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from llmshield.errors import ShieldError
-from llmshield.mounts.gateway import bind
+from llmshield.mounts._server import bind
 from llmshield.policy.units import HostPort
 from llmshield.simulator import Simulator, SimulatorThread
 from llmshield.testing import gateway

@@ -152,7 +152,7 @@ async def test_a_client_that_takes_nothing_loses_its_connection(
     primary: Simulator, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """Else it would keep a task, its holds and its buffers for ever, and the shutdown as well."""
-    monkeypatch.setattr(_protocol.GuardedProtocol, "stall_s", 0.3)
+    monkeypatch.setattr(_protocol.Connection, "stall_s", 0.3)
     primary.set(tokens=1_500_000, chars=4000)
     body = orjson.dumps(
         {"model": "gpt-4o", "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
