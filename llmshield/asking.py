@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from types import CoroutineType
 from typing import Any
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
-from llmshield.chain import Took, run_step
+from llmshield.chain import Took, run_now, run_step
 from llmshield.channels import Channels, Stopped, WouldChange
 from llmshield.dialects import Dialect, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
@@ -333,7 +334,9 @@ class Asking:
                 status=status,
             )
             for step in x.chain.post_response:
-                verdict = await run_step(step, x.trail, x.call, reply)
+                verdict = run_now(step, x.trail, x.call, reply)
+                if type(verdict) is CoroutineType:
+                    verdict = await verdict
                 if verdict is not None:
                     raise verdict.error(step.plugin)
         reply = x.reply

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import CoroutineType
 
 from llmshield import clock
 from llmshield.asking import Asking
 from llmshield.call import Call, Finding
-from llmshield.chain import Chain, Took, run_step, stretch_for
+from llmshield.chain import Chain, Took, run_now, run_step, stretch_for
 from llmshield.compression import TooLarge, unpack
 from llmshield.dialects import WireRequest
 from llmshield.dialects._tree import Limits, parse_body
@@ -150,7 +151,9 @@ class Engine:
         chain = x.chain = self.chain.under(active) if active else self.chain
         x.overrides = tuple(override.reason for override in active)
         for step in chain.pre_request:
-            verdict = await run_step(step, x.trail, call)
+            verdict = run_now(step, x.trail, call)
+            if type(verdict) is CoroutineType:
+                verdict = await verdict
             if verdict is None:
                 continue
             if type(verdict) is Block:

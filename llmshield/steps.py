@@ -131,7 +131,7 @@ async def _wait(
 ) -> Any:  # fmt: skip
     try:
         async with asyncio.timeout(limit):
-            verdict = await working
+            verdict: Any = await working
         if type(verdict) is Wait and step.enforced and step.hook == "pre_request":
             began = clock.monotonic()
             async with asyncio.timeout(verdict.at_most_s + limit):
