@@ -1,7 +1,7 @@
 """`redis://host:6379/0` (`rediss://` with TLS): any number of processes on any number of machines.
 
-Every step is one Lua script. One task per process sends what is waiting as one pipeline, reads the answers and
-takes the next: under load the cost of the round trip is shared, and no caller waits for a connection.
+Every step is one Lua script on one connection per process (`_redis_wire`): what callers ask in one turn of the loop
+leaves in one write, and no caller waits for a connection.
 
 A Redis that does not answer costs 50 ms, once: while its answer is outstanding, every other step fails at once.
 The connection is given up after a second and a new one tried, so that calls go on within two seconds of a
@@ -16,11 +16,8 @@ Needs the extra `[redis]` and Redis 5 or later.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, cast
 
@@ -41,29 +38,11 @@ from llmshield.stores import (
     Window,
 )
 from llmshield.stores._redis_scripts import SCRIPTS
-
-_PATIENCE_S = 0.05
-"""What a dead Redis may cost a call."""
-
-_TICK_S = 0.01
-
-_REST_S = 0.2
-"""After two failures in a row: how long steps fail at once before one of them tries again."""
-
-_GIVE_UP_S = 1.0
-"""How long an outstanding answer may still come; then its connection is closed."""
-
-_BATCH = 64
-"""Steps in one pipeline: at 30 us each in Redis they hold it for 2 ms."""
+from llmshield.stores._redis_wire import RedisError, Wire, lost
 
 _JOURNAL_KEPT_MS = 32 * 86_400_000
 _READ_S = 5.0
 """Time for reading reports, which no call waits for."""
-
-_SHA = {
-    name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()
-}
-_Step = tuple[str, tuple[str | int | bytes, ...], "asyncio.Future[Any]"]
 
 
 class RedisStore(Store):
@@ -77,40 +56,24 @@ class RedisStore(Store):
         if not prefix.replace("-", "").replace("_", "").isalnum():
             raise StoreError(f"Store option prefix={prefix!r}: letters, digits, hyphen and underscore only")
         self._book = f"{prefix}:{{book}}:"
-        self._gate = f"{prefix}:{{gate}}:"
+        self._book_key = self._book.encode()
+        self._gate = f"{prefix}:{{gate}}:".encode()
         self._url = url.text.partition("?")[0]
-        self._client: Any = None
+        self._wire = Wire(self._url, SCRIPTS)
         self._reader: Any = None
-        self._waiting: deque[_Step] = deque()
-        self._pump: asyncio.Task[None] | None = None
-        self._disconnected: type[Exception] = ConnectionError
-        self._stuck: asyncio.Future[list[Any]] | None = None
-        self._loaded = False
         self._epoch = ""
-        self._failures = 0
-        self._rest_until = 0.0
         self._trim_ms = 0
 
     async def open(self) -> None:
-        if self._client is None:
+        if self._reader is None:
             try:
                 from redis.asyncio import Redis
                 from redis.asyncio.retry import Retry
                 from redis.backoff import NoBackoff
-                from redis.exceptions import ConnectionError as Disconnected
             except ImportError as error:
                 raise StoreError(
                     "A redis:// store needs the extra: pip install 'llmshield-sidecar[redis]'"
                 ) from error
-            self._disconnected = Disconnected
-            retry = Retry(NoBackoff(), 0)
-            self._client = Redis.from_url(
-                self._url,
-                socket_timeout=None,
-                socket_connect_timeout=_GIVE_UP_S,
-                retry=retry,
-                max_connections=4,
-            )
             self._reader = Redis.from_url(
                 self._url,
                 socket_timeout=_READ_S,
@@ -118,22 +81,15 @@ class RedisStore(Store):
                 retry=Retry(NoBackoff(), 1),
                 decode_responses=True,
             )
-        await self._load()
+        await self._wire.open(_READ_S)
         self._epoch = await self._begin()
         self.warnings = await self._worries()
 
     async def close(self) -> None:
-        pump = self._pump
-        if pump is not None:
-            await asyncio.wait({pump})
-        stuck = self._stuck
-        if stuck is not None:
-            stuck.cancel()
-            await asyncio.wait({stuck})
-        for client in (self._client, self._reader):
-            if client is not None:
-                await client.aclose()
-        self._client = self._reader = None
+        await self._wire.close()
+        if self._reader is not None:
+            await self._reader.aclose()
+        self._reader = None
 
     async def ping(self) -> None:
         await self._do("renew", 0)
@@ -197,7 +153,7 @@ class RedisStore(Store):
             try:
                 rows = await pipe.execute()
             except Exception as error:
-                raise _lost(error) from error
+                raise lost(error) from error
             for name, row in zip(page, rows, strict=True):
                 account, _, window = name.rpartition("|")
                 if row[0] is None:  # its time is over
@@ -272,96 +228,11 @@ class RedisStore(Store):
     async def revision(self, shelf: str) -> int:
         return int(await self._do("revision", shelf))
 
-    # -- one round trip for all that are waiting
-
     async def _do(self, script: str, *args: str | int | bytes) -> Any:
-        if self._client is None:
-            raise StoreUnavailable("The Redis store is not open")
-        if self._stuck is not None or (self._rest_until and time.monotonic() < self._rest_until):
-            raise StoreUnavailable("Redis does not answer")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((script, args, future))
-        if self._pump is None:
-            self._pump = asyncio.create_task(self._send_all())
-        return await future
-
-    async def _send_all(self) -> None:
         try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                # A caller that gave up before its turn gets nothing held in its name.
-                batch = [step for step in batch if not step[2].done()]
-                if batch:
-                    await self._send(batch)
-        finally:
-            self._pump = None
-
-    async def _send(self, batch: list[_Step]) -> None:
-        try:
-            answers = await self._ask(batch)
-            missing = [at for at, answer in enumerate(answers) if type(answer).__name__ == "NoScriptError"]
-            if missing:  # Redis was started anew or flushed
-                await self._load()
-                again = await self._ask([batch[at] for at in missing])
-                for at, answer in zip(missing, again, strict=True):
-                    answers[at] = answer
-            self._failures, self._rest_until = 0, 0.0
-        except Exception as error:  # noqa: BLE001  handed to every caller of the batch
-            self._failures += 1
-            if self._failures > 1:
-                self._rest_until = time.monotonic() + _REST_S
-            answers = [error] * len(batch)
-            while self._waiting:  # they have waited as long for nothing
-                _answer(self._waiting.popleft()[2], error)
-        for step, answer in zip(batch, answers, strict=True):
-            _answer(step[2], answer)
-
-    async def _ask(self, batch: list[_Step]) -> list[Any]:
-        """One pipeline; a connection that turns out to be dead at once is replaced once, within the same time."""
-        deadline = time.monotonic() + _PATIENCE_S
-        try:
-            return await self._pipeline(batch, _PATIENCE_S)
-        except self._disconnected:
-            left = deadline - time.monotonic()
-            if left < _PATIENCE_S / 2:
-                raise
-            return await self._pipeline(batch, left)
-
-    async def _pipeline(self, batch: list[_Step], patience_s: float) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        for script, args, _ in batch:
-            pipe.evalsha(_SHA[script], 1, self._gate if script in _GATE_STEPS else self._book, *args)
-        task: asyncio.Future[list[Any]] = asyncio.ensure_future(pipe.execute(raise_on_error=False))
-        for _ in range(max(1, round(patience_s / _TICK_S))):
-            # Patience is counted in turns of our own loop: where that gets no processor, so may Redis, and the
-            # answer may long be in the socket.
-            await asyncio.wait({task}, timeout=_TICK_S)
-            if task.done():
-                return task.result()
-        self._stuck = task
-        # Cancelled, redis-py gives the connection up: a late answer can't meet another request.
-        giving_up = asyncio.get_running_loop().call_later(_GIVE_UP_S, task.cancel)
-
-        def over(done: asyncio.Future[list[Any]]) -> None:
-            self._stuck = None
-            giving_up.cancel()
-            if not done.cancelled() and done.exception() is None:
-                self._failures = 0
-
-        task.add_done_callback(over)
-        raise TimeoutError(f"no answer within {_PATIENCE_S * 1000:.0f} ms")
-
-    async def _load(self) -> None:
-        """Have Redis know the scripts; a Redis that is just starting is waited for."""
-        pipe = self._client.pipeline(transaction=False)
-        for text in SCRIPTS.values():
-            pipe.script_load(text)
-        try:
-            async with asyncio.timeout(_PATIENCE_S if self._loaded else _READ_S):
-                await pipe.execute()
-        except Exception as error:
-            raise _lost(error) from error
-        self._loaded = True
+            return await self._wire.ask(script, self._gate if script in _GATE_STEPS else self._book_key, args)
+        except RedisError as error:
+            raise lost(error) from error
 
     async def _begin(self) -> str:
         """The book's epoch; made if there is no book yet."""
@@ -383,7 +254,7 @@ class RedisStore(Store):
         try:
             return await getattr(self._reader, command)(*args, **kwargs)
         except Exception as error:
-            raise _lost(error) from error
+            raise lost(error) from error
 
     async def _names(self) -> AsyncIterator[str]:
         cursor, seen = 0, set[str]()
@@ -406,21 +277,6 @@ def _flat(windows: Sequence[Window]) -> list[str | int]:
         for window in windows
         for part in (f"{window.key}:{window.seconds}", window.limit, window.step_ms, window.seconds * 1000)
     ]
-
-
-def _answer(future: asyncio.Future[Any], answer: Any) -> None:
-    if future.done():
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(_lost(answer))
-    else:
-        future.set_result(answer)
-
-
-def _lost(error: Exception) -> StoreUnavailable:
-    if isinstance(error, StoreUnavailable):
-        return error
-    return StoreUnavailable(f"Redis: {type(error).__name__}: {str(error)[:200]}")
 
 
 def _entry(row: dict[str, str], at_ms: int) -> Entry:
