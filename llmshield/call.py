@@ -46,7 +46,10 @@ class Usage:
     """Tokens as the provider reported them, in one meaning for all dialects.
 
     `input` counts everything sent, cached tokens included; `output` everything produced, reasoning included.
-    The `cache_*`, `*_audio` and `reasoning` figures are parts of these two. None means: not reported.
+    The `cache_*`, `*_audio`, `*_image`, `*_video` and `reasoning` figures are parts of these two,
+    `cache_write_1h` of `cache_write` and `cache_audio` of `cache_read` and `input_audio`. None means: not reported.
+    `tool_requests` counts web searches, `tools` the uses of the provider's other tools by their kind. `served` is
+    how the provider says it served the call, as `(("service_tier", "priority"),)`.
     `estimated` marks figures that we made from the text seen because the provider gave none (or nonsense).
     """
 
@@ -61,6 +64,12 @@ class Usage:
     tool_requests: int = 0
     estimated: bool = False
     malformed: bool = False
+    cache_write_1h: int | None = None
+    cache_audio: int | None = None
+    input_video: int = 0
+    output_image: int | None = None
+    tools: dict[str, int] | None = None
+    served: tuple[tuple[str, str], ...] = ()
 
 
 __all__ = [

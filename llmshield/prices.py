@@ -58,6 +58,12 @@ _MAX_OUTPUT: tuple[tuple[str, int], ...] = tuple(
     )
 )  # fmt: skip
 
+# https://ai.google.dev/gemini-api/docs/models: windows that the list leaves out.
+_MILLION = ("gemini-2.5-pro", "gemini-2.5-flash", "gemini-3")
+
+# https://ai.google.dev/gemini-api/docs/pricing: up to Gemini 2.5 grounding is billed by the prompt, from 3 by the search.
+_ONE_FEE = ("gemini-1", "gemini-2")
+
 # What a body may say of how it is served without being dearer than the plain price.
 _PLAIN_OPTIONS = frozenset(
     {
@@ -87,6 +93,8 @@ class Rates(NamedTuple):
     input_image: int | None = None
     reasoning: int | None = None
     output_audio: int | None = None
+    input_video: int | None = None
+    output_image: int | None = None
 
     def dearest(self, long_cache: bool, media: bool) -> tuple[int, int]:
         """What a token that is sent, and one that is produced, may cost at the most."""
@@ -95,8 +103,15 @@ class Rates(NamedTuple):
         if long_cache:
             into = max(into, self.cache_write_1h or 0)
         if media:
-            into = max(into, self.input_audio or 0, self.cache_audio or 0, self.input_image or 0)
+            into = max(
+                into,
+                self.input_audio or 0,
+                self.cache_audio or 0,
+                self.input_image or 0,
+                self.input_video or 0,
+            )
             out = max(out, self.output_audio or 0)
+        out = max(out, self.output_image or 0)  # a model that paints may do so unasked
         return into, out
 
 
@@ -105,9 +120,10 @@ class ModelPrice:
     """The price of one model at one provider.
 
     `tiers` are `(above, rates)`: from more than `above` input tokens on, all tokens of the call cost these
-    rates. `per_call` and `per_tool` are pico-USD for the call itself and for each request of a server-side
-    tool (a web search). `context` is the context window in tokens and `max_output` the longest answer, where
-    they are known. `source` says where the price is from.
+    rates. `per_call` and `per_tool` are pico-USD for the call itself and for each search of the web; `once` says
+    that a call with several searches pays for one. `tools` has the fees of all server-side tools whose fee is
+    known, by kind. `context` is the context window in tokens and `max_output` the longest answer, where they are
+    known. `source` says where the price is from.
     """
 
     rates: Rates
@@ -117,6 +133,8 @@ class ModelPrice:
     context: int | None = None
     max_output: int | None = None
     source: str = "policy"
+    tools: Mapping[str, int] = MappingProxyType({})
+    once: bool = False
 
     @property
     def generates(self) -> bool:
@@ -238,9 +256,10 @@ class Prices:
 
 @dataclass(slots=True, frozen=True)
 class Bound:
-    """What a call can grow to: `input` tokens sent, `choices` answers, `tools` requests of server-side tools.
+    """What a call can grow to: `input` tokens sent, `choices` answers, `tools` searches of the web.
 
-    `long_cache` and `media` as in `ModelPrice.worst`.
+    `long_cache` and `media` as in `ModelPrice.worst`; `fees` are pico-USD for other tools, `extra_output` tokens
+    that are billed as output beside the answer (a prediction that was not used).
     """
 
     input: int
@@ -248,6 +267,8 @@ class Bound:
     tools: int = 0
     long_cache: bool = False
     media: bool = False
+    fees: int = 0
+    extra_output: int = 0
 
 
 class Quote:
@@ -257,7 +278,8 @@ class Quote:
 
     def __init__(self, price: ModelPrice, bound: Bound) -> None:
         into, out = price.worst(bound.input, long_cache=bound.long_cache, media=bound.media)
-        self._fixed = bound.input * into + (price.per_call + bound.tools * price.per_tool) * MTOK
+        fees = price.per_call + bound.tools * price.per_tool + bound.fees
+        self._fixed = bound.input * into + bound.extra_output * out + fees * MTOK
         self._out = out * bound.choices
 
     def worst_case(self, output: int) -> int:
@@ -279,37 +301,52 @@ def cost(price: ModelPrice, usage: Usage, *, long_cache: bool = False) -> int:
     """
     total_in, total_out = tokens(usage.input), tokens(usage.output)
     rates = price.rates_for(total_in)
-    if not (
-        usage.cache_read or usage.cache_write or usage.input_audio or usage.input_image
-        or usage.output_audio or usage.reasoning or usage.tool_requests
+    if rates.output_image is None and not (
+        usage.cache_read or usage.cache_write or usage.input_audio or usage.input_image or usage.input_video
+        or usage.output_audio or usage.reasoning or usage.tool_requests or usage.tools
     ):  # fmt: skip
         return -(-(total_in * rates.input + total_out * (rates.output or 0)) // MTOK) + price.per_call
     read = min(tokens(usage.cache_read), total_in)
     write = min(tokens(usage.cache_write), total_in - read)
     fresh = total_in - read - write
     audio = tokens(usage.input_audio)
-    cached_audio = min(max(0, audio - fresh), read)
-    audio = min(audio, fresh)
+    cached_audio = min(max(tokens(usage.cache_audio), audio - fresh), read, audio)
+    audio = min(audio - cached_audio, fresh)
     image = min(tokens(usage.input_image), fresh - audio)
+    video = min(tokens(usage.input_video), fresh - audio - image)
     write_rate = _or(rates.cache_write, rates.input)
-    if long_cache:
-        write_rate = max(write_rate, rates.cache_write_1h or 0)
+    long_rate = max(write_rate, rates.cache_write_1h or 0)
+    kept = tokens(usage.cache_write_1h) if usage.cache_write_1h is not None else write if long_cache else 0
+    kept = min(kept, write)
     read_rate = _or(rates.cache_read, rates.input)
     out_rate = rates.output or 0
     spoken = min(tokens(usage.output_audio), total_out)
-    thought = min(tokens(usage.reasoning), total_out - spoken)
+    picture = rates.output_image
+    painted = 0
+    if picture is not None:
+        if usage.output_image is None:  # where the report is silent, all of it may be a picture
+            picture = out_rate = max(picture, out_rate)
+        painted = min(tokens(usage.output_image), total_out - spoken)
+    thought = min(tokens(usage.reasoning), total_out - spoken - painted)
+    searches = tokens(usage.tool_requests)
+    fees = (min(searches, 1) if price.once else searches) * price.per_tool
+    for kind, uses in (usage.tools or {}).items():
+        fees += tokens(uses) * price.tools.get(kind, 0)
     parts = (
-        (fresh - audio - image) * rates.input
+        (fresh - audio - image - video) * rates.input
         + audio * _or(rates.input_audio, rates.input)
         + image * _or(rates.input_image, rates.input)
+        + video * _or(rates.input_video, rates.input)
         + (read - cached_audio) * read_rate
         + cached_audio * _or(rates.cache_audio, read_rate)
-        + write * write_rate
-        + (total_out - spoken - thought) * out_rate
+        + (write - kept) * write_rate
+        + kept * long_rate
+        + (total_out - spoken - painted - thought) * out_rate
         + spoken * _or(rates.output_audio, out_rate)
+        + painted * _or(picture, out_rate)
         + thought * _or(rates.reasoning, out_rate)
     )
-    return -(-parts // MTOK) + price.per_call + tokens(usage.tool_requests) * price.per_tool
+    return -(-parts // MTOK) + price.per_call + fees
 
 
 def sensible(usage: Usage | None) -> bool:
@@ -349,6 +386,8 @@ def _from_policy(override: PriceOverride, model: str, info: ModelInfo | None) ->
     def per_mtok(rate: int | None) -> int | None:
         return None if rate is None else rate * MTOK
 
+    fees = {} if info is None else _fees(vars(info.get_prices(datetime.fromtimestamp(clock.now(), UTC))))
+
     return ModelPrice(
         Rates(
             override.input * MTOK,
@@ -357,17 +396,31 @@ def _from_policy(override: PriceOverride, model: str, info: ModelInfo | None) ->
             cache_write=per_mtok(override.cache_write),
         ),
         per_call=override.call or 0,
-        context=info.context_window if info is not None else None,
+        context=_context(info, model),
         max_output=max_output(model),
+        tools=MappingProxyType(fees),
+        per_tool=fees.get("web_search", 0),
+        once=model.startswith(_ONE_FEE),
     )
+
+
+def _fees(prices: Mapping[str, Any]) -> dict[str, int]:
+    """What one use of each server-side tool costs, as far as the list has it."""
+    keys = (("web_search", "web_searches_kcount"), ("file_search", "storage_searches_kcount"))
+    return {kind: _per(prices[key], 1000) for kind, key in keys if prices.get(key)}
 
 
 def _from_list(info: ModelInfo, model: str, options: dict[str, str], version: str) -> ModelPrice | None:
     """The list's entry in our figures; None where it lacks something that this call may be charged for."""
-    listed = {(key, value) for variant in info.price_variants or () for key, value in variant.when.items()}
+    now = datetime.fromtimestamp(clock.now(), UTC)
+    listed = {
+        (key, value)
+        for variant in info.price_variants or ()
+        if variant.constraint is None or variant.constraint.active(now)
+        for key, value in variant.when.items()
+    }
     if any(item not in listed and item[1] not in _PLAIN_OPTIONS for item in options.items()):
         return None  # served in a way that the list has no price for: likely dearer
-    now = datetime.fromtimestamp(clock.now(), UTC)
     prices = dict(vars(info.get_prices(now, options or None)))
     starts = sorted({tier.start for price in prices.values() for tier in getattr(price, "tiers", ())})
     try:
@@ -377,16 +430,26 @@ def _from_list(info: ModelInfo, model: str, options: dict[str, str], version: st
         return None
     if any(word in model for word in ("audio", "realtime", "live")) and rates.input_audio is None:
         return None  # speaks, and the list has its text price only
-    searches = (_per(prices.get(key), 1000) for key in ("web_searches_kcount", "storage_searches_kcount"))
+    fees = _fees(prices)
     return ModelPrice(
         rates,
         tiers,
         per_call=_per(prices.get("requests_kcount"), 1000),
-        per_tool=max(searches),
-        context=info.context_window,
+        per_tool=fees.get("web_search", 0),
+        context=_context(info, model),
         max_output=max_output(model),
         source=version,
+        tools=MappingProxyType(fees),
+        once=model.startswith(_ONE_FEE),
     )
+
+
+def _context(info: ModelInfo | None, model: str) -> int | None:
+    """The context window, as the list or, where it has none, the provider's page says."""
+    known = info.context_window if info is not None else None
+    if known is None and model.removeprefix("models/").startswith(_MILLION):
+        return 1_048_576
+    return known
 
 
 def _rates(prices: dict[str, Any], input_tokens: int) -> Rates:
@@ -397,13 +460,12 @@ def _rates(prices: dict[str, Any], input_tokens: int) -> Rates:
         known = [figure for figure in found if figure is not None]
         return max(known) if known else None
 
-    plain = rate("input_mtok", "input_video_mtok")
-    if not plain or _at(prices.get("input_mtok"), input_tokens) in (None, 0):
+    plain = rate("input_mtok")
+    if not plain:
         raise LookupError("no input price")
     return Rates(
         input=plain,
-        # Usage does not say which output tokens were pictures or films.
-        output=rate("output_mtok", "output_image_mtok", "output_video_mtok") or None,
+        output=rate("output_mtok", "output_video_mtok") or None,  # usage does not say which tokens were films
         cache_read=rate("cache_read_mtok", "cache_image_read_mtok"),
         cache_write=rate("cache_write_mtok"),
         cache_write_1h=rate("cache_write_1h_mtok"),
@@ -412,6 +474,8 @@ def _rates(prices: dict[str, Any], input_tokens: int) -> Rates:
         input_image=rate("input_image_mtok"),
         reasoning=rate("output_reasoning_mtok"),
         output_audio=rate("output_audio_mtok"),
+        input_video=rate("input_video_mtok"),
+        output_image=rate("output_image_mtok"),
     )
 
 

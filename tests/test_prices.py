@@ -298,7 +298,7 @@ def test_amounts_are_written_exactly(amount: int, expected: str) -> None:
 _rates = st.builds(
     Rates,
     *[st.integers(0, 10**15)] * 2,
-    *[st.none() | st.integers(0, 10**15)] * 8,
+    *[st.none() | st.integers(0, 10**15)] * 10,
 )
 _prices = st.builds(
     ModelPrice,
@@ -308,11 +308,15 @@ _prices = st.builds(
     ),
     st.integers(0, 10**12),
     st.integers(0, 10**12),
+    tools=st.dictionaries(st.sampled_from(("file_search", "code_interpreter")), st.integers(0, 10**12)),
+    once=st.booleans(),
 )
 _count = st.integers(0, 2 * 10**6)
 _usages = st.builds(
     Usage, input=_count, output=_count, cache_read=_count, cache_write=_count, reasoning=_count, input_audio=_count,
-    output_audio=_count, input_image=_count, tool_requests=st.integers(0, 20),
+    output_audio=_count, input_image=_count, tool_requests=st.integers(0, 20), cache_write_1h=st.none() | _count,
+    cache_audio=st.none() | _count, input_video=_count, output_image=st.none() | _count,
+    tools=st.none() | st.dictionaries(st.sampled_from(("file_search", "shell")), st.integers(0, 20)),
 )  # fmt: skip
 
 
@@ -324,32 +328,43 @@ def by_parts(price: ModelPrice, usage: Usage) -> Decimal:
     for above, more in price.tiers:
         if usage.input > above:
             rates = more
-    bill = Decimal(price.per_call) + Decimal(usage.tool_requests) * price.per_tool
+    searches = min(usage.tool_requests, 1) if price.once else usage.tool_requests
+    bill = Decimal(price.per_call) + Decimal(searches) * price.per_tool
+    bill += sum(price.tools.get(kind, 0) * uses for kind, uses in (usage.tools or {}).items())
     left = usage.input
     read = min(usage.cache_read, left)
     left -= read
     write = min(usage.cache_write, left)
     left -= write
-    audio = min(usage.input_audio, left)
-    cached_audio = min(usage.input_audio - audio, read)
+    cached_audio = min(max(usage.cache_audio or 0, usage.input_audio - left), read, usage.input_audio)
+    audio = min(usage.input_audio - cached_audio, left)
     image = min(usage.input_image, left - audio)
+    video = min(usage.input_video, left - audio - image)
+    long = min(usage.cache_write_1h or 0, write)
 
     def either(figure: int | None, plain: int) -> int:
         return plain if figure is None else figure
 
     read_rate, out = either(rates.cache_read, rates.input), rates.output or 0
+    write_rate = either(rates.cache_write, rates.input)
+    if rates.output_image is not None and usage.output_image is None:
+        out = max(out, rates.output_image)
     spoken = min(usage.output_audio, usage.output)
-    thought = min(usage.reasoning, usage.output - spoken)
+    painted = min(usage.output_image or 0, usage.output - spoken) if rates.output_image is not None else 0
+    thought = min(usage.reasoning, usage.output - spoken - painted)
     for tokens, figure in (
-        (left - audio - image, rates.input),
+        (left - audio - image - video, rates.input),
         (audio, either(rates.input_audio, rates.input)),
         (image, either(rates.input_image, rates.input)),
+        (video, either(rates.input_video, rates.input)),
         (read - cached_audio, read_rate),
         (cached_audio, either(rates.cache_audio, read_rate)),
-        (write, either(rates.cache_write, rates.input)),
+        (write - long, write_rate),
+        (long, max(write_rate, rates.cache_write_1h or 0)),
         (spoken, either(rates.output_audio, out)),
+        (painted, either(rates.output_image, out)),
         (thought, either(rates.reasoning, out)),
-        (usage.output - spoken - thought, out),
+        (usage.output - spoken - painted - thought, out),
     ):
         bill += Decimal(tokens) * figure / MTOK
     return bill
@@ -370,7 +385,8 @@ def test_the_parts_make_the_bill(price: ModelPrice, usage: Usage) -> None:
 def test_the_worst_case_is_never_less_than_the_bill(price: ModelPrice, usage: Usage, choices: int) -> None:
     assert usage.input is not None
     assert usage.output is not None
-    bound = Bound(usage.input, choices, usage.tool_requests, long_cache=True, media=True)
+    fees = sum(price.tools.get(kind, 0) * uses for kind, uses in (usage.tools or {}).items())
+    bound = Bound(usage.input, choices, usage.tool_requests, long_cache=True, media=True, fees=fees)
     output = -(-usage.output // choices)
 
     assert Quote(price, bound).worst_case(output) >= cost(price, usage, long_cache=True)

@@ -149,12 +149,14 @@ class UsageMeter:
     Anthropic's `input_tokens` leaves out what came from or went into the cache; ours counts it in. Counts in
     later events are cumulative, so the larger figure holds. Iterations that the top level leaves out
     (compaction, an advisor's own inference) are added. A count that can't be one marks the usage malformed.
+    Fetches of the web cost their tokens only (docs: "no additional charges"), searches are billed one by one.
     """
 
-    __slots__ = ("_malformed", "_seen")
+    __slots__ = ("_malformed", "_seen", "_served")
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
+        self._served: tuple[tuple[str, str], ...] = ()
         self._malformed = False
 
     def feed(self, tree: Any) -> Usage | None:
@@ -163,8 +165,11 @@ class UsageMeter:
             for name in _COUNTS:
                 self._take(tree, name, name)
             self._inner(tree, "output_tokens_details", ("thinking_tokens",))
-            self._inner(tree, "server_tool_use", ("web_search_requests", "web_fetch_requests"))
+            self._inner(tree, "server_tool_use", _SERVER_TOOLS)
+            self._inner(tree, "cache_creation", ("ephemeral_1h_input_tokens",))
             self._iterations(tree.get("iterations"))
+            served = tuple([(key, said) for key in _SERVED if type(said := tree.get(key)) is str])
+            self._served = served or self._served
         elif tree is not None:
             self._malformed = True
         return self.usage()
@@ -185,8 +190,11 @@ class UsageMeter:
             output=seen.get("output_tokens", 0) + seen.get("extra_output", 0) if has_output else None,
             cache_read=read,
             cache_write=written,
+            cache_write_1h=seen.get("ephemeral_1h_input_tokens"),
             reasoning=seen.get("thinking_tokens", 0),
-            tool_requests=seen.get("web_search_requests", 0) + seen.get("web_fetch_requests", 0),
+            tool_requests=seen.get("web_search_requests", 0),
+            tools=_tools_of(seen),
+            served=self._served,
             malformed=self._malformed,
         )
 
@@ -225,6 +233,14 @@ class UsageMeter:
 
 
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_SERVER_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
+_SERVED = ("service_tier", "speed")
+
+
+def _tools_of(seen: dict[str, int]) -> dict[str, int] | None:
+    """Uses of the server's tools besides searches, by kind."""
+    found = {name.removesuffix("_requests"): seen[name] for name in _SERVER_TOOLS[1:] if seen.get(name)}
+    return found or None
 
 
 def _words(tree: Any) -> tuple[str | None, str]:

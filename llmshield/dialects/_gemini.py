@@ -154,11 +154,12 @@ class UsageMeter:
     drops zeros, some upstreams drop thoughts) must not make a call cheaper.
     """
 
-    __slots__ = ("_details", "_malformed", "_seen", "searches")
+    __slots__ = ("_details", "_malformed", "_seen", "_served", "searches")
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
         self._details: dict[str, int] = {}
+        self._served: tuple[tuple[str, str], ...] = ()
         self._malformed = False
         self.searches = 0
 
@@ -180,7 +181,9 @@ class UsageMeter:
                 elif value is not None and value >= seen.get(name, 0):
                     seen[name] = value
             elif name in _DETAILS:
-                self._modalities(name[0] != "p", value)
+                self._modalities(_DETAILS[name], value)
+            elif name == "serviceTier" and type(value) is str:
+                self._served = (("service_tier", value.lower().removeprefix("service_tier_")),)
 
     def usage(self) -> Usage | None:
         """What is known; None when no count has been seen."""
@@ -205,7 +208,11 @@ class UsageMeter:
             input_audio=details.get("input AUDIO", 0),
             output_audio=details.get("output AUDIO", 0),
             input_image=details.get("input IMAGE", 0),
+            input_video=details.get("input VIDEO", 0),
+            output_image=details.get("output IMAGE", 0 if "output" in details else None),
+            cache_audio=details.get("cache AUDIO", 0 if "cache" in details else None),
             tool_requests=self.searches,
+            served=self._served,
             malformed=self._malformed,
         )
 
@@ -213,10 +220,11 @@ class UsageMeter:
         """The counts seen so far, in the API's words, for a chunk of our own."""
         return {"promptTokenCount": 0, "totalTokenCount": 0, **self._seen}
 
-    def _modalities(self, output: bool, entries: Any) -> None:
+    def _modalities(self, part: str, entries: Any) -> None:
         if type(entries) is not list:
             self._malformed |= entries is not None
             return
+        self._details[part] = 1
         for entry in entries:
             if type(entry) is not dict:
                 self._malformed = True
@@ -225,17 +233,22 @@ class UsageMeter:
                 continue
             value, lied = count(entry, "tokenCount")
             self._malformed |= lied
-            key = f"{'output' if output else 'input'} {entry.get('modality')}"
+            key = f"{part} {entry.get('modality')}"
             if value is not None and key in _MODALITIES and value >= self._details.get(key, 0):
                 self._details[key] = value
 
 
-_DETAILS = frozenset(("promptTokensDetails", "candidatesTokensDetails", "responseTokensDetails"))
+_DETAILS = {
+    "promptTokensDetails": "input", "cacheTokensDetails": "cache",
+    "candidatesTokensDetails": "output", "responseTokensDetails": "output",
+}  # fmt: skip
 _COUNTS = frozenset((
     "promptTokenCount", "candidatesTokenCount", "totalTokenCount", "thoughtsTokenCount", "cachedContentTokenCount",
     "toolUsePromptTokenCount", "responseTokenCount",
 ))  # fmt: skip
-_MODALITIES = frozenset(("input AUDIO", "input IMAGE", "output AUDIO"))
+_MODALITIES = frozenset(
+    ("input AUDIO", "input IMAGE", "input VIDEO", "output AUDIO", "output IMAGE", "cache AUDIO")
+)
 
 
 def _words(tree: Any) -> tuple[str | None, str, float | None]:

@@ -186,12 +186,16 @@ def read_usage(value: Any) -> Usage | None:
         usage.cache_write = _count(details, "cache_write_tokens", "cache_creation_tokens", usage) or 0
         usage.input_audio = _count(details, "audio_tokens", "", usage) or 0
         usage.input_image = _count(details, "image_tokens", "", usage) or 0
+        cached = details.get("cached_tokens_details")
+        if type(cached) is dict:
+            usage.cache_audio = _count(cached, "audio_tokens", "", usage) or 0
     elif details is not None:
         usage.malformed = True
     details = value.get("completion_tokens_details") or value.get("output_tokens_details")
     if type(details) is dict:
         usage.reasoning = _count(details, "reasoning_tokens", "", usage) or 0
         usage.output_audio = _count(details, "audio_tokens", "", usage) or 0
+        usage.output_image = _count(details, "image_tokens", "", usage)
     elif details is not None:
         usage.malformed = True
     total = _count(value, "total_tokens", "", usage)
@@ -203,6 +207,14 @@ def read_usage(value: Any) -> Usage | None:
     if usage.malformed:
         return Usage(malformed=True)
     return None if usage.input is None and usage.output is None else usage
+
+
+def read_served(reply: Tree, usage: Usage | None) -> Usage | None:
+    """Note the tier that a reply says it was served in; returns the usage."""
+    tier = reply.get("service_tier")
+    if usage is not None and type(tier) is str:
+        usage.served = (("service_tier", tier),)
+    return usage
 
 
 def merge_usage(before: Usage | None, after: Usage | None) -> Usage | None:

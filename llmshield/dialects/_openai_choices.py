@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from llmshield.call import Call, Channel, Tree, Usage
 from llmshield.dialects import Event
-from llmshield.dialects._openai import FINISH, created, malformed, merge_usage, read_usage
+from llmshield.dialects._openai import FINISH, created, malformed, merge_usage, read_served, read_usage
 from llmshield.dialects._openai_codec import DONE, OpenAICodec, other_pieces
 from llmshield.dialects._sse import write_event
 from llmshield.errors import CallError
@@ -111,7 +111,7 @@ class ChoicesCodec(OpenAICodec):
         event.ends = (*event.ends, *self._end(number))
 
     def _usage(self, tree: Tree) -> None:
-        self.usage = merge_usage(self.usage, read_usage(tree.get("usage")))
+        self.usage = merge_usage(self.usage, read_served(tree, read_usage(tree.get("usage"))))
 
     def write(self, event: Event) -> bytes:
         for channel in event.ends:

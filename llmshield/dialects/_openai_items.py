@@ -6,7 +6,7 @@ from typing import Any
 
 from llmshield.call import Call, Channel, ChannelKind, FinishKind, Path, Tree, Usage
 from llmshield.dialects import Piece, WholeReply
-from llmshield.dialects._openai import malformed, read_usage, upstream_error
+from llmshield.dialects._openai import malformed, read_served, read_usage, upstream_error
 from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spelled
 from llmshield.dialects._tree import is_token
 
@@ -74,7 +74,12 @@ OPAQUE: dict[str, str] = {
 """Leaves of items and events that pass whatever they hold."""
 
 
-_BILLED = frozenset(("web_search_call", "file_search_call", "code_interpreter_call"))
+_LOOKS = ("open_page", "find_in_page")
+"""What a search call may also be: "Search actions incur a tool call cost", these do not
+(https://platform.openai.com/docs/guides/tools-web-search)."""
+_CLIENTS_CALLS = frozenset(
+    ("function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call")
+)
 
 
 def is_label(key: Any, value: Any) -> bool:
@@ -164,10 +169,28 @@ class ItemReader:
 
 
 def count_tool_requests(response: Tree, usage: Usage | None) -> None:
-    """Put the provider's own tool calls, which it bills one by one, into the usage."""
+    """Put the provider's own tool calls into the usage: searches of the web, the others by kind; code runs are
+    billed by the container."""
     output = response.get("output")
-    if usage is not None and type(output) is list:
-        usage.tool_requests = sum(type(item) is dict and item.get("type") in _BILLED for item in output)
+    if usage is None or type(output) is not list or usage.malformed:
+        return
+    used: dict[str, int] = {}
+    containers: set[str] = set()
+    for item in output:
+        kind = item.get("type") if type(item) is dict else None
+        if type(kind) is not str or not kind.endswith("_call") or kind in _CLIENTS_CALLS:
+            continue
+        if kind == "web_search_call":
+            action = item.get("action")
+            looks = type(action) is dict and action.get("type") in _LOOKS
+            usage.tool_requests += not looks
+            continue
+        if kind == "code_interpreter_call" and type(box := item.get("container_id")) is str:
+            if box in containers:
+                continue
+            containers.add(box)
+        used[kind[:-5]] = used.get(kind[:-5], 0) + 1
+    usage.tools = used or None
 
 
 def check_logprobs(holder: Tree, text: str) -> tuple[tuple[Any, Any], ...]:
@@ -208,7 +231,7 @@ def read_response(call: Call, tree: Any) -> WholeReply:
     """A whole response taken apart."""
     if type(tree) is not dict:
         return WholeReply(tree, [], None, None, "", malformed("is no JSON object"))
-    usage = read_usage(tree.get("usage"))
+    usage = read_served(tree, read_usage(tree.get("usage")))
     count_tool_requests(tree, usage)
     model = tree.get("model")
     model = model if type(model) is str else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmshield.call import Call, Channel, ChannelKind, FinishKind, Path, Tree, Usage
 from llmshield.dialects import Event, Piece, WholeReply
-from llmshield.dialects._openai import FINISH, malformed, read_usage, upstream_error
+from llmshield.dialects._openai import FINISH, malformed, read_served, read_usage, upstream_error
 from llmshield.dialects._openai_choices import CHUNK_KEYS
 from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spelled
 
@@ -199,8 +199,12 @@ class MessageReader:
 
 
 def count_searches(call: Call, usage: Usage | None) -> None:
-    """A chat that may search the web does it once, and the search is billed."""
-    if usage is not None and not usage.malformed and call.body.get("web_search_options") is not None:
+    """A chat that may search the web does it once, and the search is billed; models made for it always do."""
+    if (
+        usage is not None
+        and not usage.malformed
+        and (call.body.get("web_search_options") is not None or "-search-" in call.model)
+    ):
         usage.tool_requests = 1
 
 
@@ -208,7 +212,7 @@ def read_chat(call: Call, tree: Any) -> WholeReply:
     """A whole chat completion taken apart."""
     if type(tree) is not dict:
         return WholeReply(tree, [], None, None, "", malformed("is no JSON object"))
-    usage = read_usage(tree.get("usage"))
+    usage = read_served(tree, read_usage(tree.get("usage")))
     count_searches(call, usage)
     model = tree.get("model")
     model = model if type(model) is str else ""

@@ -16,6 +16,7 @@ from llmshield.dialects._openai import (
     error_object,
     malformed,
     merge_usage,
+    read_served,
     read_usage,
     upstream_error,
 )
@@ -180,8 +181,9 @@ class ResponsesCodec(OpenAICodec):
     def _usage(self, tree: Tree) -> None:
         response = tree.get("response")
         if type(response) is dict:
-            self.usage = merge_usage(self.usage, read_usage(response.get("usage")))
-            count_tool_requests(response, self.usage)
+            usage = read_served(response, read_usage(response.get("usage")))
+            count_tool_requests(response, usage)
+            self.usage = merge_usage(self.usage, usage)
 
     def write(self, event: Event) -> bytes:
         tree = event.tree

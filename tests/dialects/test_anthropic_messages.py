@@ -339,6 +339,12 @@ def test_clamp(body: dict[str, Any], tokens: int, after: dict[str, Any]) -> None
             Usage(input=17, output=1, cache_read=3, cache_write=4),
         ),
         (
+            [{"input_tokens": 1, "cache_creation_input_tokens": 9, "output_tokens": 2, "service_tier": "standard", "speed": "fast",
+              "cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 4}}],
+            Usage(input=10, output=2, cache_write=9, cache_write_1h=4, served=(("service_tier", "standard"), ("speed", "fast"))),
+        ),
+        ([{"output_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": -4}}], Usage(output=1, malformed=True)),
+        (
             [{"input_tokens": 10, "cache_read_input_tokens": 5, "output_tokens": 1}, {"output_tokens": 9}],
             Usage(input=15, output=9, cache_read=5),
         ),
@@ -347,7 +353,7 @@ def test_clamp(body: dict[str, Any], tokens: int, after: dict[str, Any]) -> None
         (
             [{"output_tokens": 9, "output_tokens_details": {"thinking_tokens": 4},
               "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 1}}],
-            Usage(output=9, reasoning=4, tool_requests=3),
+            Usage(output=9, reasoning=4, tool_requests=2, tools={"web_fetch": 1}),
         ),
         (
             [{"input_tokens": 1, "output_tokens": 2, "iterations": [

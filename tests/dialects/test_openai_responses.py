@@ -221,8 +221,8 @@ def test_every_text_of_a_whole_reply_is_filtered_and_the_echo_of_the_request_is_
     assert out[6]["result"] == "secretsecret"
     assert (out[7]["arguments"], out[7]["output"]) == ('{"a":"X"}', "X")
     assert (tree["instructions"], tree["tools"][0]["name"]) == ("keep the secret", "secret")
-    assert reply.usage == Usage(5, 9, cache_read=2, reasoning=3, tool_requests=2), (
-        "a search and a run of code"
+    assert reply.usage == Usage(
+        5, 9, cache_read=2, reasoning=3, tool_requests=1, tools={"code_interpreter": 1, "image_generation": 1, "mcp": 1}
     )
     assert (reply.finish, reply.model) == ("tool_calls", "gpt-5-2025")
 
