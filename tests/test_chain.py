@@ -260,3 +260,52 @@ async def test_what_a_failed_hook_hung_on_the_reply_is_gone(tmp_path: Path) -> N
     await run(made, "post_response", reply)
 
     assert ([], []) == (reply._filters, reply._on_end)
+
+
+WAITS = """
+turns = 0
+async def _turn(self):
+    await asyncio.sleep({nap})
+    type(self).turns += 1
+    return {said}
+{head} pre_request(self, call):
+    return Wait(self._turn, at_most_s={most})
+"""
+
+
+@pytest.mark.parametrize("head", ["def", "async def"])
+async def test_a_wait_is_no_work_of_the_hook(tmp_path: Path, head: str) -> None:
+    """It may last longer than the hook's time limit, and ends in the verdict of its turn."""
+    body = WAITS.format(nap=0.15, most=1, said="Block('no')", head=head)
+    verdict, trail, _ = await run(built(tmp_path, body, ", timeout: 50ms"))
+
+    assert verdict == Block("no")
+    assert [(took.action, took.error) for took in trail.took] == [("block", None)]
+
+
+async def test_a_wait_has_an_end(tmp_path: Path) -> None:
+    body = WAITS.format(nap=5, most=0.01, said="None", head="def")
+    with pytest.raises(CallError) as caught:
+        await run(built(tmp_path, body, ", timeout: 50ms"))
+
+    assert caught.value.kind == "policy_unavailable"
+
+
+async def test_nobody_waits_in_monitor_mode(tmp_path: Path) -> None:
+    made = built(tmp_path, WAITS.format(nap=5, most=9, said="None", head="def"), ", mode: monitor")
+    verdict, trail, _ = await run(made)
+
+    assert verdict is None
+    assert [took.action for took in trail.took] == ["would-wait"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [WAITS.format(nap=0, most=9, said="Wait(self._turn, 1)", head="def"),
+     "def on_failure(self, call, failure): return Wait(None, 1)"],
+)  # fmt: skip
+async def test_a_turn_ends_the_wait_and_only_the_first_hook_waits(tmp_path: Path, body: str) -> None:
+    hook = "on_failure" if "on_failure" in body else "pre_request"
+    rest = (None,) if hook == "on_failure" else ()
+    with pytest.raises(CallError, match="plugin 'mine' failed"):
+        await run(built(tmp_path, body), hook, *rest)
