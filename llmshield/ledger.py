@@ -13,17 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import quote, unquote
 
 from llmshield import clock
 from llmshield.errors import StoreUnavailable
 from llmshield.prices import usd
 from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Store
-
-Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+from llmshield.windows import window
 
 LEASE_S = 60.0
 """How long a hold outlives its last sign of life."""
@@ -41,11 +40,16 @@ EVER = "ever"
 
 @dataclass(slots=True, frozen=True)
 class Cap:
-    """At most `limit` pico-USD on `account` in each calendar `period` (UTC; weeks begin on Monday)."""
+    """At most `limit` pico-USD on `account` in each window of `period` (`windows`), in the time zone `zone`.
+
+    `warn_at` are shares of the limit at which whoever reads `usage` is told.
+    """
 
     account: str
     limit: int
-    period: Period
+    period: str
+    zone: str = "UTC"
+    warn_at: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -144,7 +148,7 @@ class Ledger:
             self._open[id] = reservation
             return reservation
         cap = caps[grant.line - 1]
-        return Refusal(cap, grant.spent, grant.held, window(cap.period, now)[1])
+        return Refusal(cap, grant.spent, grant.held, window(cap.period, now, cap.zone).ends)
 
     async def settle(
         self, reservation: Reservation, actual: int, tokens_in: int = 0, tokens_out: int = 0
@@ -232,8 +236,9 @@ class Ledger:
         total = by_key.get((account, EVER)) or Balance(account, EVER, 0, 0, 0, 0)
         budgets = []
         for cap in [cap for caps_of in self._caps_of for cap in caps_of(tenant)]:
-            key, ends_at = window(cap.period, now)
-            found = by_key.get((cap.account, key)) or Balance(cap.account, key, 0, 0, 0, 0)
+            current = window(cap.period, now, cap.zone)
+            key = (cap.account, current.name)
+            found = by_key.get(key) or Balance(*key, 0, 0, 0, 0)
             budgets.append(
                 {
                     "account": cap.account,
@@ -242,7 +247,7 @@ class Ledger:
                     "spent_usd": usd(found.spent),
                     "held_usd": usd(found.held),
                     "remaining_usd": usd(max(0, cap.limit - found.spent - found.held)),
-                    "resets_at": iso(ends_at),
+                    "resets_at": iso(current.ends),
                 }
             )
         return {
@@ -294,12 +299,12 @@ class Ledger:
 
 
 def _distinct(caps: Sequence[Cap]) -> Sequence[Cap]:
-    """Of caps on the same account and period the lowest: an account is touched once."""
-    lowest: dict[tuple[str, Period], Cap] = {}
+    """Of caps on the same account and window the lowest: an account is touched once."""
+    lowest: dict[tuple[str, str, str], Cap] = {}
     for cap in caps:
-        known = lowest.setdefault((cap.account, cap.period), cap)
+        known = lowest.setdefault((cap.account, cap.period, cap.zone), cap)
         if cap.limit < known.limit:
-            lowest[cap.account, cap.period] = cap
+            lowest[cap.account, cap.period, cap.zone] = cap
     return caps if len(lowest) == len(caps) else tuple(lowest.values())
 
 
@@ -319,50 +324,14 @@ def account(**parts: str) -> str:
     return ",".join([f"{name}={_escape(value)}" for name, value in sorted(parts.items())]) or "all"
 
 
-def window(period: Period, now: float) -> tuple[str, float]:
-    """The calendar window (UTC) that holds `now`: its name and its end in seconds since 1970.
-
-    Each second lies in exactly one window of each period. Weeks begin on Monday (ISO 8601).
-    """
-    known = _WINDOWS.get(period)
-    if known is not None and known[0] <= now < known[2]:
-        return known[1], known[2]
-    at = datetime.fromtimestamp(now, UTC).replace(second=0, microsecond=0)
-    if period == "minute":
-        start, end = at, at + timedelta(minutes=1)
-        name = f"minute:{start:%Y-%m-%dT%H:%M}"
-    elif period == "hour":
-        start = at.replace(minute=0)
-        end = start + timedelta(hours=1)
-        name = f"hour:{start:%Y-%m-%dT%H}"
-    elif period == "day":
-        start = at.replace(hour=0, minute=0)
-        end = start + timedelta(days=1)
-        name = f"day:{start:%Y-%m-%d}"
-    elif period == "week":
-        start = at.replace(hour=0, minute=0) - timedelta(days=at.weekday())
-        end = start + timedelta(days=7)
-        name = f"week:{start:%G-W%V}"
-    else:
-        start = at.replace(day=1, hour=0, minute=0)
-        end = (start + timedelta(days=32)).replace(day=1)
-        name = f"month:{start:%Y-%m}"
-    _WINDOWS[period] = (start.timestamp(), name, end.timestamp())
-    return name, end.timestamp()
-
-
-_WINDOWS: dict[str, tuple[float, str, float]] = {}
-"""The window last asked for, per period: start, name, end."""
-
-
 def iso(at: float) -> str:
     """A point in time as `2026-11-21T00:00:00Z`."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _line(cap: Cap, now: float) -> Line:
-    name, end = window(cap.period, now)
-    return Line(cap.account, name, cap.limit, int(end * 1000))
+    found = window(cap.period, now, cap.zone)
+    return Line(cap.account, found.name, cap.limit, int(found.over * 1000))
 
 
 def _tenant(account: str) -> str:

@@ -157,9 +157,11 @@ def _quantities() -> Iterator[tuple[str, str, str]]:
     yield "size", "`512KiB` `10MiB` `1GiB` `10MB`", "KiB = 1,024 bytes, KB = 1,000"
     yield (
         "money per period",
-        "`5 USD/day` `0.50 USD/hour`",
-        "hour, day, week, month of the calendar in UTC; kept exactly, to 10^-12 USD",
+        "`5 USD/day` `0.50 USD/hour` `5 USD/24h`",
+        "minute, hour, day, week, month of the calendar in its time zone, or a length from 1m to 366d: any stretch of"
+        " that length; kept exactly, to 10^-12 USD",
     )
+    yield "time zone", "`UTC` `Europe/Berlin`", "a name of the IANA database"
     yield (
         "price",
         "`0.15` `10 USD/Mtok` `0.01 USD/call`",

@@ -19,9 +19,7 @@ from llmshield.ledger import (
     Refusal,
     Reservation,
     account,
-    iso,
     tenant_account,
-    window,
 )
 from llmshield.stores import Labels, Store, open_store
 from llmshield.testing import FrozenClock
@@ -283,42 +281,6 @@ async def test_a_lock_is_known_to_all_and_ends(store: Store, ledger: Ledger, tim
     time.advance(3_601)
 
     assert await other.locks() == {}
-
-
-WINDOWS = [
-    ("minute", "2026-11-20T23:59:59.999", "minute:2026-11-20T23:59", "2026-11-21T00:00:00Z"),
-    ("hour", "2026-11-20T00:00:00", "hour:2026-11-20T00", "2026-11-20T01:00:00Z"),
-    ("day", "2024-02-29T12:00:00", "day:2024-02-29", "2024-03-01T00:00:00Z"),
-    ("day", "2026-12-31T23:59:59.999", "day:2026-12-31", "2027-01-01T00:00:00Z"),
-    ("week", "2027-01-03T23:59:59", "week:2026-W53", "2027-01-04T00:00:00Z"),
-    ("week", "2024-12-30T00:00:00", "week:2025-W01", "2025-01-06T00:00:00Z"),
-    ("month", "2026-01-31T23:59:59", "month:2026-01", "2026-02-01T00:00:00Z"),
-    ("month", "2024-02-29T00:00:00", "month:2024-02", "2024-03-01T00:00:00Z"),
-]
-
-
-@pytest.mark.parametrize(("period", "at", "name", "end"), WINDOWS)
-def test_calendar_windows(period: Any, at: str, name: str, end: str) -> None:
-    found, ends_at = window(period, datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp())
-
-    assert (found, iso(ends_at)) == (name, end)
-
-
-@settings(max_examples=500)
-@given(
-    st.sampled_from(["minute", "hour", "day", "week", "month"]),
-    st.floats(0, 4_000_000_000),
-    st.floats(-90_000, 90_000),
-)
-def test_each_second_is_in_one_window(period: Any, now: float, jump: float) -> None:
-    """Asked in any order, clocks back and forth: a window is what it was, and the next one begins where it ends."""
-    name, end = window(period, now)
-    window(period, max(0.0, now + jump))
-
-    assert window(period, now) == (name, end)
-    assert now < end
-    assert window(period, end)[0] != name
-    assert window(period, end - 0.001)[0] == name
 
 
 @given(

@@ -26,6 +26,7 @@ from llmshield.policy.units import (
     Rate,
     RateLimit,
     Size,
+    TimeZone,
     TokenPrice,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "Size",
     "Tenant",
     "Tier",
+    "TimeZone",
     "Timeout",
     "TokenPrice",
     "inspect",

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from llmshield.policy.globs import Matcher, compile_glob
 from llmshield.policy.section import Count, Flag, Section
-from llmshield.policy.units import Address, CallPrice, HostPort, PositiveDuration, Size
+from llmshield.policy.units import Address, CallPrice, HostPort, PositiveDuration, Size, TimeZone
 
 Mode: TypeAlias = Literal["enforce", "monitor", "disabled"]
 OnError: TypeAlias = Literal["closed", "open"]
@@ -66,6 +66,9 @@ class Server(Section):
     store: StoreUrl = Field(
         default="memory://",
         description="Shared state: `memory://` (lost at exit), `sqlite:///path`, `redis://host:6379/0`.",
+    )
+    time_zone: TimeZone = Field(
+        default="UTC", description="Whose days, weeks and months budgets follow, such as `Europe/Berlin`."
     )
     unknown_traffic: Literal["deny", "pass"] = Field(
         default="deny", description="What happens to a path or content type that no dialect knows."

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from llmshield.policy.masking import found
 from llmshield.policy.section import Count, Glob, Globs, Name, Section
-from llmshield.policy.units import Money, Percent, PositiveDuration, RateLimit
+from llmshield.policy.units import Money, Percent, PositiveDuration, RateLimit, TimeZone
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -118,8 +118,17 @@ class Tier(Section):
     )
     budget: Annotated[
         tuple[Money, ...], BeforeValidator(_several, json_schema_input_type=Money | tuple[Money, ...])
-    ] = Field(default=(), description="Money per calendar period (UTC), for each tenant; all of them hold.")
-    warn_at: tuple[Percent, ...] = Field(default=(), description="Shares of the budget that raise an alert.")
+    ] = Field(
+        default=(),
+        description="Money per calendar period (`5 USD/day`) or in any stretch of time (`5 USD/24h`), for each tenant; all of them hold.",
+    )
+    time_zone: TimeZone | None = Field(
+        default=None,
+        description="Whose days, weeks and months the budgets follow; else `server.time_zone`.",
+    )
+    warn_at: Annotated[
+        tuple[Percent, ...], BeforeValidator(_several, json_schema_input_type=Percent | tuple[Percent, ...])
+    ] = Field(default=(), description="Shares of each budget at which a warning is given, once per window.")
     models: Globs | None = Field(default=None, description="Models that may be asked for; all without this.")
 
 

@@ -18,12 +18,13 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from llmshield.policy.masking import found
+from llmshield.windows import zone_info, zones
 
 # The standard library's `re` reads policy text here, which is bounded in length and written by the operator.
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 DURATION = rf"^({_NUMBER})(ms|s|m|h|d)$"
 SIZE = r"^([0-9]{1,12})(B|KiB|MiB|GiB|KB|MB|GB)$"
-BUDGET = rf"^({_NUMBER}) USD/(hour|day|week|month)$"
+BUDGET = rf"^({_NUMBER}) USD/(minute|hour|day|week|month|[1-9][0-9]{{0,9}}(?:s|m|h|d))$"
 PRICE = rf"^({_NUMBER}) USD/Mtok$"
 FEE = rf"^({_NUMBER}) USD/call$"
 RATE = r"^([1-9][0-9]{0,11})( tokens)?/(second|minute|hour|day)$"
@@ -37,10 +38,11 @@ MAX_PICO_USD = 2**62 - 1
 
 _DURATION_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MAX_DURATION_MS = 366 * _DURATION_MS["d"]
+_SHORTEST_ROLLING_MS = _DURATION_MS["m"]
+"""A rolling window has steps of 10 seconds at the least; below a minute they would be too coarse."""
 _SIZE_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _RATE_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
-Period: TypeAlias = Literal["hour", "day", "week", "month"]
 Unit: TypeAlias = Literal["requests", "tokens"]
 
 
@@ -57,10 +59,10 @@ class Range:
 
 @dataclass(slots=True, frozen=True)
 class Budget:
-    """At most `limit` pico-USD in each calendar `per`."""
+    """At most `limit` pico-USD `per` calendar period (`day`), or in any stretch of a length (`24h`)."""
 
     limit: int
-    per: Period
+    per: str
 
     def __str__(self) -> str:
         return f"{write_usd(self.limit)} USD/{self.per}"
@@ -130,11 +132,39 @@ def size(value: Any) -> int:
 
 
 def budget(value: Any) -> Budget:
-    """An amount of money per calendar period: `5 USD/day`."""
+    """An amount of money per calendar period, `5 USD/day`, or in any stretch of time, `5 USD/24h`."""
     match = _match(
-        BUDGET, value, "an amount per period such as 5 USD/day or 50 USD/month", _bare(value, " USD/day")
+        BUDGET,
+        value,
+        "an amount per period such as 5 USD/day, 50 USD/month or (rolling) 5 USD/24h",
+        _bare(value, " USD/day"),
     )
-    return Budget(_pico(value, match[1]), match[2])  # type: ignore[arg-type]
+    per = match[2]
+    if per[0].isdigit():
+        ms = int(per[:-1]) * _DURATION_MS[per[-1]]
+        if not _SHORTEST_ROLLING_MS <= ms <= _MAX_DURATION_MS:
+            _refuse(value, "a rolling window from 1m to 366d")
+        per = _write_rolling(ms)
+    return Budget(_pico(value, match[1]), per)
+
+
+def time_zone(value: Any) -> str:
+    """The name of a time zone as the IANA database has it: `Europe/Berlin`."""
+    if value == "UTC":
+        return "UTC"
+    if isinstance(value, str) and not value.startswith(("posix", "right", "local")):
+        try:
+            zone_info(value)
+        except ValueError:
+            pass  # the message below says what was expected
+        else:
+            if value in zones():  # a file system may take europe/berlin for it, and the next one does not
+                return value
+    raise PydanticCustomError(
+        "time_zone",
+        "found {found}, expected a time zone such as UTC or Europe/Berlin",
+        {"found": found(value), "choices": tuple(sorted(zones()))},
+    )
 
 
 def price(value: Any) -> int:
@@ -197,6 +227,12 @@ def write_duration(seconds: float) -> str:
         if ms and ms % _DURATION_MS[unit] == 0:
             return f"{ms // _DURATION_MS[unit]}{unit}"
     return f"{ms}ms" if ms else "0s"
+
+
+def _write_rolling(ms: int) -> str:
+    """The one spelling of a rolling window's length: a day is `24h`, since `1d` reads like the calendar's."""
+    units = ("d", "h", "m", "s") if ms != _DURATION_MS["d"] else ("h",)
+    return next(f"{ms // _DURATION_MS[unit]}{unit}" for unit in units if ms % _DURATION_MS[unit] == 0)
 
 
 def write_size(size: int) -> str:
@@ -295,9 +331,24 @@ DurationRange: TypeAlias = Annotated[
 Size: TypeAlias = Annotated[int, BeforeValidator(size), _schema("size", SIZE, ["512KiB", "10MiB"])]
 """Bytes."""
 Money: TypeAlias = Annotated[
-    Budget, BeforeValidator(budget), _schema("money per period", BUDGET, ["5 USD/day", "50 USD/month"])
+    Budget,
+    BeforeValidator(budget),
+    _schema("money per period", BUDGET, ["5 USD/day", "50 USD/month", "5 USD/24h"]),
 ]
 """pico-USD per period."""
+TimeZone: TypeAlias = Annotated[
+    str,
+    BeforeValidator(time_zone),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^[A-Za-z][A-Za-z0-9_+/-]*$",
+            "x-unit": "time zone",
+            "examples": ["UTC", "Europe/Berlin"],
+        }
+    ),
+]
+"""A name of the IANA database."""
 TokenPrice: TypeAlias = Annotated[
     int,
     BeforeValidator(price),

@@ -30,6 +30,7 @@ _OWN_CODES = {
     "unit": "LS206",
     "date": "LS206",
     "network": "LS206",
+    "time_zone": "LS206",
 }
 _KINDS = {
     "string_type": "text",

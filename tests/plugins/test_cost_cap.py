@@ -130,13 +130,16 @@ async def test_every_route_is_settled_to_the_last_unit(path: str, body: dict[str
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES, ids=lambda value: value if isinstance(value, str) else "")
-async def test_a_spent_budget_sends_nothing(path: str, body: dict[str, Any]) -> None:
+async def test_a_budget_that_is_too_small_sends_nothing(path: str, body: dict[str, Any]) -> None:
     async with opened(budget="0.000001 USD/day") as house:
         status, said, _ = await house.post(body, path)
 
         assert status in {400, 402, 429}
-        assert "is spent (0 USD). Resets 20" in str(said)
-        assert "Budget of 0.000001 USD/day for tenant anonymous" in str(said)
+        assert (
+            "Budget of 0.000001 USD/day for tenant anonymous has 0.000001 USD left (0 USD), and this call may cost 0.0"
+            in str(said)
+        )
+        assert "Resets 20" in str(said)
         assert house.sim.calls == []
         assert await house.spent() == 0
 
@@ -159,7 +162,7 @@ async def test_until_it_is_spent_and_no_further() -> None:
         assert headers["x-should-retry"] == "false"
         assert "retry-after" not in headers
         assert bill == await house.spent() <= Decimal("0.0005")
-        assert f"is spent ({round(bill, 6).normalize():f} USD)" in said["error"]["message"]
+        assert f"USD left ({round(bill, 6).normalize():f} USD)" in said["error"]["message"]
 
 
 BOUNDS = [
@@ -432,7 +435,7 @@ async def test_own_caps_by_model() -> None:
         status, said, _ = await house.post(chat("gpt-4o", max_tokens=50))
 
         assert status == 429
-        assert "for model gpt-4o, tenant anonymous is spent" in said["error"]["message"]
+        assert "for model gpt-4o, tenant anonymous has 0.000001 USD left" in said["error"]["message"]
         assert (await house.post(chat(max_tokens=50)))[0] == 200
 
 

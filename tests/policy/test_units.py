@@ -31,6 +31,14 @@ READ = [
     (units.budget, "5 USD/day", Budget(5 * 10**12, "day")),
     (units.budget, "0.000000000001 USD/hour", Budget(1, "hour")),
     (units.budget, "50 USD/month", Budget(50 * 10**12, "month")),
+    (units.budget, "1 USD/minute", Budget(10**12, "minute")),
+    (units.budget, "5 USD/24h", Budget(5 * 10**12, "24h")),
+    (units.budget, "5 USD/1d", Budget(5 * 10**12, "24h")),
+    (units.budget, "5 USD/1440m", Budget(5 * 10**12, "24h")),
+    (units.budget, "5 USD/7d", Budget(5 * 10**12, "7d")),
+    (units.budget, "5 USD/90s", Budget(5 * 10**12, "90s")),
+    (units.time_zone, "UTC", "UTC"),
+    (units.time_zone, "Europe/Berlin", "Europe/Berlin"),
     (units.price, "10 USD/Mtok", 10_000_000),
     (units.price, 0, 0),
     (units.price, 3, 3_000_000),
@@ -76,6 +84,17 @@ REFUSED = [
     (units.budget, "1e3 USD/day", ""),
     (units.budget, "0.0000000000001 USD/day", "twelve decimals"),
     (units.budget, "99999999 USD/day", "4.6 million"),
+    (units.budget, "5 USD/59s", "from 1m to 366d"),
+    (units.budget, "5 USD/367d", "from 1m to 366d"),
+    (units.budget, "5 USD/0h", ""),
+    (units.budget, "5 USD/1.5h", ""),
+    (units.budget, "5 USD/100ms", ""),
+    (units.time_zone, "europe/berlin", ""),
+    (units.time_zone, "Europe", ""),
+    (units.time_zone, "localtime", ""),
+    (units.time_zone, "posix/Europe/Berlin", ""),
+    (units.time_zone, "../../etc/passwd", ""),
+    (units.time_zone, 1, ""),
     (units.price, Float("0.0000001"), "six decimals"),
     (units.price, -1, "plain digits"),
     (units.price, Float("1e3"), "plain digits"),
@@ -125,7 +144,10 @@ def test_sizes_round_trip(size: int) -> None:
     assert size == units.size(units.write_size(size))
 
 
-@given(st.integers(0, units.MAX_PICO_USD), st.sampled_from(["hour", "day", "week", "month"]))
+@given(
+    st.integers(0, units.MAX_PICO_USD),
+    st.sampled_from(["minute", "hour", "day", "week", "month", "1m", "90s", "24h", "7d", "366d"]),
+)
 def test_money_round_trips_exactly(pico: int, per: Any) -> None:
     amount = Budget(pico, per)
 

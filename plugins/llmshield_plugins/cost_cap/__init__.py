@@ -194,7 +194,7 @@ class CostCap(Plugin):
         try:
             held = await self._ledger.reserve(id, labels, caps, want, least)
             if isinstance(held, Refusal):
-                block = self._refuse("spent", describe(held, call.tenant), kind="budget_spent")
+                block = self._refuse("spent", describe(held, least), kind="budget_spent")
                 if enforced:
                     return block
                 uncapped = await self._ledger.reserve(id, labels, self._caps.unlimited(caps), want, want)
