@@ -200,8 +200,9 @@ class Attempt:
 
     __slots__ = (
         "_ends", "_proposals", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
-        "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars", "provider",
-        "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status", "unseen", "usage",
+        "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars",
+        "output_twelfths", "provider", "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status",
+        "unseen", "usage", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -234,8 +235,26 @@ class Attempt:
         """What it cost, set at its end by the same; None: nobody priced it."""
         self.output_chars = 0
         """Characters of text received so far, all channels: the base of an estimate when usage is missing."""
+        self.output_twelfths = 0
+        """A lower bound of the tokens received so far, in twelfths; counted while `watch` is set (`meter`)."""
+        self.watch: tuple[str, Callable[[Attempt], Block | None]] | None = None
+        """A plugin's name, and what it wants to be asked whenever a part of a stream has come (with `usage` as far
+        as it is known): a Block stops the stream with the dialect's own stop signal."""
         self._ends: list[Callable[[Attempt], Awaitable[None] | None]] = []
         self._proposals: list[Clamp] = []
+
+    def meter(self, text: str) -> None:
+        """Count a text of the reply: `output_chars`, and the tokens that it is at the least.
+
+        Byte-level tokenizers cut at white space, so each run of it begins a token; where there is none, a token
+        holds 12 characters at the most (6 beyond ASCII: a long word of a well-known language may be one token).
+        """
+        size = len(text)
+        self.output_chars += size
+        if self.watch is not None and size:
+            runs = 12 * (len(text.split()) - 1 + text[0].isspace() + text[-1].isspace())
+            least = size if text.isascii() else 2 * size
+            self.output_twelfths += runs if runs > least else least
 
     def clamp_output(self, tokens: int) -> None:
         """Bound this attempt's answer to `tokens` for each choice; the body that is sent carries it."""

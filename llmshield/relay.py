@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 from llmshield import clock
-from llmshield.call import Attempt, Call
+from llmshield.call import Attempt, Call, Channel
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Dialect, Event, Piece, StreamCodec
 from llmshield.dialects._tree import dump, load_reply
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
+from llmshield.steps import Took
 from llmshield.transport import Upstream
 
 Ending = Literal["complete", "stopped", "broken"]
@@ -135,6 +136,8 @@ async def stream(
                     attempt.first_token_at = clock.monotonic()
                     upstream.idle_after(idle_s)
             done = codec.ended or not data
+            if attempt.watch is not None and not done and not codec.finished:
+                _ask_watch(x, attempt, codec)
             if done:
                 if not codec.ended and not codec.finished:
                     raise UpstreamError("truncated", "The stream ended in the middle of the answer.")
@@ -164,6 +167,9 @@ async def stream(
         release = codec.late(None, stopped.channel, stopped.release) if stopped.release else b""
         await client.send(bytes(out) + release + codec.stop(error))
         return "stopped"
+    except asyncio.CancelledError:
+        _note(x, attempt, codec)  # what was reported so far is billed, though nobody waits for the rest
+        raise
     except UpstreamError as failure:
         _note(x, attempt, codec)
         if not visible:
@@ -177,6 +183,17 @@ async def stream(
         )
         await client.send(bytes(out) + codec.abort(x.error, x.id))
         return "broken"
+
+
+def _ask_watch(x: Exchange, attempt: Attempt, codec: StreamCodec) -> None:
+    """Let the plugin that watches this attempt look at what has come. Raises: Stopped."""
+    assert attempt.watch is not None
+    plugin, watch = attempt.watch
+    attempt.usage = codec.usage
+    block = watch(attempt)
+    if block is not None:
+        x.trail.took.append(Took(plugin, "attempt", "block", True, 0.0))
+        raise Stopped(plugin, block, Channel("content"), "")
 
 
 async def _next(upstream: Upstream, codec: StreamCodec) -> bytes:
@@ -222,7 +239,7 @@ def _filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt:
         for piece in event.pieces:
             if not piece.repeats:
                 value = piece.holder[piece.key]
-                attempt.output_chars += len(value) if type(value) is str else 8
+                attempt.meter(value if type(value) is str else "12345678")
         return before
     repeats = False
     for piece in event.pieces:
@@ -261,7 +278,7 @@ def _filter_piece(piece: Piece, channels: Channels, attempt: Attempt) -> None:
     if piece.repeats:
         out = channels.repeat(piece.channel, text)
     else:
-        attempt.output_chars += len(text)
+        attempt.meter(text)
         out = channels.whole(piece.channel, text) if piece.whole else channels.feed(piece.channel, text)
     if out != text:
         piece.holder[piece.key] = out
