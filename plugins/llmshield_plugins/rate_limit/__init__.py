@@ -1,0 +1,320 @@
+"""rate_limit: so many requests and tokens per time, and so many calls at once.
+
+The limits are the `rate:`, `concurrent:` and `queue:` of the caller's tier, counted per tenant; callers without a key
+(`anonymous`) are counted by address, IPv6 by its /64. All windows of a call are one step: a refused call is
+counted nowhere. Windows slide: no stretch of an hour ever holds more than `20/hour` (a request counts for its
+window and up to 1/60 of it longer). Processes that share a store share the limits.
+
+Tokens (`40000 tokens/minute`) are reserved before an attempt is sent and corrected to what it really used after it.
+
+A place taken by a running call is given back when the call ends, on every path; what a killed process held is
+free again after `lease`. Where the tier has a `queue`, a call above `concurrent` waits for a place, first come first
+served, instead of being refused.
+
+Settings:
+
+- `per_address: [600/minute]` (none): limits for each client address as well, whoever the tenant is.
+- `concurrent_per_address: 20` (none): likewise for calls at once.
+- `headers: true`: tell clients what is left (`RateLimit`, `RateLimit-Policy`, and the provider's own names).
+- `local_share: 50%`: when the store is away, each process goes on by itself with this share of each limit
+  (metric `llmshield_limiter_degraded`).
+- `lease: 60s`: how long a place outlives the last sign of life of its process.
+- `reserve: worst_case | estimate` (worst_case): what a call counts against limits in tokens until its end. The worst
+  case is never exceeded: each byte sent, and the whole answer that its bound allows; a call without a bound gets
+  one. An estimate (a token for four bytes, 1024 for an unbounded answer) lets more calls run at once, and the
+  limit be passed by what it was wrong by.
+- `default_max_tokens` (the model's longest answer, 4096 where that is not known): the bound of a call without one,
+  where a limit in tokens holds.
+
+A refused call gets 429 with Retry-After: the time until a place in the fullest window is free.
+
+Monitor mode: the decision is taken and counted, nothing is refused, nobody waits, no header is added.
+
+Hooks: pre_request (hangs a guard on each attempt where a limit is in tokens).
+
+Example:
+
+    tiers:
+      free: {rate: [20/hour, 100/day], concurrent: 1}
+      pro: {rate: [100/hour, 40000 tokens/minute], concurrent: 3, queue: {wait: 2s, length: 20}}
+    plugins:
+      - use: rate_limit
+        per_address: [600/minute]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llmshield import clock, hookspecs
+from llmshield.call import Call
+from llmshield.errors import StoreUnavailable
+from llmshield.hookspecs import Plugin, Resources
+from llmshield.metrics import Metrics
+from llmshield.policy import Percent, Policy, PositiveDuration, RateLimit
+from llmshield.prices import Prices
+from llmshield.stores import Admission, Seat, Store, at_once, open_store
+from llmshield.verdicts import Block, Wait
+from llmshield_plugins.rate_limit.headers import tell
+from llmshield_plugins.rate_limit.limits import PER, Limits, RuleBook, Rules
+from llmshield_plugins.rate_limit.queues import Full, Queues
+from llmshield_plugins.rate_limit.tokens import Ticket, TokenLimits, seconds
+
+_SEAT_WAIT_S = 1.0
+"""When a place may be free: nobody knows how long calls take."""
+
+_TICK_S = 20.0
+"""How often what is counted locally is looked through; more often where the lease is short."""
+
+
+class _Held:
+    """The places of one call, and where they are taken."""
+
+    __slots__ = ("in_store", "line", "locally", "seats")
+
+    def __init__(self, seats: tuple[Seat, ...], line: str, *, locally: bool) -> None:
+        self.seats = seats
+        self.line = line
+        self.locally = locally
+        self.in_store = not locally
+
+
+class RateLimiter(Plugin):
+    """Counts calls and refuses those beyond the limits."""
+
+    class Settings(hookspecs.Settings):
+        """What `rate_limit:` may say."""
+
+        per_address: tuple[RateLimit, ...] = Field((), description="Limits for each client address.")
+        concurrent_per_address: Annotated[int, Field(ge=1)] | None = Field(
+            None, description="Calls at once from each client address."
+        )
+        headers: bool = Field(True, description="Tell clients what is left.")
+        local_share: Percent = Field(
+            0.5, description="Share of each limit per process while the store is away."
+        )
+        lease: PositiveDuration = Field(
+            60.0, description="How long a place outlives the last sign of life of its process."
+        )
+        reserve: Literal["worst_case", "estimate"] = Field(
+            "worst_case", description="What a call counts against limits in tokens until its end."
+        )
+        default_max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+            None, description="Output bound of a call without one; else the model's longest answer."
+        )
+
+    settings: Settings
+
+    async def start(self, resources: Resources) -> None:
+        """Compile the tiers' limits; open the store of last resort."""
+        policy = resources.get(Policy)
+        self._store: Store = resources.get(Store)  # type: ignore[type-abstract]
+        self._instant = self._store.instant
+        self._local = open_store("memory://")
+        share, lease = self.settings.local_share, self.settings.lease
+        self._lease_ms = int(lease * 1000)
+        tiers: dict[str | None, Limits] = {
+            name: Limits.of(tier.rate, tier.concurrent, tier.queue) for name, tier in policy.tiers.items()
+        }
+        address = Limits.of(self.settings.per_address, self.settings.concurrent_per_address)
+        self._rules = RuleBook(tiers, address)
+        self._shared_rules = RuleBook(
+            {name: limits.shared(share) for name, limits in tiers.items()}, address.shared(share)
+        )
+        metrics = resources.get(Metrics)
+        self._degraded = metrics.gauge(
+            "llmshield_limiter_degraded", "1 while limits are kept by this process alone: the store is away."
+        )
+        self._away = False
+        self._degraded.set(0)
+        self._refused = metrics.counter("llmshield_rate_limited_total", "Calls refused by a limit.", "limit")
+        self._queues = Queues(metrics)
+        self._tokens = None
+        if self._rules.counts_tokens:
+            self._tokens = TokenLimits(
+                self._store, self._local, resources.get(Prices), metrics, reserve=self.settings.reserve,
+                default_max_tokens=self.settings.default_max_tokens, headers=self.settings.headers,
+                away=self._tell_away,
+            )  # fmt: skip
+        self._held: dict[str, _Held] = {}
+        self._later: set[asyncio.Task[None]] = set()
+        self._renewer = asyncio.create_task(self._renew(min(lease / 3, _TICK_S)), name="llmshield-seats")
+
+    async def close(self) -> None:
+        """Stop renewing places; those of calls that never end are free after their lease."""
+        renewer = getattr(self, "_renewer", None)
+        if renewer is not None:
+            renewer.cancel()
+            await asyncio.wait({renewer, *self._later})
+
+    def pre_request(self, call: Call) -> Block | Wait | Awaitable[Block | Wait | None] | None:
+        """Count the call and take its places, let it wait for one, or refuse it."""
+        rules = self._rules.of(call)
+        if rules is None or call.operation == "models":
+            return None
+        if rules.line and rules.line in self._queues and call.enforced:
+            return self._stand_in_line(call, rules)  # behind those who wait already
+        judging = self._judge(call, rules)
+        return at_once(judging) if self._instant else judging
+
+    async def _judge(self, call: Call, rules: Rules) -> Block | Wait | None:
+        said = await self._take(call, rules)
+        if said == "full":
+            return self._stand_in_line(call, rules)
+        late = call.deadline is not None and not self._instant and clock.monotonic() > call.deadline
+        if said is None and late:
+            await self._leave_all(call)  # too late for this hook: its end callbacks are not going to run
+        return said
+
+    async def _take(self, call: Call, rules: Rules) -> Block | Full | None:
+        """Everything that this call needs, or nothing: None, why not, or that it may wait for a place."""
+        now = clock.now()
+        now_ms = int(now * 1000)
+        seats = rules.seats(call.id, now_ms + self._lease_ms) if rules.places else ()
+        local = False
+        try:
+            said = await self._store.admit(rules.requests, seats, now_ms)
+            if self._away:
+                self._tell_away(False)
+        except StoreUnavailable:
+            self._tell_away(True)
+            local, shared = True, self._shared_rules.of(call)
+            assert shared is not None  # a share of a limit is a limit
+            rules = shared
+            seats = rules.seats(call.id, now_ms + self._lease_ms)
+            said = await self._local.admit(rules.requests, seats, now_ms)
+        except asyncio.CancelledError:
+            if seats:  # whether they were taken nobody here knows
+                self._spawn(self._give_back(_Held(seats, rules.line, locally=False)))
+            raise
+        if said.refused >= 0:
+            place = said.refused - len(rules.requests)
+            if place == 0 and rules.line:
+                return "full"
+            return self._refuse(call, rules, said, place, now)
+        if seats:
+            self._held[call.id] = _Held(seats, rules.line, locally=local)
+            call.at_end(self._leave)
+        enforced = call.enforced
+        items = ""
+        if rules.requests and enforced and self.settings.headers:
+            items = self._tell(call, rules, said, now)
+        if self._tokens is not None and rules.tokens:
+            shared = self._shared_rules.of(call)
+            assert shared is not None
+            self._tokens.watch(Ticket(call, rules, shared, now_ms, enforced, items))
+        return None
+
+    def _stand_in_line(self, call: Call, rules: Rules) -> Wait:
+        queue = rules.queue
+        assert queue is not None
+
+        async def turn() -> Block | None:
+            said = await self._queues.wait(
+                rules.line, queue.length, queue.wait, partial(self._take, call, rules)
+            )
+            if said != "crowded" and said != "late":
+                return said
+            limit = f"{rules.places[0][1]} at once"
+            self._refused.add(1, limit)
+            what = f", and {queue.length} calls wait" if said == "crowded" else f" for {queue.wait:g} s"
+            return Block(
+                f"Rate limit of {limit} for {_subject(call, rules.line)} is reached{what}."
+                f" Try again in {seconds(_SEAT_WAIT_S)}.",
+                kind="rate_limited",
+                retry_after_s=_SEAT_WAIT_S,
+            )
+
+        return Wait(turn, queue.wait)
+
+    def _refuse(self, call: Call, rules: Rules, said: Admission, place: int, now: float) -> Block:
+        if place < 0:
+            window = rules.requests[said.refused]
+            limit, wait, whose = f"{window.limit}/{PER[window.seconds]}", said.wait_ms / 1000, window.key
+        else:
+            whose, most = rules.places[place]
+            limit, wait = f"{most} at once", _SEAT_WAIT_S
+        self._refused.add(1, limit)
+        if rules.requests and call.enforced and self.settings.headers:
+            self._tell(call, rules, said, now)
+        return Block(
+            f"Rate limit of {limit} for {_subject(call, whose)} is reached. Try again in {seconds(wait)}.",
+            kind="rate_limited",
+            retry_after_s=wait,
+        )
+
+    def _tell(self, call: Call, rules: Rules, said: Admission, now: float) -> str:
+        items, own = tell(
+            call.family, "requests", rules.names, rules.requests, said.used, said.resets_ms, now
+        )
+        headers = call.response_headers
+        headers["ratelimit-policy"] = rules.policy
+        headers["ratelimit"] = items
+        headers.update(own)
+        return items
+
+    def _tell_away(self, away: bool) -> None:
+        if away != self._away:
+            self._away = away
+            self._degraded.set(int(away))
+
+    # -- places
+
+    def _leave(self, call: Call) -> Awaitable[None] | None:
+        held = self._held.pop(call.id, None)
+        if held is None:
+            return None
+        leaving = self._give_back(held)
+        return at_once(leaving) if self._instant else leaving
+
+    async def _leave_all(self, call: Call) -> None:
+        held = self._held.pop(call.id, None)
+        if held is not None:
+            await self._give_back(held)
+
+    async def _give_back(self, held: _Held) -> None:
+        if held.locally:
+            await self._local.leave(held.seats)
+        if held.in_store:
+            try:
+                await self._store.leave(held.seats)
+            except StoreUnavailable:
+                self._tell_away(True)  # nobody renews the place: it is free after its lease
+        if held.line:
+            self._queues.wake(held.line)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _renew(self, every_s: float) -> None:
+        """Keep the places of calls under way. A store that is away has none to keep."""
+        while True:
+            await asyncio.sleep(every_s)  # housekeeping keeps the machine's pace, whatever the clock says
+            now_ms = int(clock.now() * 1000)
+            await self._local.expire(now_ms)  # forgets windows that count nothing
+            until_ms = now_ms + self._lease_ms
+            living = tuple(self._held.values())
+            seats = [seat._replace(until_ms=until_ms) for held in living for seat in held.seats]
+            if not seats:
+                continue
+            await self._local.sit(
+                [seat._replace(until_ms=until_ms) for held in living if held.locally for seat in held.seats]
+            )
+            try:
+                await self._store.sit(seats)
+            except StoreUnavailable:
+                self._tell_away(True)
+                continue
+            for held in living:
+                held.in_store = True
+
+
+def _subject(call: Call, key: str) -> str:
+    return "this address" if "address:" in key else f"tenant {call.tenant}"

@@ -1,0 +1,68 @@
+"""What is left, in the words of draft-ietf-httpapi-ratelimit-headers-11 and of the client's own provider.
+
+OpenAI: https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers; Anthropic:
+https://docs.anthropic.com/en/api/rate-limits#response-headers. Both know one limit for requests and one for tokens:
+they get the tightest of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Literal
+
+from llmshield.stores import Window
+
+Unit = Literal["requests", "tokens"]
+
+
+def tell(
+    family: str, unit: Unit, names: Sequence[str], windows: Sequence[Window], used: Sequence[int],
+    resets_ms: Sequence[int], now: float,
+) -> tuple[str, dict[str, str]]:  # fmt: skip
+    """The items of RateLimit for these windows, and the provider's own headers for the tightest of them."""
+    items = []
+    limit = left = reset_ms = 0
+    least = 2.0
+    for name, (_, most, _), hits, ms in zip(names, windows, used, resets_ms, strict=True):
+        remaining = most - hits
+        if remaining < 0:
+            remaining = 0
+        items.append(f"{name};r={remaining};t={-(-ms // 1000)}")
+        share = remaining / most
+        if share < least:
+            least, limit, left, reset_ms = share, most, remaining, ms
+    if family == "anthropic":
+        limit_name, left_name, reset_name = _ANTHROPIC[unit]
+        reset = _rfc3339(-int(-(now + reset_ms / 1000) // 1))
+    else:
+        limit_name, left_name, reset_name = _OPENAI[unit]
+        reset = _go_duration(reset_ms if reset_ms < 60_000 else -(-reset_ms // 1000) * 1000)
+    return ", ".join(items), {limit_name: str(limit), left_name: str(left), reset_name: reset}
+
+
+_OPENAI = {
+    unit: (f"x-ratelimit-limit-{unit}", f"x-ratelimit-remaining-{unit}", f"x-ratelimit-reset-{unit}")
+    for unit in ("requests", "tokens")
+}
+_ANTHROPIC = {
+    unit: tuple(f"anthropic-ratelimit-{unit}-{what}" for what in ("limit", "remaining", "reset"))
+    for unit in ("requests", "tokens")
+}
+
+
+@lru_cache(maxsize=4096)
+def _rfc3339(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache(maxsize=4096)
+def _go_duration(ms: int) -> str:
+    """As OpenAI writes durations: `6m0s`, `1.5s`, `12ms`."""
+    if ms < 1000:
+        return f"{ms}ms"
+    minutes, rest = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest // 1000}s" if rest % 1000 == 0 else f"{rest / 1000:.3f}".rstrip("0") + "s"
+    return f"{hours}h{minutes}m{seconds}" if hours else f"{minutes}m{seconds}" if minutes else seconds
