@@ -52,10 +52,6 @@ def is_planned(value: Any) -> bool:
     return ref is not None and ref.scheme in PLANNED_SCHEMES and ref.scheme not in registry.names("resolver")
 
 
-def _in_tokens(value: Any) -> bool:
-    return isinstance(value, str) and " tokens/" in value
-
-
 ROWS: tuple[Row, ...] = (
     Row("LS901", "providers.*.api_key", is_planned, "use env://NAME or file://PATH"),
     Row(
@@ -73,15 +69,7 @@ ROWS: tuple[Row, ...] = (
         "write ordered, or leave it out",
     ),
     Row("LS907", "identify.*", _starts("jwt:"), "use virtual_key, or header:NAME behind a trusted proxy"),
-    Row(
-        "LS908",
-        "tiers.*.queue",
-        _written,
-        "leave it out; calls above `concurrent` are refused with Retry-After",
-    ),
     Row("LS909", "tiers.*.warn_at", _written, "leave it out; watch the spend on the admin port"),
-    Row("LS910", "tiers.*.rate", _in_tokens, "limit requests, or money with `budget`"),
-    Row("LS910", "tiers.*.rate.*", _in_tokens, "limit requests, or money with `budget`"),
     Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
     Row("LS913", "egress", _written, "leave it out; point clients at the sidecar with their base URL"),
