@@ -44,35 +44,40 @@ class Channels:
         ordered = [f for f in filters if f.phase == "guard"] + [f for f in filters if f.phase == "restore"]
         self._filters = tuple(ordered)
         self._watch = watch
-        self._open: dict[Channel, _Pipe | JsonPieces | None] = {}
-        self._raw: dict[Channel, list[str]] = {}
-        self._released: dict[Channel, list[str]] = {}
+        self._lines: dict[Channel, _Line] = {}
+        self._last = _NO_LINE
         self.active = bool(ordered)
 
     def feed(self, channel: Channel, text: str) -> str:
         """The next piece of a channel; JSON text for `tool_arguments` with an empty path, else plain text."""
         if not self.active:
             return text
-        pipe = self._pipe(channel)
+        line = self._last  # nearly always the same channel as before: no look-up
+        if line.channel is not channel or not line.open:
+            line = self._last = self._line(channel)
+        pipe = line.pipe
         if pipe is None:
             return text
-        self._raw.setdefault(channel, []).append(text)
-        out = _feed(pipe, text)
-        self._released.setdefault(channel, []).append(out)
+        line.raw.append(text)
+        out = pipe.feed(text) if len(text) <= _SLICE else _feed(pipe, text)
+        line.released.append(out)
         return out
 
     def flush(self, channel: Channel) -> str:
         """The channel has ended: what was still held. A later `feed` would begin a new one."""
-        pipe = self._open.pop(channel, None)
-        if pipe is None:
+        line = self._lines.get(channel)
+        if line is None or not line.open:
             return ""
-        out = pipe.flush()
-        self._released.setdefault(channel, []).append(out)
+        line.open = False
+        if line.pipe is None:
+            return ""
+        out = line.pipe.flush()
+        line.released.append(out)
         return out
 
     def flush_all(self) -> list[tuple[Channel, str]]:
         """End every channel that is open, in the order of their beginning; only those with text left."""
-        rest = [(channel, self.flush(channel)) for channel in list(self._open)]
+        rest = [(channel, self.flush(channel)) for channel, line in list(self._lines.items()) if line.open]
         return [(channel, text) for channel, text in rest if text]
 
     def repeat(self, channel: Channel, text: str) -> str:
@@ -83,8 +88,9 @@ class Channels:
         """
         if not self.active:
             return text
-        if channel not in self._open and "".join(self._raw.get(channel, ())) == text:
-            return "".join(self._released[channel]) if channel in self._released else text
+        line = self._lines.get(channel)
+        if line is not None and not line.open and "".join(line.raw) == text:
+            return "".join(line.released) if line.released else text
         return self.whole(channel, text)
 
     def whole(self, channel: Channel, text: str) -> str:
@@ -96,12 +102,17 @@ class Channels:
             return text
         return _feed(pipe, text) + pipe.flush()
 
-    def _pipe(self, channel: Channel) -> _Pipe | JsonPieces | None:
-        try:
-            return self._open[channel]
-        except KeyError:
-            pipe = self._open[channel] = self._build(channel)
-            return pipe
+    def _line(self, channel: Channel) -> _Line:
+        """The channel's line, open; one that was flushed begins anew, behind the others."""
+        line = self._lines.get(channel)
+        if line is None or not line.open:
+            pipe = self._build(channel)
+            fresh = _Line(channel, pipe)
+            if line is not None:
+                del self._lines[channel]
+                fresh.raw, fresh.released = line.raw, line.released
+            line = self._lines[channel] = fresh
+        return line
 
     def _build(self, channel: Channel) -> _Pipe | JsonPieces | None:
         plain = self._plain(channel)
@@ -122,6 +133,22 @@ class Channels:
             if made is not None:
                 stages.append(_Stage(attached, made))
         return _Pipe(channel, stages, self._watch) if stages else None
+
+
+class _Line:
+    """One channel: its filters, what went in, and what came out."""
+
+    __slots__ = ("channel", "open", "pipe", "raw", "released")
+
+    def __init__(self, channel: Channel | None, pipe: _Pipe | JsonPieces | None) -> None:
+        self.channel = channel
+        self.pipe = pipe
+        self.open = channel is not None
+        self.raw: list[str] = []
+        self.released: list[str] = []
+
+
+_NO_LINE = _Line(None, None)
 
 
 def _feed(pipe: _Pipe | JsonPieces, text: str) -> str:
@@ -175,15 +202,28 @@ class _Stage:
 class _Pipe:
     """The filters of one channel, one behind the other."""
 
-    __slots__ = ("_channel", "_stages", "_watch")
+    __slots__ = ("_channel", "_stages", "_tracked", "_watch")
 
     def __init__(self, channel: Channel, stages: list[_Stage], watch: Watch) -> None:
         self._channel = channel
         self._stages = stages
         self._watch = watch
+        self._tracked = any(stage.tracked for stage in stages)
 
     def feed(self, text: str) -> str:
-        return self._run(text, ending=False)
+        if self._tracked:
+            return self._run(text, ending=False)
+        for position, stage in enumerate(self._stages):
+            if not text:
+                return text
+            try:
+                out = stage.filter.feed(text)
+            except Exception as error:
+                raise self._broke(position, error) from error
+            if isinstance(out, Stop):
+                raise self._stopped(position, out)
+            text = out
+        return text
 
     def flush(self) -> str:
         return self._run("", ending=True)
@@ -206,20 +246,17 @@ class _Pipe:
             try:
                 out = stage.run(text, ending=ending)
             except Exception as error:
+                if attached.enforced and not attached.fail_open:
+                    raise self._broke(position, error) from error
                 self._watch(attached, error)
                 del self._stages[position]
-                if not attached.enforced:
-                    continue
-                if attached.fail_open:
-                    text = text if stage.changed else stage.owed
-                    continue
-                raise Stopped(attached.plugin, _broken(attached), self._channel, "") from error
-            if isinstance(out, Stop):
-                self._watch(attached, out)
                 if attached.enforced:
-                    del self._stages[: position + 1]
-                    release = self._run(out.release, ending=True)
-                    raise Stopped(attached.plugin, out.block, self._channel, release)
+                    text = text if stage.changed else stage.owed
+                continue
+            if isinstance(out, Stop):
+                if attached.enforced:
+                    raise self._stopped(position, out)
+                self._watch(attached, out)
                 del self._stages[position]
                 continue
             if attached.enforced:
@@ -228,6 +265,21 @@ class _Pipe:
                 self._watch(attached, _CHANGED)
             position += 1
         return text
+
+    def _broke(self, position: int, error: Exception) -> Stopped:
+        """An enforced filter that is not `on_error: open` has failed: it reads no more, and nothing goes on."""
+        attached = self._stages[position].attached
+        self._watch(attached, error)
+        del self._stages[position]
+        return Stopped(attached.plugin, _broken(attached), self._channel, "")
+
+    def _stopped(self, position: int, out: Stop) -> Stopped:
+        """An enforced filter ends the reply; what it lets go runs through the filters behind it."""
+        attached = self._stages[position].attached
+        self._watch(attached, out)
+        del self._stages[: position + 1]
+        release = self._run(out.release, ending=True)
+        return Stopped(attached.plugin, out.block, self._channel, release)
 
 
 class WouldChange(Exception):
