@@ -75,10 +75,10 @@ class Detector:
 
     def whole(self, text: str, deadline: float | None = None) -> list[Found]:
         """Every value in `text`, in order, without overlap. Raises: TimeoutError past the deadline, see `settle`."""
-        return self.settle(text, 0, final=True, deadline=deadline)[0] if self.suspects(text) else []
+        return self.settle(text, 0, True, deadline)[0] if self.suspects(text) else []
 
     def settle(
-        self, text: str, start: int, *, final: bool, deadline: float | None = None
+        self, text: str, start: int, final: bool, deadline: float | None = None
     ) -> tuple[list[Found], int]:
         """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows.
 
@@ -86,8 +86,12 @@ class Detector:
 
         Raises: TimeoutError when a block would begin after `deadline` (`clock.monotonic()` seconds).
         """
-        found: list[Found] = []
         size = len(text)
+        if start <= CONTEXT and size <= BLOCK and deadline is None:  # as streams ask, event by event
+            segment, hold = next_segment(text, shape(text), start, final)
+            if segment is None:
+                return [], max(start, hold)
+        found: list[Found] = []
         while True:
             if deadline is not None and clock.monotonic() > deadline:
                 raise TimeoutError

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import re2
+
+Find: TypeAlias = Callable[[bytes, int], tuple[int, int]]
+"""Where an expression matches first in `data[start:]`; (-1, -1): nowhere."""
 
 
 def compiled(pattern: str) -> Any:
@@ -12,6 +16,21 @@ def compiled(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     return re2.compile(pattern, options)
+
+
+def finder(made: Any) -> Find:
+    """The search of a compiled expression in C: re2's wrapper around it costs three times what looking for a segment
+    in one event of a stream does."""
+    inner: Any = getattr(made, "_regexp", None)
+    if inner is None:  # another build of re2
+
+        def find(data: bytes, start: int) -> tuple[int, int]:
+            found = made.search(data, start)
+            return (-1, -1) if found is None else found.span()
+
+        return find
+    match, anywhere = inner.Match, type(inner).Anchor.UNANCHORED
+    return lambda data, start: match(anywhere, data, start, len(data))[0]  # type: ignore[no-any-return]
 
 
 def gate(patterns: list[str]) -> Any:

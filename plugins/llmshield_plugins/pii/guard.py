@@ -26,10 +26,11 @@ otherwise be read once for each of its pieces."""
 class Guard:
     """A TextFilter for one channel."""
 
-    __slots__ = ("_held", "_settled", "_treat", "_walker")
+    __slots__ = ("_held", "_look", "_settled", "_treat", "_walker")
 
     def __init__(self, walker: Walker, treat: Treat) -> None:
         self._walker = walker
+        self._look = walker.settle
         self._treat = treat
         self._settled = ""
         self._held = ""
@@ -44,22 +45,22 @@ class Guard:
             self._held = held + text
             return ""
         self._held = held + text
-        return self._settle(final=False)
+        return self._settle(False)
 
     def flush(self) -> str | Stop:
-        return self._settle(final=True) if self._held else ""
+        return self._settle(True) if self._held else ""
 
-    def _settle(self, *, final: bool) -> str | Stop:
+    def _settle(self, final: bool) -> str | Stop:  # noqa: FBT001  once for each event
         start = len(self._settled)
         text = self._settled + self._held
-        found, upto = self._walker.settle(text, start, final=final)
+        found, upto = self._look(text, start, final)
         out = text[start:upto]
         if found:
             changed = self._changed(text, found, start, upto)
             if isinstance(changed, Stop):
                 return changed
             out = changed
-        self._settled = text[max(0, upto - CONTEXT) : upto]
+        self._settled = text[upto - CONTEXT : upto] if upto > CONTEXT else text[:upto]
         self._held = text[upto:]
         return out
 

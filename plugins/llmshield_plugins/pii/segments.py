@@ -9,11 +9,12 @@ findings, and what lies between segments can go on at once.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import re2
 
 from llmshield.secrets_patterns import MAX_PEM
+from llmshield_plugins.pii.expressions import Find, finder
 from llmshield_plugins.pii.grammar import Part, any_of, edge, lazily, maybe, one, repeat, seq, word
 from llmshield_plugins.pii.shapes import INVISIBLE, OTHER_BREAK
 
@@ -162,11 +163,12 @@ _item = seq(
 _segment = seq(_item, repeat(seq(_gap, _item), 0))
 
 
-def _compile(pattern: str) -> Any:
+def _compile(pattern: str) -> Find:
+    """The expression as a function: where it matches first in `form[start:]`, (-1, -1) for nowhere."""
     options = re2.Options()
     options.max_mem = 64 << 20
     options.encoding = re2.Options.Encoding.LATIN1
-    return re2.compile(pattern.encode(), options)
+    return finder(re2.compile(pattern.encode(), options))
 
 
 # A segment begins where a token begins: the break before it is part of the match. NEXT finds, at the first place
@@ -195,7 +197,7 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
             start -= 1
         elif form[start] not in BREAK_BYTES:
             # Inside a token, after a window: what is left of it counts as a token.
-            if len(form) - start >= MAX_OPEN and _ANY_BREAK.search(form[start : start + MAX_OPEN]) is None:
+            if len(form) - start >= MAX_OPEN and _ANY_BREAK(form[start : start + MAX_OPEN], 0)[0] < 0:
                 return Segment(start, start + MAX_OPEN, start + WINDOW_CUT), start
             form, base, start = b" " + form[start:], start - 1, 0
     size = len(form)
@@ -229,12 +231,11 @@ def _blank(form: bytes, first: int) -> int:
     return max(0, form.rfind(b" ", first + CHAIN_LEAST, first + CHAIN - CHAIN_REST))
 
 
-def _span(expression: Any, form: bytes, start: int) -> tuple[int, int]:
+def _span(expression: Find, form: bytes, start: int) -> tuple[int, int]:
     """Where the expression matches first, without the break before it; both the length where it does not."""
-    match = expression.search(form, start)
-    if match is None:
+    first, last = expression(form, start)
+    if first < 0:
         return len(form), len(form)
-    first, last = match.span()
     return (first + 1 if first < last and form[first] in BREAK_BYTES else first), last
 
 

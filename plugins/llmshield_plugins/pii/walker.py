@@ -6,10 +6,17 @@ detector, and the policy's own recognisers, which look at the text as it stands.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+from llmshield import clock
 from llmshield_plugins.pii.custom import Custom
 from llmshield_plugins.pii.detector import Detector, Found, Keep, resolve
 from llmshield_plugins.pii.segments import next_segment, token_start
 from llmshield_plugins.pii.shapes import shape
+
+
+Settle: TypeAlias = Callable[..., tuple[list[Found], int]]
 
 
 class Walker:
@@ -19,27 +26,24 @@ class Walker:
         self._detector = detector
         self._custom = custom
         self._keep = keep
+        self.settle: Settle = self._both if custom else detector.settle
+        """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows. `start`, then
+        whether nothing follows; what is before `start` has been settled and serves as context."""
 
     def whole(self, text: str, deadline: float | None = None) -> list[Found]:
         """Every value in `text`, in order, without overlap. Raises: TimeoutError past the deadline."""
         if not self._custom:
             return self._detector.whole(text, deadline)
-        return self.settle(text, 0, final=True)[0]
+        return self.settle(text, 0, True, deadline)[0]
 
     def suspects(self, text: str) -> bool:
         """Whether `whole` could find anything; False is certain."""
         return self._detector.suspects(text) or (bool(self._custom) and bool(self._custom.find(text, 0)))
 
-    def settle(self, text: str, start: int, *, final: bool) -> tuple[list[Found], int]:
-        """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows.
-
-        What is before `start` has been settled and serves as context.
-        """
-        if not self._custom:
-            return self._detector.settle(text, start, final=final)
-        return self._both(text, shape(text), start, final)
-
-    def _both(self, text: str, form: bytes, start: int, final: bool) -> tuple[list[Found], int]:
+    def _both(
+        self, text: str, start: int, final: bool, deadline: float | None = None
+    ) -> tuple[list[Found], int]:
+        form = shape(text)
         own = self._custom.find(text, start)
         upto = (
             len(text)
@@ -50,6 +54,8 @@ class Walker:
         solid: list[tuple[int, int]] = [(f.start, f.end) for f in own]
         position = start
         while True:
+            if deadline is not None and clock.monotonic() > deadline:
+                raise TimeoutError
             segment, hold = next_segment(text, form, position, final)
             if segment is None:
                 upto = min(upto, max(position, hold))
