@@ -5,6 +5,7 @@ ShieldError
 ├── PluginError          a plugin breaks the hook contract (at load) or misuses it (in a call)
 ├── StoreError           the shared state
 │   └── StoreUnavailable     it can't be reached: each plugin declares what that means
+│       └── BookLost         it answers, and is not the money book that was spent from
 ├── SecretError          a key reference can't be resolved; never carries the value
 ├── WireError            bytes that are not what their dialect allows
 ├── UpstreamError        one attempt failed: its reason, status and advice
@@ -84,6 +85,10 @@ class StoreError(ShieldError):
 
 class StoreUnavailable(StoreError):
     """The shared state can't be reached within its time limit."""
+
+
+class BookLost(StoreUnavailable):
+    """The store has lost the money book (flushed, replaced, restored): nothing is spent until somebody decides."""
 
 
 class SecretError(ShieldError):

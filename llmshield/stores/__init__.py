@@ -15,6 +15,10 @@ Every hold ends in exactly one of these ways, told apart by its id, so that each
 A settle that comes after the expiry corrects it to the truth with a second journal entry. So at any instant
 the entries of an account add up to what it spent, and spent + held is never less than what providers may bill.
 
+Which book. A book has an epoch, made with it. Whoever has read one, or keeps one on its own disk, spends from no
+other: every step names the epoch it knows, in the same round trip. A store that was flushed, replaced or restored
+answers `BookLost`, to everybody, until `turn` gives it the epoch that follows.
+
 The gates (rate limits and concurrency). A window counts in `STEPS` steps; a step leaves the count when it lies
 wholly outside the window. So no stretch of `seconds` ever holds more than `limit`, and nothing is kept per
 request. A seat is a place taken until it is left or its time is over (a crash).
@@ -32,18 +36,23 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from llmshield.errors import StoreError
+from llmshield.errors import BookLost, StoreError
 
 T = TypeVar("T")
 
 MAX_AMOUNT = 2**62 - 1
 """Largest amount and largest balance: 4.6 million USD. Two of them still fit 64 bits, so no sum overflows."""
+
+LOST = "lost"
+REBUILDING = "rebuilding:"
+"""What stands in the place of an epoch while a book is closed."""
 
 STEPS = 60
 """Steps of a rate window: a hit counts for its window and at most one step (1/60) longer."""
@@ -55,12 +64,16 @@ class Line(NamedTuple):
     """One account that a hold touches. `limit` bounds spent + held there (None: only counted).
 
     `ends_ms` is when the window is over (0: never); a backend may forget the account long after that.
+
+    A window whose name begins with a digit is a step of a rolling one: `24h:00000824333`, kind and number, in order
+    as text. With `since`, the limit bounds the sum over all steps of this kind from that name on.
     """
 
     account: str
     window: str
     limit: int | None = None
     ends_ms: int = 0
+    since: str = ""
 
 
 class Labels(NamedTuple):
@@ -79,11 +92,23 @@ class Grant(NamedTuple):
 
 
 class Shortage(NamedTuple):
-    """Nothing was held: the line with this index has `spent` and `held` and no room for the least amount."""
+    """Nothing was held: the line with this index has `spent` and `held` and no room for the least amount.
+
+    `oldest` is the first step of a rolling window that counts something.
+    """
 
     line: int
     spent: int
     held: int
+    oldest: str = ""
+
+
+class Standing(NamedTuple):
+    """What counts for a line's limit; `oldest` as in `Shortage`."""
+
+    spent: int
+    held: int
+    oldest: str = ""
 
 
 class Settled(NamedTuple):
@@ -115,6 +140,20 @@ class Entry(NamedTuple):
     tokens_in: int
     tokens_out: int
     accounts: tuple[tuple[str, str], ...]
+
+
+class Book(NamedTuple):
+    """Which money book a store holds.
+
+    `open`: `epoch` is its name, and steps are taken. `empty`: it has none. `lost`: a process knows an epoch that this
+    store does not (`doubted` has them). `rebuilding`: somebody is filling it, as `epoch`. `count` rises with its
+    changes, so that an older copy of it is told from it.
+    """
+
+    state: Literal["empty", "open", "lost", "rebuilding"]
+    epoch: str = ""
+    count: int = 0
+    doubted: tuple[str, ...] = ()
 
 
 class Window(NamedTuple):
@@ -179,6 +218,12 @@ class Store(ABC):
         self.url = url
         self.warnings: tuple[str, ...] = ()
         """What an operator should know once the store is open, a sentence each."""
+        self.epoch = ""
+        """The book that every step is for. Set before `open` by whoever knows it; else the one that is there."""
+        self.seen = 0
+        """A count that the book had at least (`Book.count`)."""
+        self.on_epoch: Callable[[str], None] | None = None
+        """Called when `epoch` changes: with the first one, and when the book was rebuilt or reset."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -231,6 +276,10 @@ class Store(ABC):
         """Charge every hold whose lease is over in full; how many. Forgets notes that have ended."""
 
     @abstractmethod
+    async def standing(self, lines: Sequence[Line]) -> list[Standing]:
+        """How each of these lines stands, without a look at any other account."""
+
+    @abstractmethod
     async def balances(self, prefix: str = "") -> list[Balance]:
         """Every account whose name starts with `prefix`, sorted by name and window."""
 
@@ -241,6 +290,36 @@ class Store(ABC):
     @abstractmethod
     async def holds(self) -> int:
         """How many holds are open."""
+
+    # -- which book
+
+    @abstractmethod
+    async def book(self) -> Book:
+        """Which book the store holds now, whatever `epoch` says. Raises: StoreUnavailable."""
+
+    @abstractmethod
+    async def begin(self, epoch: str) -> None:
+        """Give an empty store this epoch; any other store keeps its own."""
+
+    @abstractmethod
+    async def turn(self, epoch: str, past: Sequence[str] = (), *, wipe: bool = False) -> None:
+        """Make this the book's epoch; whoever knows one of `past`, or the one it had, goes on in it.
+
+        `lost` and `rebuilding:EPOCH` close the book to all that do not name just that. `wipe` forgets every amount.
+        """
+
+    async def _agree(self) -> None:
+        """Where no epoch is known: that of the store, or for an empty one, the first installation, a new one."""
+        if not self.epoch:
+            await self.begin(new_epoch())
+            found = await self.book()
+            if found.state == "open":
+                self._adopt(found.epoch)
+
+    def _adopt(self, epoch: str) -> None:
+        self.epoch, self.seen = epoch, 0
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
 
     # -- the gates
 
@@ -309,6 +388,28 @@ def at_once(step: Coroutine[Any, Any, T]) -> T:
         return result
     step.close()
     raise RuntimeError("a step of an instant store has waited")
+
+
+def new_epoch() -> str:
+    """A name for a book that begins anew: `BASE.1`. What is rebuilt from its journals is `BASE.2`, and so on."""
+    return f"{secrets.token_hex(8)}.1"
+
+
+def book_of(epoch: str, count: int, doubted: Sequence[str]) -> Book:
+    """A book from what a store keeps."""
+    if epoch.startswith(REBUILDING):
+        return Book("rebuilding", epoch.removeprefix(REBUILDING), count, tuple(doubted))
+    state: Literal["empty", "open", "lost"] = "lost" if epoch == LOST else "open" if epoch else "empty"
+    return Book(state, epoch if state == "open" else "", count, tuple(doubted))
+
+
+def book_lost(what: str) -> BookLost:
+    """The error for a store whose book is not the one that was spent from."""
+    return BookLost(
+        f"The money book is lost: {what} no longer has what was spent (flushed, replaced, restored, or restarted"
+        " without its data). Nothing is spent until `llmshield budget rebuild` has read it from the journals, or"
+        " `llmshield budget reset --yes` begins a fresh budget."
+    )
 
 
 def parse_url(text: str) -> StoreUrl:

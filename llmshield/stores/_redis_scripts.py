@@ -6,21 +6,32 @@ is a string of digits, split into two halves of which each is exact, and written
 All keys of the book share one hash tag, all keys of the gates another: a step never leaves its cluster slot.
 `KEYS[1]` is the prefix with that tag; the keys built from it are in the same slot. Needs Redis 5 or later.
 
-    epoch               string made with the book: a book without it is not the one that was read before
     acc:ACCOUNT|WINDOW  hash   s spent, h held, r requests, t tokens
     accounts            set    of ACCOUNT|WINDOW
+    steps:ACCOUNT|KIND: zset   of ACCOUNT|WINDOW: the steps of a rolling window, in order of their names
     hold:ID             hash   a amount, l lines, t tenant, p provider, m model
     due                 zset   of hold ids by the end of their lease
     end:ID              string kind and amount of what a hold came to (gone after KEPT_MS)
     journal             stream
-    notes:SHELF         hash   of KEY: end in ms, a space, the value
-    notes-end           zset   of SHELF, a line feed, KEY by the end of the note
-    notes-revision      hash   of SHELF
+
+What else is in the book's slot (its epoch, the notes) is in `_redis_notes`.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
+
+from llmshield.stores._redis_notes import (
+    BEGIN,
+    CHECK,
+    LOOK,
+    NOTES,
+    PUT,
+    PUT_ONCE,
+    REVISION,
+    STRIKE,
+    TURN,
+)
 
 KEPT_MS = 7 * 86_400_000
 """How long a finished id is remembered, and an account after the end of its window."""
@@ -62,10 +73,10 @@ end
 """
 
 _BOOK = (
-    _DIGITS
+    CHECK
+    + _DIGITS
     + f"local KEPT = {KEPT_MS}\n"
     + """
-local P = KEYS[1]
 local function account(name, ends, now)
   local key = P .. 'acc:' .. name
   local has = redis.call('HMGET', key, 's', 'h')
@@ -73,9 +84,31 @@ local function account(name, ends, now)
     redis.call('HSET', key, 's', '0', 'h', '0', 'r', '0', 't', '0')
     redis.call('SADD', P .. 'accounts', name)
     if ends > 0 then redis.call('PEXPIRE', key, math.max(1, ends - now) + KEPT) end
+    local kind = string.match(name, '^(.*|%d[^|:]*:)[^|:]*$')
+    if kind then
+      -- a step of a rolling window: listed, and what has gone is taken off the list
+      local steps = P .. 'steps:' .. kind
+      redis.call('ZADD', steps, 0, name)
+      redis.call('PEXPIRE', steps, math.max(1, ends - now) + KEPT)
+      for _, old in ipairs(redis.call('ZRANGE', steps, 0, 9)) do
+        if redis.call('EXISTS', P .. 'acc:' .. old) == 0 then redis.call('ZREM', steps, old) end
+      end
+    end
     return key, '0', '0'
   end
   return key, has[1], has[2]
+end
+local function rolling(since)
+  local steps = P .. 'steps:' .. string.match(since, '^(.*:)')
+  local spent, held, oldest = '0', '0', ''
+  for _, name in ipairs(redis.call('ZRANGEBYLEX', steps, '[' .. since, '+')) do
+    local has = redis.call('HMGET', P .. 'acc:' .. name, 's', 'h')
+    if has[1] and (has[1] ~= '0' or has[2] ~= '0') then
+      if oldest == '' then oldest = name end
+      spent, held = plus(spent, has[1]), plus(held, has[2])
+    end
+  end
+  return spent, held, oldest
 end
 local function ended(id)
   local text = redis.call('GET', P .. 'end:' .. id)
@@ -98,6 +131,7 @@ local function charge(id, kind, lines, amount, back, held, now, tenant, provider
     'tenant', tenant, 'provider', provider, 'model', model, 'in', tin, 'out', tout,
     'accounts', table.concat(names, '\\n'))
   redis.call('SET', P .. 'end:' .. id, kind .. ' ' .. amount, 'PX', KEPT)
+  step()
 end
 local function expire(now, most)
   local due = redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', now, 'LIMIT', 0, most)
@@ -126,29 +160,46 @@ _RESERVE = (
     _BOOK
     + """
 local id, now, want, least = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
-if redis.call('GET', P .. 'epoch') ~= ARGV[9] then return {-1} end
 expire(now, 16)
 local known = redis.call('HGET', P .. 'hold:' .. id, 'a')
-if known then return {1, known, '1'} end
-if ended(id) then return {1, '0', '1'} end
+if known then return {1, known, '1', N} end
+if ended(id) then return {1, '0', '1', N} end
 local amount = want
 local found = {}
 local lines = {}
-for i = 10, #ARGV, 3 do
+for i = 9, #ARGV, 4 do
   local key, spent, held = account(ARGV[i], tonumber(ARGV[i + 2]), now)
   found[#found + 1] = {key, held}
   lines[#lines + 1] = ARGV[i]
   lines[#lines + 1] = ARGV[i + 2]
   if ARGV[i + 1] ~= '' then
+    local oldest = ''
+    if ARGV[i + 3] ~= '' then spent, held, oldest = rolling(ARGV[i + 3]) end
     local left = minus(minus(ARGV[i + 1], spent), held)
-    if less(left, least) then return {0, tostring((i - 10) / 3), spent, held} end
+    if less(left, least) then return {0, tostring((i - 9) / 4), spent, held, oldest} end
     if less(left, amount) then amount = left end
   end
 end
 for _, pair in ipairs(found) do redis.call('HSET', pair[1], 'h', plus(pair[2], amount)) end
 redis.call('HSET', P .. 'hold:' .. id, 'a', amount, 'l', table.concat(lines, '\\n'), 't', ARGV[6], 'p', ARGV[7], 'm', ARGV[8])
 redis.call('ZADD', P .. 'due', ARGV[3], id)
-return {1, amount, '0'}
+step()
+return {1, amount, '0', N}
+"""
+)
+
+_STANDING = (
+    _BOOK
+    + """
+local out = {}
+for i = 1, #ARGV, 2 do
+  local has, oldest = redis.call('HMGET', P .. 'acc:' .. ARGV[i], 's', 'h'), ''
+  if ARGV[i + 1] ~= '' then has[1], has[2], oldest = rolling(ARGV[i + 1]) end
+  out[#out + 1] = has[1] or '0'
+  out[#out + 1] = has[2] or '0'
+  out[#out + 1] = oldest
+end
+return out
 """
 )
 
@@ -163,7 +214,7 @@ if held then
 else
   held = '0'
   local how, before = ended(id)
-  if how and how ~= 'expire' then return {'0', '0'} end
+  if how and how ~= 'expire' then return {'0', '0', N} end
   if how then
     kind = 'correct'
     back = less(amount, before)
@@ -171,7 +222,7 @@ else
   end
 end
 charge(id, kind, rest(9), amount, back, held, now, ARGV[6], ARGV[7], ARGV[8], ARGV[4], ARGV[5])
-return {(back and '-' or '') .. amount, held}
+return {(back and '-' or '') .. amount, held, N}
 """
 )
 
@@ -179,78 +230,42 @@ _RELEASE = (
     _BOOK
     + """
 local held = redis.call('HGET', P .. 'hold:' .. ARGV[1], 'a')
-if not held then return '0' end
+if not held then return {'0', N} end
 redis.call('DEL', P .. 'hold:' .. ARGV[1])
 redis.call('ZREM', P .. 'due', ARGV[1])
 for i = 2, #ARGV do
   local key = P .. 'acc:' .. ARGV[i]
   redis.call('HSET', key, 'h', minus(redis.call('HGET', key, 'h') or '0', held))
 end
-return held
+step()
+return {held, N}
 """
 )
 
-_RENEW = """
+_RENEW = (
+    CHECK
+    + """
 local found = 0
 for i = 2, #ARGV do
-  if redis.call('ZSCORE', KEYS[1] .. 'due', ARGV[i]) then
-    redis.call('ZADD', KEYS[1] .. 'due', ARGV[1], ARGV[i])
+  if redis.call('ZSCORE', P .. 'due', ARGV[i]) then
+    redis.call('ZADD', P .. 'due', ARGV[1], ARGV[i])
     found = found + 1
   end
 end
 return found
 """
-
-# ARGV of the notes: shelf first. A value may hold any byte; it is parted from its end at the first space.
-_NOTES = """
-local P, S, K = KEYS[1], ARGV[1], ARGV[2]
-local function there(now)
-  local note = redis.call('HGET', P .. 'notes:' .. S, K)
-  if not note then return nil end
-  local at = string.find(note, ' ', 1, true)
-  local ends = tonumber(string.sub(note, 1, at - 1))
-  if ends > 0 and ends <= now then return nil end
-  return string.sub(note, at + 1)
-end
-local function changed(shelf)
-  -- beyond whatever a lost Redis had: microseconds since 1970, or one more
-  local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-  local last = tonumber(redis.call('HGET', P .. 'notes-revision', shelf) or '0')
-  redis.call('HSET', P .. 'notes-revision', shelf, string.format('%d', math.max(last + 1, now)))
-end
-local function write(value, ends)
-  redis.call('HSET', P .. 'notes:' .. S, K, ends .. ' ' .. value)
-  local member = S .. '\\n' .. K
-  if ends == '0' then redis.call('ZREM', P .. 'notes-end', member)
-  else redis.call('ZADD', P .. 'notes-end', ends, member) end
-  changed(S)
-end
-local function remove(shelf, key)
-  local found = redis.call('HDEL', P .. 'notes:' .. shelf, key)
-  redis.call('ZREM', P .. 'notes-end', shelf .. '\\n' .. key)
-  if found == 1 then changed(shelf) end
-  return found
-end
-"""
-
-_PUT = _NOTES + "write(ARGV[3], ARGV[4]) return 0"
-_PUT_ONCE = (
-    _NOTES + "local note = there(tonumber(ARGV[5])) if not note then write(ARGV[3], ARGV[4]) end return note"
 )
-_LOOK = _NOTES + "return there(tonumber(ARGV[3]))"
-_STRIKE = _NOTES + "return remove(S, K)"
-_REVISION = "return tonumber(redis.call('HGET', KEYS[1] .. 'notes-revision', ARGV[1]) or '0')"
 
 _EXPIRE = (
     _BOOK
-    + _NOTES.replace("local P, S, K = KEYS[1], ARGV[1], ARGV[2]", "")
+    + NOTES
     + """
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'notes-end', '-inf', ARGV[1], 'LIMIT', 0, 500)) do
   local at = string.find(member, '\\n', 1, true)
   remove(string.sub(member, 1, at - 1), string.sub(member, at + 1))
 end
-return expire(tonumber(ARGV[1]), 500)
+local done = expire(tonumber(ARGV[1]), 500)
+return {done, N}
 """
 )
 
@@ -375,6 +390,7 @@ return 0
 SCRIPTS = MappingProxyType(
     {
         "reserve": _RESERVE,
+        "standing": _STANDING,
         "settle": _SETTLE,
         "release": _RELEASE,
         "renew": _RENEW,
@@ -383,10 +399,12 @@ SCRIPTS = MappingProxyType(
         "count": _COUNT,
         "leave": _LEAVE,
         "sit": _SIT,
-        "put": _PUT,
-        "put_once": _PUT_ONCE,
-        "look": _LOOK,
-        "strike": _STRIKE,
-        "revision": _REVISION,
+        "put": PUT,
+        "put_once": PUT_ONCE,
+        "look": LOOK,
+        "strike": STRIKE,
+        "revision": REVISION,
+        "begin": BEGIN,
+        "turn": TURN,
     }
 )

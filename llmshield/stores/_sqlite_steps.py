@@ -14,6 +14,7 @@ import orjson
 
 from llmshield.errors import StoreError
 from llmshield.stores import (
+    MAX_AMOUNT,
     STEPS,
     Admission,
     Balance,
@@ -25,12 +26,13 @@ from llmshield.stores import (
     Seat,
     Settled,
     Shortage,
+    Standing,
     Window,
 )
 from llmshield.stores._sums import Steps, add, prune, resets_ms, room, total, wait_ms
 
 VERSION = 2
-"""1: without notes; such a file gets them when it is opened."""
+"""1: without notes and epoch; such a file gets them when it is opened."""
 
 KEPT_MS = 7 * 86_400_000
 """An account outlives its window by a week: a clock that steps back finds what was spent. The journal stays."""
@@ -66,6 +68,8 @@ CREATE TABLE IF NOT EXISTS note (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS note_end ON note (until_ms) WHERE until_ms > 0;
 CREATE TABLE IF NOT EXISTS shelf (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS book (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epoch (id TEXT PRIMARY KEY, kind TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS flush (one INTEGER PRIMARY KEY CHECK (one = 1), times INTEGER NOT NULL);
 INSERT OR IGNORE INTO flush VALUES (1, 0);
 """
@@ -78,6 +82,11 @@ ON CONFLICT DO UPDATE SET spent = max(0, min(spent + ?, 4611686018427387903)), h
 _HOLD = """
 INSERT INTO account (name, "window", ends_ms, held) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET held = min(held + excluded.held, 4611686018427387903)
+"""
+_ONE = 'SELECT spent, held FROM account WHERE name = ? AND "window" = ?'
+_STEPS = """
+SELECT spent, held, "window" FROM account
+WHERE name = ? AND "window" >= ? AND "window" < ? AND (spent > 0 OR held > 0) ORDER BY "window"
 """
 _FREE = 'UPDATE account SET held = max(0, held - ?) WHERE name = ? AND "window" = ?'
 _ENTRY = "INSERT INTO journal VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -121,11 +130,10 @@ def reserve(
     amount = want
     for index, line in enumerate(lines):
         if line.limit is not None:
-            row = run('SELECT spent, held FROM account WHERE name = ? AND "window" = ?', line[:2]).fetchone()
-            spent, held = row or (0, 0)
-            left = room(line.limit, spent, held)
+            found = _standing(connection, line)
+            left = room(line.limit, found.spent, found.held)
             if left < least:
-                return Shortage(index, spent, held)
+                return Shortage(index, *found)
             amount = min(amount, left)
     for line in lines:
         run(_HOLD, (line.account, line.window, line.ends_ms, amount))
@@ -189,6 +197,21 @@ def prune_old(connection: sqlite3.Connection, now_ms: int) -> None:
     connection.execute("DELETE FROM account WHERE ends_ms BETWEEN 1 AND ? AND held = 0", (now_ms - KEPT_MS,))
     connection.execute("DELETE FROM gate WHERE ends_ms < ?", (now_ms,))
     connection.execute("DELETE FROM seat WHERE until_ms < ?", (now_ms,))
+
+
+def standing(connection: sqlite3.Connection, lines: Sequence[Line]) -> list[Standing]:
+    """See `Store.standing`."""
+    return [_standing(connection, line) for line in lines]
+
+
+def _standing(connection: sqlite3.Connection, line: Line) -> Standing:
+    if not line.since:
+        row = connection.execute(_ONE, line[:2]).fetchone()
+        return Standing(*row) if row else Standing(0, 0)
+    beyond = line.since.partition(":")[0] + ";"  # the character after the colon
+    rows = connection.execute(_STEPS, (line.account, line.since, beyond)).fetchall()
+    spent, held = sum([row[0] for row in rows]), sum([row[1] for row in rows])
+    return Standing(min(spent, MAX_AMOUNT), min(held, MAX_AMOUNT), rows[0][2] if rows else "")
 
 
 def balances(connection: sqlite3.Connection, prefix: str) -> list[Balance]:

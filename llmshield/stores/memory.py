@@ -7,6 +7,7 @@ forgotten after a while: the journal keeps `KEPT_ENTRIES`, an account whose wind
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from heapq import heappop, heappush
 from typing import ClassVar
 
 from llmshield.stores import (
+    MAX_AMOUNT,
     STEPS,
     Admission,
     Balance,
+    Book,
     Entry,
     EntryKind,
     Grant,
@@ -25,9 +28,11 @@ from llmshield.stores import (
     Seat,
     Settled,
     Shortage,
+    Standing,
     Store,
     StoreUrl,
     Window,
+    book_of,
 )
 from llmshield.stores._gates import Gate, Gates
 from llmshield.stores._sums import added, room, wait_ms
@@ -70,6 +75,8 @@ class MemoryStore(Store):
     def __init__(self, url: StoreUrl) -> None:
         super().__init__(url)
         self._accounts: dict[tuple[str, str], _Account] = {}
+        self._steps: dict[tuple[str, str], list[str]] = {}
+        """Steps of rolling windows that there are, in order, by account and kind."""
         self._holds: dict[str, _Hold] = {}
         self._entries: deque[Entry] = deque()
         self._ended: dict[str, tuple[EntryKind, int]] = {}
@@ -77,6 +84,7 @@ class MemoryStore(Store):
         """No hold ends before this."""
         self._gates = Gates()
         self._seats: dict[str, dict[str, int]] = {}
+        self._epoch = ""
         self._shelves: dict[str, dict[str, tuple[bytes, int]]] = {}
         self._ends: list[tuple[int, str, str]] = []
         """When notes end, the next one first."""
@@ -85,6 +93,7 @@ class MemoryStore(Store):
 
     async def open(self) -> None:
         self.warnings = ("memory:// forgets what was spent when this process ends.",)
+        await self._agree()
 
     async def close(self) -> None:
         """Nothing to close: what is in memory goes with the process."""
@@ -113,10 +122,10 @@ class MemoryStore(Store):
         touched = [self._account(line) for line in lines]
         for index, line in enumerate(lines):
             if line.limit is not None:
-                account = touched[index]
-                left = room(line.limit, account.spent, account.held)
+                found = self._standing(line) if line.since else touched[index]
+                left = room(line.limit, found.spent, found.held)
                 if left < least:
-                    return Shortage(index, account.spent, account.held)
+                    return Shortage(index, *self._standing(line))
                 if left < amount:
                     amount = left
         for account in touched:
@@ -164,6 +173,9 @@ class MemoryStore(Store):
         self._forget(now_ms)
         self._forget_notes(now_ms)
         return self._expire(now_ms) if now_ms >= self._due_ms else 0
+
+    async def standing(self, lines: Sequence[Line]) -> list[Standing]:
+        return [self._standing(line) for line in lines]
 
     async def balances(self, prefix: str = "") -> list[Balance]:
         return sorted(
@@ -230,6 +242,18 @@ class MemoryStore(Store):
         for seat in seats:
             self._seats.setdefault(seat.key, {})[seat.id] = seat.until_ms
 
+    async def book(self) -> Book:
+        return book_of(self._epoch, len(self._entries), ())
+
+    async def begin(self, epoch: str) -> None:
+        self._epoch = self._epoch or epoch
+
+    async def turn(self, epoch: str, past: Sequence[str] = (), *, wipe: bool = False) -> None:
+        self._epoch = epoch
+        if wipe:
+            self._accounts.clear()
+            self._holds.clear()
+
     async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
         self._shelves.setdefault(shelf, {})[key] = (value, until_ms)
         if until_ms:
@@ -270,7 +294,24 @@ class MemoryStore(Store):
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = _Account(line.ends_ms)
+            if line.window[:1].isdigit():
+                insort(self._steps.setdefault(_kind(*key), []), line.window)
         return account
+
+    def _standing(self, line: Line) -> Standing:
+        if not line.since:
+            account = self._accounts.get(line[:2])
+            return Standing(account.spent, account.held) if account is not None else Standing(0, 0)
+        names = self._steps.get(_kind(line.account, line.since), [])
+        spent = held = 0
+        oldest = ""
+        for at in range(bisect_left(names, line.since), len(names)):
+            step = self._accounts[line.account, names[at]]
+            if step.spent or step.held:
+                oldest = oldest or names[at]
+                spent += step.spent
+                held += step.held
+        return Standing(min(spent, MAX_AMOUNT), min(held, MAX_AMOUNT), oldest)
 
     def _charge(
         self, id: str, kind: EntryKind, lines: Sequence[Line], charge: int, held: int, now_ms: int,
@@ -315,6 +356,11 @@ class MemoryStore(Store):
         for key, account in list(self._accounts.items()):
             if account.ends_ms and account.ends_ms + KEPT_MS < now_ms and not account.held:
                 del self._accounts[key]
+                if key[1][:1].isdigit():
+                    kind = _kind(*key)
+                    self._steps[kind].remove(key[1])
+                    if not self._steps[kind]:
+                        del self._steps[kind]
         self._gates.forget(now_ms)
         for name in list(self._seats):
             if not self._taken(name, now_ms):
@@ -327,6 +373,11 @@ class MemoryStore(Store):
             if 0 < notes.get(key, (b"", 0))[1] <= now_ms:
                 del notes[key]
                 self._changed(shelf)
+
+
+def _kind(account: str, step: str) -> tuple[str, str]:
+    """Where the steps of one rolling window are listed."""
+    return account, step.partition(":")[0]
 
 
 def _resets_ms(gate: Gate, now_ms: int) -> int:

@@ -7,16 +7,15 @@ A Redis that does not answer costs 50 ms, once: while its answer is outstanding,
 The connection is given up after a second and a new one tried, so that calls go on within two seconds of a
 recovery. A step whose answer was lost may have happened; every step of the book can be repeated with its id.
 
-A Redis that comes back without its data is not a fresh budget. The book has an epoch, made with it; whoever has read
-one reserves in no other, so money is refused until llmshield is started again. Have Redis keep its data
-(`appendonly yes`): without, a restart of both forgets what was spent, and the store says so in `warnings`.
+A Redis that comes back without its data, or with an older copy of it, is not a fresh budget: every script of the book
+checks its epoch and its count first. Have Redis keep its data (`appendonly yes`): without, a restart loses what was
+spent and closes the book, and the store says so in `warnings`.
 
 Needs the extra `[redis]` and Redis 5 or later.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, cast
@@ -25,6 +24,7 @@ from llmshield.errors import StoreError, StoreUnavailable
 from llmshield.stores import (
     Admission,
     Balance,
+    Book,
     Entry,
     EntryKind,
     Grant,
@@ -33,9 +33,12 @@ from llmshield.stores import (
     Seat,
     Settled,
     Shortage,
+    Standing,
     Store,
     StoreUrl,
     Window,
+    book_lost,
+    book_of,
 )
 from llmshield.stores._redis_scripts import SCRIPTS
 from llmshield.stores._redis_wire import RedisError, Wire, lost
@@ -61,7 +64,6 @@ class RedisStore(Store):
         self._url = url.text.partition("?")[0]
         self._wire = Wire(self._url, SCRIPTS)
         self._reader: Any = None
-        self._epoch = ""
         self._trim_ms = 0
 
     async def open(self) -> None:
@@ -82,7 +84,7 @@ class RedisStore(Store):
                 decode_responses=True,
             )
         await self._wire.open(_READ_S)
-        self._epoch = await self._begin()
+        await self._agree()
         self.warnings = await self._worries()
 
     async def close(self) -> None:
@@ -92,7 +94,7 @@ class RedisStore(Store):
         self._reader = None
 
     async def ping(self) -> None:
-        await self._do("renew", 0)
+        await self._step("renew", 0)
 
     async def reserve(
         self,
@@ -104,18 +106,16 @@ class RedisStore(Store):
         now_ms: int,
         labels: Labels,
     ) -> Grant | Shortage:
-        args: list[str | int] = [id, now_ms, until_ms, want, least, *labels, self._epoch]
+        args: list[str | int] = [id, now_ms, until_ms, want, least, *labels]
         for line in lines:
-            args += (f"{line.account}|{line.window}", "" if line.limit is None else line.limit, line.ends_ms)
-        answer = await self._do("reserve", *args)
-        if answer[0] < 0:
-            raise StoreUnavailable(
-                "Redis has lost the money book (flushed, or restarted without its data). Nothing is spent until"
-                " llmshield is started again, which begins a new one."
-            )
+            args += (
+                f"{line.account}|{line.window}", "" if line.limit is None else line.limit, line.ends_ms, _since(line),
+            )  # fmt: skip
+        answer = await self._step("reserve", *args)
         if answer[0] == 1:
+            self.seen = max(self.seen, answer[3])
             return Grant(int(answer[1]), repeated=answer[2] == b"1")
-        return Shortage(int(answer[1]), int(answer[2]), int(answer[3]))
+        return Shortage(int(answer[1]), int(answer[2]), int(answer[3]), _window(answer[4]))
 
     async def settle(
         self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
@@ -124,23 +124,42 @@ class RedisStore(Store):
         args: list[str | int] = [id, now_ms, actual, tokens_in, tokens_out, *labels]
         for line in lines:
             args += (f"{line.account}|{line.window}", line.ends_ms)
-        charged, held = await self._do("settle", *args)
+        charged, held, count = await self._step("settle", *args)
+        self.seen = max(self.seen, count)
         return Settled(int(charged), int(held))
 
     async def release(self, id: str, lines: Sequence[Line]) -> int:
-        return int(await self._do("release", id, *[f"{line.account}|{line.window}" for line in lines]))
+        held, count = await self._step("release", id, *[f"{line.account}|{line.window}" for line in lines])
+        self.seen = max(self.seen, count)
+        return int(held)
 
     async def renew(self, ids: Sequence[str], until_ms: int) -> int:
-        return int(await self._do("renew", until_ms, *ids))
+        return int(await self._step("renew", until_ms, *ids))
 
     async def expire(self, now_ms: int) -> int:
-        done = int(await self._do("expire", now_ms))
+        done, count = await self._step("expire", now_ms)
+        self.seen = max(self.seen, count)
         if now_ms >= self._trim_ms:
             self._trim_ms = now_ms + 3_600_000
             await self._read(
                 "xtrim", self._book + "journal", minid=max(0, int(time.time() * 1000) - _JOURNAL_KEPT_MS)
             )
-        return done
+        return int(done)
+
+    async def standing(self, lines: Sequence[Line]) -> list[Standing]:
+        out: list[Standing] = []
+        for at in range(0, len(lines), 100):
+            args = [
+                part
+                for line in lines[at : at + 100]
+                for part in (f"{line.account}|{line.window}", _since(line))
+            ]
+            said = await self._step("standing", *args)
+            out += [
+                Standing(int(said[each]), int(said[each + 1]), _window(said[each + 2]))
+                for each in range(0, len(said), 3)
+            ]
+        return out
 
     async def balances(self, prefix: str = "") -> list[Balance]:
         names = [name async for name in self._names() if name.startswith(prefix)]
@@ -203,21 +222,22 @@ class RedisStore(Store):
             await self._do("sit", now_ms, *args)
 
     async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
-        await self._do("put", shelf, key, value, until_ms)
+        await self._step("put", shelf, key, value, until_ms)
 
     async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
-        there: bytes | None = await self._do("put_once", shelf, key, value, until_ms, now_ms)
+        there: bytes | None = await self._step("put_once", shelf, key, value, until_ms, now_ms)
         return there
 
     async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
-        there: bytes | None = await self._do("look", shelf, key, now_ms)
+        there: bytes | None = await self._step("look", shelf, key, now_ms)
         return there
 
     async def strike(self, shelf: str, key: str) -> bool:
-        return bool(await self._do("strike", shelf, key))
+        return bool(await self._step("strike", shelf, key))
 
     async def notes(self, shelf: str, now_ms: int) -> dict[str, bytes]:
         found = await self._read("execute_command", "HGETALL", f"{self._book}notes:{shelf}", NEVER_DECODE=[])
+        await self.revision(shelf)  # a book that was lost before this was read is found out here
         notes: dict[str, bytes] = {}
         for key, note in found.items():
             ends, _, value = note.partition(b" ")
@@ -226,7 +246,7 @@ class RedisStore(Store):
         return notes
 
     async def revision(self, shelf: str) -> int:
-        return int(await self._do("revision", shelf))
+        return int(await self._step("revision", shelf))
 
     async def _do(self, script: str, *args: str | int | bytes) -> Any:
         try:
@@ -234,10 +254,30 @@ class RedisStore(Store):
         except RedisError as error:
             raise lost(error) from error
 
-    async def _begin(self) -> str:
-        """The book's epoch; made if there is no book yet."""
-        await self._read("set", self._book + "epoch", secrets.token_hex(8), nx=True)
-        return str(await self._read("get", self._book + "epoch"))
+    async def _step(self, script: str, *args: str | int | bytes) -> Any:
+        """A step of the book or of the notes: in the book that we know, or in none."""
+        for _ in range(3):
+            try:
+                return await self._wire.ask(script, self._book_key, (*args, self.epoch, self.seen))
+            except RedisError as error:
+                said: str = error.args[0]
+                if said.startswith("LOST"):
+                    raise book_lost("Redis") from error
+                if not said.startswith("PAST "):
+                    raise lost(error) from error
+                self._adopt(said.removeprefix("PAST "))
+        raise StoreUnavailable("Redis: the money book changes too fast")
+
+    async def book(self) -> Book:
+        epoch, count = await self._read("hmget", self._book + "book", "e", "n")
+        doubted = await self._read("smembers", self._book + "book-doubted")
+        return book_of(epoch or "", int(count or 0), sorted(doubted))
+
+    async def begin(self, epoch: str) -> None:
+        await self._do("begin", epoch)
+
+    async def turn(self, epoch: str, past: Sequence[str] = (), *, wipe: bool = False) -> None:
+        await self._do("turn", epoch, int(wipe), *past)
 
     async def _worries(self) -> tuple[str, ...]:
         try:
@@ -277,6 +317,14 @@ def _flat(windows: Sequence[Window]) -> list[str | int]:
         for window in windows
         for part in (f"{window.key}:{window.seconds}", window.limit, window.step_ms, window.seconds * 1000)
     ]
+
+
+def _since(line: Line) -> str:
+    return f"{line.account}|{line.since}" if line.since else ""
+
+
+def _window(name: bytes) -> str:
+    return name.decode().rpartition("|")[2]
 
 
 def _entry(row: dict[str, str], at_ms: int) -> Entry:

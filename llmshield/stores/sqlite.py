@@ -29,6 +29,7 @@ from llmshield.errors import StoreError, StoreUnavailable
 from llmshield.stores import (
     Admission,
     Balance,
+    Book,
     Entry,
     Grant,
     Labels,
@@ -36,12 +37,16 @@ from llmshield.stores import (
     Seat,
     Settled,
     Shortage,
+    Standing,
     Store,
     StoreUrl,
     Window,
+    book_lost,
 )
+from llmshield.stores import _sqlite_book as which
 from llmshield.stores import _sqlite_notes as notes
 from llmshield.stores import _sqlite_steps as steps
+from llmshield.stores._sqlite_book import Turned
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,6 +111,9 @@ class SqliteStore(Store):
             target=self._work, args=(writer, flusher), name="llmshield-sqlite", daemon=True
         )
         self._thread.start()
+        if self.epoch and self.seen:
+            await self._do(which.check, self.epoch, self.seen)
+        await self._agree()
 
     async def close(self) -> None:
         thread, self._thread, self._writer = self._thread, None, None
@@ -117,7 +125,7 @@ class SqliteStore(Store):
             await asyncio.to_thread(thread.join)
 
     async def ping(self) -> None:
-        await self._do(steps.ping)
+        await self._step(steps.ping)
 
     async def reserve(
         self,
@@ -131,27 +139,30 @@ class SqliteStore(Store):
     ) -> Grant | Shortage:
         if now_ms >= self._sweep_ms:
             self._sweep_ms = now_ms + _SWEEP_MS
-            await self._do(steps.expire, now_ms)
-        return await self._do(steps.reserve, id, lines, want, least, until_ms, now_ms, labels)
+            await self._step(steps.expire, now_ms)
+        return await self._step(steps.reserve, id, lines, want, least, until_ms, now_ms, labels)
 
     async def settle(
         self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
         tokens_in: int = 0, tokens_out: int = 0,
     ) -> Settled:  # fmt: skip
-        return await self._do(steps.settle, id, lines, actual, now_ms, labels, tokens_in, tokens_out)
+        return await self._step(steps.settle, id, lines, actual, now_ms, labels, tokens_in, tokens_out)
 
     async def release(self, id: str, lines: Sequence[Line]) -> int:
-        return await self._do(steps.release, id, lines)
+        return await self._step(steps.release, id, lines)
 
     async def renew(self, ids: Sequence[str], until_ms: int) -> int:
-        return await self._do(steps.renew, ids, until_ms)
+        return await self._step(steps.renew, ids, until_ms)
 
     async def expire(self, now_ms: int) -> int:
         if now_ms >= self._prune_ms:
             self._prune_ms = now_ms + _PRUNE_MS
             await self._in_thread(steps.prune_old, now_ms)
-        await self._do(notes.forget, now_ms)
-        return await self._do(steps.expire, now_ms)
+        await self._step(notes.forget, now_ms)
+        return await self._step(steps.expire, now_ms)
+
+    async def standing(self, lines: Sequence[Line]) -> list[Standing]:
+        return await self._in_thread(steps.standing, lines)
 
     async def balances(self, prefix: str = "") -> list[Balance]:
         return await self._in_thread(steps.balances, prefix)
@@ -186,22 +197,49 @@ class SqliteStore(Store):
         await self._do(steps.sit, seats)
 
     async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
-        await self._do(notes.put, shelf, key, value, until_ms)
+        await self._step(notes.put, shelf, key, value, until_ms)
 
     async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
-        return await self._do(notes.put_once, shelf, key, value, until_ms, now_ms)
+        return await self._step(notes.put_once, shelf, key, value, until_ms, now_ms)
 
     async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
-        return await self._do(notes.look, shelf, key, now_ms)
+        return await self._step(notes.look, shelf, key, now_ms)
 
     async def strike(self, shelf: str, key: str) -> bool:
-        return await self._do(notes.strike, shelf, key)
+        return await self._step(notes.strike, shelf, key)
 
     async def notes(self, shelf: str, now_ms: int) -> dict[str, bytes]:
-        return await self._in_thread(notes.notes, shelf, now_ms)
+        found: dict[str, bytes] | Turned = await self._in_thread(
+            which.guarded, self.epoch, notes.notes, shelf, now_ms
+        )
+        if isinstance(found, Turned):
+            return await self._step(notes.notes, shelf, now_ms)
+        return found
 
     async def revision(self, shelf: str) -> int:
-        return await self._do(notes.revision, shelf)
+        return await self._step(notes.revision, shelf)
+
+    async def book(self) -> Book:
+        return await self._do(which.book)
+
+    async def begin(self, epoch: str) -> None:
+        await self._do(which.begin, epoch)
+
+    async def turn(self, epoch: str, past: Sequence[str] = (), *, wipe: bool = False) -> None:
+        await self._in_thread(which.turn, epoch, past, wipe)
+
+    async def _step(
+        self, step: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """A step of the book or of the notes: in the book that we know, or in none."""
+        for _ in range(3):
+            done = await self._do(which.guarded, self.epoch, step, *args, **kwargs)
+            if not isinstance(done, Turned):
+                return done
+            if not done.epoch:
+                raise book_lost(f"the SQLite file {self._file!r}")
+            self._adopt(done.epoch)
+        raise StoreUnavailable("SQLite: the money book changes too fast")
 
     async def _do(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmshield.errors import StoreError, StoreUnavailable
+from llmshield.errors import BookLost, StoreError, StoreUnavailable
 from llmshield.stores import Grant, Labels, Line, Seat, Store, Window, open_store
 
 LABELS = Labels("acme", "openai", "gpt-4o")
@@ -102,7 +102,7 @@ async def test_a_killed_redis_comes_back(tmp_path: Path, start_redis: Start, kep
             break
         except StoreUnavailable as error:
             said = str(error)
-            if "lost the money book" in said:
+            if "book is lost" in said:
                 break
             await asyncio.sleep(0.02)
 
@@ -110,8 +110,8 @@ async def test_a_killed_redis_comes_back(tmp_path: Path, start_redis: Start, kep
         assert said == "held"
         assert [found.held for found in await store.balances()] == [20]
     else:
-        assert "lost the money book" in said
-        with pytest.raises(StoreUnavailable, match="lost the money book"):
+        assert "book is lost" in said
+        with pytest.raises(BookLost, match="budget rebuild"):
             await reserve(store, "later")
         assert (await store.admit([Window("t", 5, 60)], [], 2_000_000_000_000)).refused == -1
     await store.close()
@@ -124,18 +124,26 @@ async def test_a_flushed_redis_is_no_fresh_budget(own_redis: Own) -> None:
     held = await reserve(store, "before")
     await store._read("flushall")  # type: ignore[attr-defined]
     for each in (store, other):
-        with pytest.raises(StoreUnavailable, match="lost the money book"):
+        with pytest.raises(BookLost, match="budget rebuild"):
             await reserve(each, "after")
-    await store.settle("before", LINES, held.amount, 2_000_000_000_000, LABELS)
+    with pytest.raises(BookLost):
+        await store.settle("before", LINES, held.amount, 2_000_000_000_000, LABELS)
     await store.close()
     await store.open()
+    with pytest.raises(BookLost):
+        await reserve(store, "again")
+    late = open_store(own_redis[0])
+    await late.open()
+    with pytest.raises(BookLost):
+        await reserve(late, "knows nothing")
 
+    await late.turn("0123456789abcdef.1")
     assert await reserve(store, "anew") == Grant(10)
-    assert [found.spent for found in await store.balances()] == [10]
-    with pytest.raises(StoreUnavailable, match="lost the money book"):
-        await reserve(other, "after")
-    await store.close()
-    await other.close()
+    assert await reserve(other, "anew too") == Grant(10)
+    assert await reserve(late, "as well") == Grant(10)
+    assert {store.epoch, other.epoch, late.epoch} == {"0123456789abcdef.1"}
+    for each in (store, other, late):
+        await each.close()
 
 
 async def test_a_reply_that_was_lost_is_held_once(away: tuple[Store, "subprocess.Popen[bytes]"]) -> None:
@@ -180,4 +188,4 @@ async def test_keys_that_belong_to_a_window_have_an_end(
         if await store._read("pttl", key) < 0:  # type: ignore[attr-defined]
             forever.add(key.partition("}:")[2])
 
-    assert forever == {"accounts", "journal", "epoch", "acc:tenant=acme|ever"}
+    assert forever == {"accounts", "journal", "book", "acc:tenant=acme|ever"}
