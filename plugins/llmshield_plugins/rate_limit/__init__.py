@@ -207,7 +207,7 @@ class RateLimiter(Plugin):
         if self._tokens is not None and rules.tokens:
             shared = self._shared_rules.of(call)
             assert shared is not None
-            self._tokens.watch(Ticket(call, rules, shared, now_ms, enforced, items))
+            self._tokens.watch(Ticket(call, rules, shared, now_ms, said, enforced, items))
         return None
 
     def _stand_in_line(self, call: Call, rules: Rules) -> Wait:

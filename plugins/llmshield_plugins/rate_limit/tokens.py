@@ -14,9 +14,9 @@ than the limit itself. Such a prompt is let through only into an empty window.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Usage
@@ -39,7 +39,7 @@ _LEAST_TOKENS = 16
 """An answer is not made shorter than this to fit a limit."""
 _BYTES_PER_TOKEN = 4
 _LIKELY_TOKENS = 1_024
-"""What `reserve: estimate` takes a call without a bound to answer."""
+"""What an answer needs that nobody bounded: `reserve: estimate` reckons with it, and the worst case gives no less."""
 
 _UNCOUNTED = frozenset({"count_tokens", "models", "passthrough"})
 """Operations that use no tokens, or whose tokens nobody here can read."""
@@ -47,14 +47,26 @@ _UNCOUNTED = frozenset({"count_tokens", "models", "passthrough"})
 
 @dataclass(slots=True, frozen=True)
 class Ticket:
-    """A call that was let in: what holds for it, and when it was counted. `items` is its RateLimit so far."""
+    """A call that was let in: what holds for it, when it was counted, and what the gates said to that. `items` is its
+    RateLimit so far."""
 
     call: Call
     rules: Rules
     shared: Rules
     at_ms: int
+    said: Admission
     enforced: bool
     items: str
+
+
+class _Need(NamedTuple):
+    """What an attempt is reserved for: `tokens` in all, of them `into` for what is sent; `bound` is the output bound
+    that the body needs for that (None: it has it)."""
+
+    into: int
+    choices: int
+    tokens: int
+    bound: int | None = None
 
 
 class TokenLimits:
@@ -86,36 +98,48 @@ class TokenLimits:
         return at_once(reserving) if self._store.instant else reserving
 
     async def _reserve(self, ticket: Ticket, attempt: Attempt) -> Block | Skip | None:
-        want, bound = self._most(attempt, ticket.rules.smallest)
         now = clock.now()
         now_ms = int(now * 1000)
         store, rules = self._store, ticket.rules
         try:
-            said = await store.admit(rules.tokens, (), now_ms, min(want, rules.smallest))
+            said, need = await self._admit(store, rules, attempt, now_ms)
             self._away(False)
         except StoreUnavailable:
             self._away(True)
             store, rules = self._local, ticket.shared
-            said = await store.admit(rules.tokens, (), now_ms, min(want, rules.smallest))
+            said, need = await self._admit(store, rules, attempt, now_ms)
         if said.refused >= 0:
-            return await self._refuse(ticket, attempt, store, rules, said, want, now)
-        held = min(want, rules.smallest)
-        if bound is not None:
-            attempt.clamp_output(bound)
+            return await self._refuse(ticket, attempt, store, rules, said, need.tokens, now)
+        if need.bound is not None:
+            attempt.clamp_output(need.bound)
+        held = min(need.tokens, rules.smallest)
         attempt.at_end(partial(self._correct, ticket, store, rules, said, held, now_ms))
         if ticket.enforced and self._headers:
             self._tell(ticket, rules, said, now)
         return None
 
-    def _most(self, attempt: Attempt, smallest: int) -> tuple[int, int | None]:
-        """The tokens to reserve, and the output bound that the body needs for that (None: it has it)."""
+    async def _admit(
+        self, store: Store, rules: Rules, attempt: Attempt, now_ms: int
+    ) -> tuple[Admission, _Need]:
+        """Count what the attempt may need; a call without a bound makes do with what is left, if that is enough."""
+        need = self._need(attempt, rules.smallest)
+        said = await store.admit(rules.tokens, (), now_ms, min(need.tokens, rules.smallest))
+        if said.refused >= 0 and need.bound is not None and attempt.output_bound is None:
+            left = min(window.limit - hits for window, hits in zip(rules.tokens, said.used, strict=True))
+            bound = (left - need.into) // need.choices
+            if bound >= min(need.bound, _LIKELY_TOKENS):
+                need = _Need(need.into, need.choices, need.into + bound * need.choices, bound)
+                said = await store.admit(rules.tokens, (), now_ms, need.tokens)
+        return said, need
+
+    def _need(self, attempt: Attempt, smallest: int) -> _Need:
         into = _input(attempt)
         if attempt.call.operation == "embed":
-            return (into if self._worst else -(-into // _BYTES_PER_TOKEN)), None
+            return _Need(into, 1, into if self._worst else -(-into // _BYTES_PER_TOKEN))
         choices = _choices(attempt)
         if not self._worst:
             likely = attempt.output_bound or self._default or _LIKELY_TOKENS
-            return -(-into // _BYTES_PER_TOKEN) + likely * choices, None
+            return _Need(into, choices, -(-into // _BYTES_PER_TOKEN) + likely * choices)
         bound: int | None = None
         out = attempt.output_bound or 0
         if attempt.output_bound is None:
@@ -123,7 +147,7 @@ class TokenLimits:
         room = (smallest - into) // choices
         if room < out and room >= _LEAST_TOKENS:
             out = bound = room
-        return into + out * choices, bound
+        return _Need(into, choices, into + out * choices, bound)
 
     def _longest(self, attempt: Attempt) -> int | None:
         price = self._prices.price(attempt.provider, attempt.call.family, attempt.model, ())
@@ -140,6 +164,7 @@ class TokenLimits:
             return Skip(f"rate limit of {limit}")
         if ticket.enforced and rules.requests:
             await self._count(store, rules.requests, -1, ticket.at_ms)
+            ticket = replace(ticket, items=self._tell_requests(ticket, rules, now))
         if ticket.enforced and self._headers:
             self._tell(ticket, rules, said, now)
         wait = said.wait_ms / 1000
@@ -171,6 +196,16 @@ class TokenLimits:
             await store.count(windows, int(clock.now() * 1000), cost, at_ms)
         except StoreUnavailable:
             self._away(True)
+
+    def _tell_requests(self, ticket: Ticket, rules: Rules, now: float) -> str:
+        """The requests that are left when this one was none."""
+        said, call = ticket.said, ticket.call
+        if not self._headers or not said.used:
+            return ""
+        used = [hits - 1 for hits in said.used]
+        items, own = tell(call.family, "requests", rules.names, rules.requests, used, said.resets_ms, now)
+        call.response_headers.update(own)
+        return items
 
     def _tell(self, ticket: Ticket, rules: Rules, said: Admission, now: float) -> None:
         call = ticket.call
