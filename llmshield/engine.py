@@ -22,7 +22,7 @@ from llmshield.dialects._tree import Limits, parse_body
 from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
 from llmshield.exchange import Client, Exchange, Incoming, new_id
-from llmshield.identity import Identity, is_key_name
+from llmshield.identity import Caller, Identity, is_key_name
 from llmshield.logs import log
 from llmshield.passing import Passing
 from llmshield.policy import Override, Policy
@@ -57,10 +57,11 @@ class Engine:
         keys: Mapping[str, str | None],
         observe: Callable[[Exchange], None],
         faults: Mapping[str, str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.policy = policy
         self.chain = chain
-        self.identity = Identity(policy)
+        self.identity = identity or Identity(policy)
         self._dialects = dialects
         self._observe = observe
         self._endings = Endings()
@@ -122,7 +123,8 @@ class Engine:
         x.operation = operation
         if self._draining:
             raise CallError("shutting_down", "The gateway is shutting down; try again.", retry_after_s=1)
-        caller = x.caller = self.identity.identify(x.headers, x.query, x.incoming.peer)
+        who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming)
+        caller = x.caller = who if isinstance(who, Caller) else await who
         query = _without_key(x.query)
         if x.method == "HEAD" or (operation == "models" and x.path == "/"):
             await self._replies.send(x, 200, {}, b"")
@@ -140,6 +142,8 @@ class Engine:
             caller.key_id,
             caller.address,
         )
+        if caller.tags is not None:
+            call.tags.update(caller.tags)
         tenant = self.policy.tenants.get(call.tenant)
         if tenant is not None:
             call.tags.update(tenant.tags)
@@ -313,7 +317,8 @@ class Engine:
         rule = next((rule for rule in server.paths if rule.matches(x.path)), None)
         passes = rule.action == "pass" if rule is not None else server.unknown_traffic == "pass"
         if passes:
-            x.caller = self.identity.identify(x.headers, x.query, x.incoming.peer)
+            who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming)
+            x.caller = who if isinstance(who, Caller) else await who
             await self._pass_through(x)
             return
         if self._dialects.knows_path(x.path, x.headers):

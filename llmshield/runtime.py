@@ -19,6 +19,7 @@ from llmshield.dialects._app import AppJson
 from llmshield.engine import Engine
 from llmshield.errors import PluginError, SecretError, ShieldError, StoreError
 from llmshield.hookspecs import Resources
+from llmshield.identity import Identity
 from llmshield.ledger import Ledger
 from llmshield.logs import log
 from llmshield.metrics import Metrics
@@ -57,6 +58,7 @@ class Runtime:
         self.prices = Prices(policy.providers)
         self.ledger = Ledger(self.store)
         self.circuits = Circuits(policy.providers)
+        self.identity = Identity(policy, self.store)
         self.transports: dict[str, Transport] = {}
         self.ready = False
         self._stopping = False
@@ -80,6 +82,7 @@ class Runtime:
             self.audit.start()
             await asyncio.to_thread(self.prices.warm)
             await self.ledger.start()
+            await self.identity.start()
             resources = _House(
                 {Policy: self.policy, Ledger: self.ledger, Prices: self.prices, Circuits: self.circuits,
                  Metrics: self.metrics, Store: self.store}
@@ -95,7 +98,7 @@ class Runtime:
         self.metrics.policy(self.policy.hash)
         self._engine = Engine(
             self.policy, self.chain, self.dialects, self.transports, keys,
-            Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy),
+            Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy), self.identity,
         )  # fmt: skip
         self.ready = True
 
@@ -129,6 +132,7 @@ class Runtime:
         for transport in self.transports.values():
             await transport.close()
         self.transports.clear()
+        await self.identity.close()
         await self.ledger.close()
         await self.store.close()
         await asyncio.to_thread(self.audit.close)

@@ -1,147 +1,240 @@
-"""Who is calling: client key or trusted header -> tenant and tier; before any plugin, before the body is read.
+"""Who is calling: client key, token, signature or trusted header -> tenant and tier; before any plugin, before the
+body is read.
+
+One module of this room is one way to tell (a `Way`), and its name is the word in the policy's `identify`. The ways
+are asked in the policy's order; the first that knows the caller wins, and one that is shown a credential of its own
+that is no good refuses the call.
 
 The same restriction holds for every way a key may come in (`Authorization: Bearer`, `x-api-key`, `api-key`,
-`x-goog-api-key`, `?key=`); two different keys at once are refused. Keys are looked up by the SHA-256 of the
-whole key: no prefix, no scan, no comparison that could be timed. Addresses are believed from trusted hops only.
+`x-goog-api-key`, `?key=`); two different keys at once are refused. A credential of ours never travels to a provider.
+Addresses are believed from trusted hops only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass
-from urllib.parse import unquote_plus
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeAlias
 
+from llmshield import client_keys, registry
 from llmshield.errors import CallError
+from llmshield.identity._addresses import Trusted
+from llmshield.identity._sent import as_bearer, is_key_name, one_key
 from llmshield.policy import Policy
+from llmshield.stores import Store
 
-KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
+__all__ = ["ANONYMOUS", "Asked", "Caller", "House", "Identity", "Way", "Who", "as_bearer", "is_key_name"]
+
 ANONYMOUS = "anonymous"
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(slots=True, frozen=True)
 class Caller:
     """Who is calling. `key` is the client's own credential, to be passed on or dropped, never shown; `key_id` the
-    start of its hash where it is one of the policy's client keys (and must not travel on)."""
+    start of its hash where it is one of our client keys (and must not travel on), or the signer; `tags` come from
+    its token. `secret` is what this caller alone knows, where it knows anything: whatever is kept for it is sealed
+    with it."""
 
     tenant: str
     tier: str | None
     key_id: str | None
     key: str | None
     address: str
+    tags: Mapping[str, str] | None = None
+    secret: str | None = None
+    ours: bool = False
+    """The key that was sent is a credential for us: no provider and no wrapped app is to see it."""
 
     def __repr__(self) -> str:
         return f"<Caller {self.tenant!r}>"
 
 
+@dataclass(slots=True)
+class Who:
+    """What a way found out about a caller; it may keep one and give it again. `uses_key`: the key that was sent is
+    what tells, and so is ours. The last Caller is kept beside it: most clients call from one address."""
+
+    tenant: str
+    tier: str | None
+    key_id: str | None = None
+    tags: Mapping[str, str] | None = None
+    secret: str | None = field(default=None, repr=False)
+    uses_key: bool = False
+    last: Caller | None = field(default=None, repr=False)
+
+
+class Asked(Protocol):
+    """The request as its mount took it; `read_body` reads its body, and may be replaced by a way that checks it."""
+
+    method: str
+    raw_path: bytes
+    raw_query: bytes
+
+    @property
+    def read_body(self) -> Callable[[int], Awaitable[bytes]]:
+        """Reads the whole body. A plain attribute, to mypy a method (python/mypy#708): replace it with `setattr`."""
+        ...
+
+
+Found: TypeAlias = "Who | Awaitable[Who | None] | None"
+
+
+@dataclass(slots=True, frozen=True)
+class House:
+    """What ways are made of: the policy, the shared store (None: none is needed to identify, in tests), and who of
+    the peers is trusted."""
+
+    policy: Policy
+    store: Store | None
+    trusted: Trusted
+
+    @property
+    def base(self) -> Path:
+        """Where relative paths of the policy start."""
+        return self.policy.base or Path()
+
+    def tier_of(self, tenant: str) -> str | None:
+        """The tier that the policy gives this tenant."""
+        known = self.policy.tenants.get(tenant)
+        return known.tier if known is not None else None
+
+
+class Way(ABC):
+    """One way to tell who is calling; made once for each entry of `identify`.
+
+    `form` is how the policy writes it. `name` is what stands behind the colon there.
+    """
+
+    form: ClassVar[str]
+
+    def __init__(self, name: str, house: House) -> None:
+        self.name = name
+        self.house = house
+
+    @classmethod
+    def read_name(cls, name: str) -> str | None:
+        """What stands behind the colon, in the spelling that counts; None where it can't be used."""
+        return None if name else ""
+
+    async def start(self) -> None:  # noqa: B027  most ways need none
+        """Get ready. Raises: ShieldError with the remedy."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Let go of everything."""
+
+    @abstractmethod
+    def look(self, headers: Mapping[str, str], key: str | None, peer: str, asked: Asked | None) -> Found:
+        """The caller, or None for a request that says nothing to this way; at once where it can, else awaitable.
+
+        `headers` have lower-case names, `key` is the one key that was sent, `peer` the connection's address.
+
+        Raises: CallError `unauthenticated` for a credential of this way that is no good.
+        """
+
+
 class Identity:
     """The policy's `identify`, `tenants` and `trusted_proxies`, compiled."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._rules = policy.identify
-        self._tenants = policy.tenants
-        self._trusted = tuple(policy.trusted_proxies)
-        self._by_hash = {
-            digest.removeprefix("sha256:"): name
-            for name, tenant in policy.tenants.items()
-            for digest in tenant.keys
-        }
+    def __init__(self, policy: Policy, store: Store | None = None) -> None:
+        self._trusted = Trusted(tuple(policy.trusted_proxies))
+        house = House(policy, store, self._trusted)
+        self._ways: tuple[Way, ...] = tuple(
+            registry.find("identity", rule.kind)(rule.name, house) for rule in policy.identify
+        )
+        self._policy_keys = frozenset(digest.removeprefix("sha256:") for digest in policy.keys)
         # Where a provider has no key of its own, a key that we do not know is the client's key for the provider.
         self._passes_keys = any(p.api_key is None for p in policy.providers.values()) or not policy.providers
-        self._anonymous = ANONYMOUS in policy.tenants or not policy.tenants
+        tenant = policy.tenants.get(ANONYMOUS)
+        self._anonymous = (
+            Who(ANONYMOUS, tenant.tier if tenant else None) if tenant or not policy.tenants else None
+        )
 
-    def identify(self, headers: Mapping[str, str], query: str, peer: str) -> Caller:
-        """The caller of one request; `peer` is the address of the connection.
+    async def start(self) -> None:
+        """Make every way ready. Raises: ShieldError with the remedy."""
+        for way in self._ways:
+            await way.start()
 
-        Raises: CallError `unauthenticated` for a missing or unknown key, `bad_request` for two different keys.
+    async def close(self) -> None:
+        """Let go of what the ways hold."""
+        for way in self._ways:
+            await way.close()
+
+    def identify(
+        self, headers: Mapping[str, str], query: str, peer: str, asked: Asked | None = None
+    ) -> Caller | Awaitable[Caller]:
+        """The caller of one request, at once where nothing has to be waited for; `peer` is the address of the
+        connection.
+
+        Raises: CallError `unauthenticated` for a missing, unknown or bad credential, `bad_request` for two different
+        keys; the awaitable raises the same.
         """
-        key = _one_key(headers, query)
-        address = self.address(headers, peer)
-        digest, known = "", None
-        if key is not None and self._by_hash:
-            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-            known = self._by_hash.get(digest)
-        for rule in self._rules:
-            if rule.kind == "virtual_key" and known is not None:
-                return Caller(known, self._tenants[known].tier, digest[:12], None, address)
-            if rule.kind == "header" and rule.name in headers and self.trusts(peer):
-                name = headers[rule.name]
-                if name not in self._tenants:
-                    raise CallError(
-                        "unauthenticated", f"The {rule.name} header names no tenant of the policy."
-                    )
-                return Caller(name, self._tenants[name].tier, None, None if known else key, address)
-        if key is not None and known is None and self._by_hash and not self._passes_keys:
-            raise CallError("unauthenticated", "The API key is not one of this gateway's client keys.")
-        if not self._anonymous:
-            raise CallError(
-                "unauthenticated",
-                "No API key was sent; this gateway requires one."
-                if key is None
-                else "The API key is not one of this gateway's client keys.",
+        key = one_key(headers, query)
+        for at, way in enumerate(self._ways):
+            found = way.look(headers, key, peer, asked)
+            if found is not None:
+                if type(found) is Who:
+                    return self._caller(found, key, headers, peer)
+                return self._later(found, at, headers, key, peer, asked)  # type: ignore[arg-type]
+        return self._unknown(key, headers, peer)
+
+    async def _later(
+        self, waiting: Awaitable[Who | None], at: int, headers: Mapping[str, str], key: str | None, peer: str,
+        asked: Asked | None,
+    ) -> Caller:  # fmt: skip
+        """The same, from a way on that has to wait."""
+        who = await waiting
+        for way in self._ways[at + 1 :] if who is None else ():
+            found = way.look(headers, key, peer, asked)
+            who = found if found is None or isinstance(found, Who) else await found
+            if who is not None:
+                break
+        return self._unknown(key, headers, peer) if who is None else self._caller(who, key, headers, peer)
+
+    def _caller(self, who: Who, key: str | None, headers: Mapping[str, str], peer: str) -> Caller:
+        address = self._trusted.client(headers, peer)
+        ours = key is not None and (who.uses_key or self._is_ours(key))
+        if key is None or ours:
+            last = who.last
+            if last is not None and last.address == address and last.ours == ours:
+                return last
+            last = who.last = Caller(
+                who.tenant, who.tier, who.key_id, None, address, who.tags, who.secret, ours
             )
-        tenant = self._tenants.get(ANONYMOUS)
-        return Caller(ANONYMOUS, tenant.tier if tenant else None, None, None if known else key, address)
+            return last
+        return Caller(
+            who.tenant, who.tier, who.key_id, _fit_to_pass(key), address, who.tags, who.secret or key
+        )
+
+    def _is_ours(self, key: str) -> bool:
+        """Whether this key is one of our client keys, good or bad, though another way told who is calling."""
+        return client_keys.has_our_form(key) or (
+            bool(self._policy_keys) and client_keys.digest_of(key) in self._policy_keys
+        )
+
+    def _unknown(self, key: str | None, headers: Mapping[str, str], peer: str) -> Caller:
+        """Nobody knows who it is: anonymous, where the policy lets such calls in."""
+        if key is None:
+            if self._anonymous is None:
+                raise CallError("unauthenticated", "No API key was sent; this gateway requires one.")
+        elif self._anonymous is None or (
+            self._policy_keys and not self._passes_keys and not self._is_ours(key)
+        ):
+            raise CallError("unauthenticated", "The API key is not one of this gateway's client keys.")
+        return self._caller(self._anonymous, key, headers, peer)
 
     def trusts(self, peer: str) -> bool:
         """Whether this address is one of the policy's `trusted_proxies`."""
-        address = _address(peer)
-        return address is not None and any(address in network for network in self._trusted)
+        return self._trusted.trusts(peer)
 
     def address(self, headers: Mapping[str, str], peer: str) -> str:
         """The client's address: the last hop of X-Forwarded-For that no trusted proxy wrote for itself."""
-        if not self._trusted or not self.trusts(peer):
-            return peer
-        here = peer
-        for hop in reversed(headers.get("x-forwarded-for", "").split(",")):
-            address = _address(hop.strip())
-            if address is None:
-                break
-            here = str(address)
-            if not any(address in network for network in self._trusted):
-                break
-        return here
+        return self._trusted.client(headers, peer)
 
 
-def as_bearer(headers: Mapping[str, str], key: str) -> dict[str, str]:
-    """The `authorization` in which a client sent this key, or nothing when it came in another way. A token of a
-    login is no `x-api-key`, and only the client knows which of them it has."""
-    scheme, _, rest = headers.get("authorization", "").partition(" ")
-    return {"authorization": f"Bearer {key}"} if scheme.lower() == "bearer" and rest.strip() == key else {}
-
-
-def _one_key(headers: Mapping[str, str], query: str) -> str | None:
-    """The one key that this request carries. Raises: CallError when it carries two different ones."""
-    found: str | None = None
-    authorization = headers.get("authorization", "")
-    scheme, _, rest = authorization.partition(" ")
-    keys = [rest.strip()] if scheme.lower() == "bearer" and rest.strip() else []
-    keys += [value for name in KEY_HEADERS if (value := headers.get(name))]
-    if query and ("key=" in query.lower() or "%" in query):
-        for pair in query.split("&"):
-            name, _, value = pair.partition("=")
-            if value and is_key_name(name):
-                keys.append(unquote_plus(value))
-    for key in keys:
-        if found is not None and key != found:
-            raise CallError("bad_request", "Two different API keys were sent at once; send one.")
-        found = key
-    return found
-
-
-def is_key_name(name: str) -> bool:
-    """Whether this name in a query carries the key, however it is spelled: `%6bey` is `key`, and so is Google's
-    `$key`."""
-    return unquote_plus(name).lstrip("$").lower() == "key"
-
-
-def _address(text: str) -> Address | None:
-    try:
-        address = ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
+def _fit_to_pass(key: str) -> str:
+    """A key that may stand in a header. Raises: CallError for one that no provider has given out."""
+    if key.isascii() and key.isprintable():
+        return key
+    raise CallError("bad_request", "The API key holds characters that can't stand in a key.")

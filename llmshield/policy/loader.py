@@ -89,15 +89,20 @@ def _inspect(
 def _check_secrets(pieces: Draft, base: Path | None, resolve: bool, report: Report) -> None:
     """Key files that others may read; with `resolve`, references without a value as well."""
     folder = base or Path()
-    for name, shape in pieces.items("providers").items():
-        if shape.api_key is None:
-            continue
-        path = ("providers", name, "api_key")
+    references = [
+        (("providers", name, "api_key"), shape.api_key)
+        for name, shape in pieces.items("providers").items()
+        if shape.api_key is not None
+    ]
+    signature = pieces.sections["identity"].signature
+    for name, signer in signature.signers.items() if signature is not None else ():
+        references.append((("identity", "signature", "signers", name, "secret"), signer.secret))
+    for path, reference in references:
         try:
-            if warning := resolvers.warn(shape.api_key, folder):
+            if warning := resolvers.warn(reference, folder):
                 report.add("LS320", path, warning)
             if resolve:
-                resolvers.resolve(shape.api_key, folder)
+                resolvers.resolve(reference, folder)
         except SecretError as error:
             if resolve:
                 report.add("LS317", path, str(error))
@@ -123,6 +128,7 @@ def _compile(
         providers=MappingProxyType(providing),
         routes=tuple(pieces.items("routes").values()),
         identify=tuple(pieces.items("identify").values()),
+        identity=sections["identity"],
         trusted_proxies=tuple(pieces.items("trusted_proxies").values()),
         tenants=MappingProxyType(tenants),
         tiers=MappingProxyType(pieces.items("tiers")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from llmshield.policy.apps import App, Audit, Egress
 from llmshield.policy.entries import PluginEntry
 from llmshield.policy.findings import Finding
+from llmshield.policy.identity import Ways
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import Provider
 from llmshield.policy.routes import Condition, Route
@@ -35,6 +36,7 @@ class Policy:
     providers: Mapping[str, Provider]
     routes: tuple[Route, ...]
     identify: tuple[Identify, ...]
+    identity: Ways
     trusted_proxies: tuple[Network, ...]
     tenants: Mapping[str, Tenant]
     tiers: Mapping[str, Tier]

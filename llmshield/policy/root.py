@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from llmshield.policy.apps import App, Audit, Egress
+from llmshield.policy.identity import Ways
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import ProviderShape
 from llmshield.policy.routes import Route
@@ -46,6 +47,7 @@ class PolicyFile(Section):
     identify: tuple[Identity, ...] = Field(
         default=(Identify("virtual_key"),), description="How callers are told apart, tried in order."
     )
+    identity: Ways = Field(default=Ways(), description="What the ways of `identify` need to know.")
     trusted_proxies: tuple[TrustedNetwork, ...] = Field(
         default=(), description="Whose `X-Forwarded-For` and tenant header are believed."
     )

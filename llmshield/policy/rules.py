@@ -13,6 +13,7 @@ from llmshield.policy import addresses
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import Path, did_you_mean
 from llmshield.policy.globs import is_glob
+from llmshield.policy.identity import Ways
 from llmshield.policy.masking import is_secret_key
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import APP, BASE_URLS, ProviderShape
@@ -155,11 +156,41 @@ def _tenants(draft: Draft, report: Report) -> None:
             if owners.setdefault(key, name) != name:
                 message = f"this key is the one of the tenant {owners[key]!r} already"
                 report.add("LS312", (*path, "keys", index), message, "make a key for each tenant")
+
+
+def _identify(draft: Draft, report: Report) -> None:
+    """Ways that lack what they need, and settings of ways that are not used."""
+    ways: Ways = draft.sections["identity"]
+    written = draft.written("identity")
+    used: dict[str, Identify] = {}
     entry: Identify
     for index, entry in draft.items("identify").items():
+        used.setdefault(entry.kind, entry)
         if entry.kind == "header" and not draft.tree.get("trusted_proxies"):
             message = f"{entry} is believed from `trusted_proxies` only, and there are none"
             report.add("LS319", ("identify", index), message, "name the proxies that set it")
+        if entry.kind not in written and getattr(ways, entry.kind, True) is None:
+            message = f"{entry} needs `identity.{entry.kind}`, which is missing"
+            report.add("LS202", ("identify", index), message, f"write `{entry.kind}:` under `identity:`")
+    for kind in written:
+        if kind in Ways.model_fields and kind not in used:
+            message = f"`{kind}` has no effect: `identify` does not name it"
+            report.add("LS319", ("identity", kind), message, "add it to `identify`", at="key")
+    tiers = dict.fromkeys(draft.written("tiers"))
+    named: list[tuple[Path, str | None]] = []
+    if ways.jwt is not None:
+        named.append((("identity", "jwt", "tier"), ways.jwt.tier))
+    tenants = draft.items("tenants")
+    for name, signer in ways.signature.signers.items() if ways.signature is not None else ():
+        path: Path = ("identity", "signature", "signers", name)
+        named.append(((*path, "tier"), signer.tier))
+        if signer.tier is None and signer.tenant not in tenants:
+            message = f"the tier of {signer.tenant!r} is missing: it is none of `tenants` either"
+            report.add("LS202", path, message, "without a tier there would be no limits")
+    for path, tier in named:
+        if tier is not None and tier not in tiers:
+            hint = report.suggest(tier, tiers)
+            report.add("LS304", path, f"found the tier {tier!r}, which does not exist", hint)
 
 
 def _overrides(draft: Draft, report: Report) -> None:
@@ -234,5 +265,5 @@ def _is_free(key: str) -> bool:
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
-    _server, _providers, _routes, _tenants, _overrides, _unenforced, _variables,
+    _server, _providers, _routes, _tenants, _identify, _overrides, _unenforced, _variables,
 )  # fmt: skip

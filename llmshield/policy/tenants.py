@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from llmshield import registry
 from llmshield.policy.masking import found
 from llmshield.policy.section import Count, Glob, Globs, Name, Section
 from llmshield.policy.units import Money, Percent, PositiveDuration, RateLimit, TimeZone
@@ -18,14 +19,13 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 ANONYMOUS = "anonymous"
 """The tenant of those who bring no key; without an entry of this name a key is required."""
 
-_HEADER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
-
 
 @dataclass(slots=True, frozen=True)
 class Identify:
-    """One way to tell who is calling: `virtual_key`, or `header` and `jwt` with the header's or claim's name."""
+    """One way to tell who is calling: a module of `llmshield.identity`, and the name behind its colon (of a header or
+    a claim) where it wants one."""
 
-    kind: Literal["virtual_key", "header", "jwt"]
+    kind: str
     name: str = ""
 
     def __str__(self) -> str:
@@ -33,19 +33,18 @@ class Identify:
 
 
 def _identify(value: Any) -> Identify:
-    if value == "virtual_key":
-        return Identify("virtual_key")
-    kind, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if kind == "jwt" and name:
-        return Identify("jwt", name)
-    if kind == "header" and name and set(name.lower()) <= _HEADER:
-        return Identify("header", name.lower())
-    expected = "virtual_key, header:NAME or jwt:CLAIM"
-    choices = ("virtual_key", "header:x-llmshield-tenant", "jwt:sub")
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    known = registry.names("identity")
+    if kind in known:
+        read = registry.find("identity", kind).read_name(name)
+        if read is not None and bool(colon) == bool(name):
+            return Identify(kind, read)
+    forms = [registry.find("identity", each).form for each in known]
+    choices = [form.replace("NAME", "x-llmshield-tenant").replace("CLAIM", "sub") for form in forms]
     raise PydanticCustomError(
         "identify",
         "found {found}, expected {expected}",
-        {"found": found(value), "expected": expected, "choices": choices},
+        {"found": found(value), "expected": f"{', '.join(forms[:-1])} or {forms[-1]}", "choices": choices},
     )
 
 
@@ -88,7 +87,13 @@ def _several(value: Any) -> Any:
 Identity: TypeAlias = Annotated[
     Identify,
     BeforeValidator(_identify),
-    WithJsonSchema({"type": "string", "pattern": r"^(virtual_key|header:[A-Za-z0-9_-]+|jwt:.+)$"}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^[a-z][a-z0-9_]*(:.+)?$",
+            "examples": ["virtual_key", "jwt:sub", "signature", "header:x-llmshield-tenant"],
+        }
+    ),
 ]
 KeyHash: TypeAlias = Annotated[
     str, BeforeValidator(_key_hash), WithJsonSchema({"type": "string", "pattern": "^sha256:[0-9A-Fa-f]{64}$"})

@@ -42,10 +42,6 @@ def _one_of(*words: str) -> Refused:
     return lambda value: value in words
 
 
-def _starts(prefix: str) -> Refused:
-    return lambda value: isinstance(value, str) and value.startswith(prefix)
-
-
 def is_planned(value: Any) -> bool:
     """Whether a key reference is of a kind that is designed and has no resolver."""
     ref = SecretRef.parse(value) if isinstance(value, str) else None
@@ -68,7 +64,6 @@ ROWS: tuple[Row, ...] = (
         _one_of("fastest", "cheapest", "weighted", "by_complexity"),
         "write ordered, or leave it out",
     ),
-    Row("LS907", "identify.*", _starts("jwt:"), "use virtual_key, or header:NAME behind a trusted proxy"),
     Row("LS909", "tiers.*.warn_at", _written, "leave it out; watch the spend on the admin port"),
     Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
