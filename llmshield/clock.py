@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 
@@ -18,42 +19,34 @@ class Clock(Protocol):
 
     def monotonic(self) -> float: ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    def sleep(self, seconds: float, /) -> Awaitable[None]: ...
 
 
 class SystemClock:
     """The machine's own clocks."""
 
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
 
 
 _clock: Clock = SystemClock()
 
-
-def now() -> float:
-    """Wall time in seconds since 1970-01-01 UTC."""
-    return _clock.now()
-
-
-def monotonic() -> float:
-    """Seconds that never step back; the origin means nothing."""
-    return _clock.monotonic()
-
-
-async def sleep(seconds: float) -> None:
-    """Wait; the engine does this, hooks never do."""
-    await _clock.sleep(seconds)
+# The names below are the clock's own functions, bound when a clock is installed: time is read twenty times a call.
+now: Callable[[], float] = _clock.now
+"""Wall time in seconds since 1970-01-01 UTC."""
+monotonic: Callable[[], float] = _clock.monotonic
+"""Seconds that never step back; the origin means nothing."""
+sleep: Callable[[float], Awaitable[None]] = _clock.sleep
+"""Wait; the engine does this, hooks never do."""
 
 
 def install(clock: Clock) -> Clock:
-    """Put another clock in place and return the one before; for tests (`llmshield.testing.FrozenClock`)."""
-    global _clock
+    """Put another clock in place and return the one before; for tests (`llmshield.testing.FrozenClock`).
+
+    Read time as `clock.now()`: a name imported from here would stay with the clock that was there.
+    """
+    global _clock, now, monotonic, sleep
     before, _clock = _clock, clock
+    now, monotonic, sleep = clock.now, clock.monotonic, clock.sleep
     return before

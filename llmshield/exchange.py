@@ -26,10 +26,40 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 
 
-def new_id() -> str:
-    """A ULID: 48 bits of milliseconds and 80 random bits, in 26 characters that sort by time."""
-    value = (int(clock.now() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
-    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -10, -10)])
+class _Ids:
+    """Makes ids; the random bytes of 400 of them are asked of the system at once."""
+
+    def __init__(self) -> None:
+        self._at_ms = 0
+        self._time = ""
+        self._forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)  # two processes must not make the same ones
+
+    def _forget(self) -> None:
+        self._random = b""
+        self._used = 0
+
+    def __call__(self) -> str:
+        """A ULID: 48 bits of milliseconds and 80 random bits, in 26 characters that sort by time."""
+        now_ms = int(clock.now() * 1000)
+        if now_ms != self._at_ms:
+            self._at_ms = now_ms
+            self._time = "".join([_PAIRS[(now_ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)])
+        used = self._used
+        if used >= len(self._random):
+            self._random, used = os.urandom(4000), 0
+        self._used = used + 10
+        value = int.from_bytes(self._random[used : used + 10], "big")
+        pairs = _PAIRS
+        return (
+            f"{self._time}{pairs[value >> 70]}{pairs[value >> 60 & 1023]}{pairs[value >> 50 & 1023]}"
+            f"{pairs[value >> 40 & 1023]}{pairs[value >> 30 & 1023]}{pairs[value >> 20 & 1023]}"
+            f"{pairs[value >> 10 & 1023]}{pairs[value & 1023]}"
+        )
+
+
+new_id = _Ids()
 
 
 class Client(Protocol):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from llmshield import __version__, clock
@@ -45,6 +47,39 @@ class ProviderFigures:
     remaining_tokens: int | None = None
 
 
+class _TrySeries:
+    """The series that tries of one kind count in; those of tokens and money are made when there are any."""
+
+    def __init__(
+        self, metrics: Metrics, provider: str, model: str, outcome: str, reason: str | None, tenant: str
+    ) -> None:
+        self.attempts = metrics._attempts.child(provider, outcome, reason or "")
+        self.duration: list[float] = []
+        if outcome != "skipped":
+            self.duration = metrics._attempt_duration.child(provider)
+        self._metrics = metrics
+        self._provider, self._tenant = provider, metrics._tenant(tenant)
+        self.model = metrics._model(model, admit=outcome == "ok")
+
+    @cached_property
+    def input(self) -> tuple[list[float], list[float]]:
+        return self._tokens("input")
+
+    @cached_property
+    def output(self) -> tuple[list[float], list[float]]:
+        return self._tokens("output")
+
+    @cached_property
+    def cost(self) -> tuple[list[float], list[float]]:
+        metrics = self._metrics
+        return metrics._cost.child(self._provider, self.model), metrics._tenant_cost.child(self._tenant)
+
+    def _tokens(self, direction: str) -> tuple[list[float], list[float]]:
+        metrics = self._metrics
+        mine = metrics._tokens.child(self._provider, self.model, direction)
+        return mine, metrics._tenant_tokens.child(self._tenant, direction)
+
+
 class Metrics:
     """All counts of one process."""
 
@@ -55,7 +90,10 @@ class Metrics:
         self._type = Bounded(finding_types)
         self._place = Bounded(200)
         self._providers: dict[str, ProviderFigures] = {}
-        # One look-up for each hook of each call; taken apart into two families when somebody asks.
+        # One look-up for each call, and for each hook of it; the latter is taken apart into two families when
+        # somebody asks.
+        self._tries: dict[tuple[str, str, str, str | None, str], _TrySeries] = {}
+        self._calls: dict[tuple[str, str, int, str, bool, str], tuple[list[float], ...]] = {}
         self._took: dict[tuple[str, str, str, str], list[float]] = {}
         self._rendered: tuple[float, bytes] = (-1e9, b"")
         self.in_flight = 0
@@ -65,26 +103,14 @@ class Metrics:
             "llmshield_requests_total", "Calls, by how they ended.", "mount", "dialect", "status", "action"
         )
         self._duration = self.histogram(
-            "llmshield_request_duration_seconds",
-            "From request to the reply's end.",
-            "dialect",
-            "stream",
-            bounds=answer,
-        )
+            "llmshield_request_duration_seconds", "From request to the reply's end.", "dialect", "stream", bounds=answer
+        )  # fmt: skip
         self._first_byte = self.histogram(
-            "llmshield_first_byte_seconds",
-            "From request to the reply's first byte.",
-            "dialect",
-            "stream",
-            bounds=answer,
-        )
+            "llmshield_first_byte_seconds", "From request to the reply's first byte.", "dialect", "stream", bounds=answer
+        )  # fmt: skip
         self._overhead = self.histogram(
-            "llmshield_overhead_seconds",
-            "What llmshield added to a call.",
-            "dialect",
-            "stream",
-            bounds=_OVERHEAD_S,
-        )
+            "llmshield_overhead_seconds", "What llmshield added to a call.", "dialect", "stream", bounds=_OVERHEAD_S
+        )  # fmt: skip
         self._by_tenant = self.counter(
             "llmshield_tenant_requests_total", "Calls of a tenant.", "tenant", "action"
         )
@@ -144,13 +170,29 @@ class Metrics:
         client_retry: bool = False,
     ) -> None:
         """A call is over. `action` is what became of it (allow, redact, block, would-block, would-redact)."""
-        kind = "true" if stream else "false"
-        self._requests.add(1, mount, dialect, str(status), action)
-        self._duration.observe(latency_s, dialect, kind)
-        self._overhead.observe(overhead_s, dialect, kind)
+        key = (mount, dialect, status, action, stream, tenant)
+        held = self._calls.get(key)
+        if held is None:
+            kind = "true" if stream else "false"
+            held = (
+                self._requests.child(mount, dialect, str(status), action),
+                self._by_tenant.child(self._tenant(tenant), action),
+                self._duration.child(dialect, kind),
+                self._overhead.child(dialect, kind),
+                self._first_byte.child(dialect, kind),
+            )
+            if len(self._calls) < LIMIT:
+                self._calls[key] = held
+        requests, by_tenant, duration, overhead, first_byte = held
+        requests[0] += 1
+        by_tenant[0] += 1
+        duration[bisect_left(_ANSWER_S, latency_s)] += 1
+        duration[-1] += latency_s
+        overhead[bisect_left(_OVERHEAD_S, overhead_s)] += 1
+        overhead[-1] += overhead_s
         if first_byte_s is not None:
-            self._first_byte.observe(first_byte_s, dialect, kind)
-        self._by_tenant.add(1, self._tenant(tenant), action)
+            first_byte[bisect_left(_ANSWER_S, first_byte_s)] += 1
+            first_byte[-1] += first_byte_s
         if client_retry:
             self._retries.add(1)
 
@@ -168,12 +210,19 @@ class Metrics:
         cost_picousd: int | None = None,
     ) -> None:
         """A try of a provider is over: outcome ok, failed, cancelled, blocked or skipped."""
-        self._attempts.add(1, provider, outcome, reason or "")
+        key = (provider, model, outcome, reason, tenant)
+        series = self._tries.get(key)
+        if series is None:
+            series = _TrySeries(self, *key)
+            if len(self._tries) < LIMIT and series.model != OTHER:  # it may get a label of its own later
+                self._tries[key] = series
+        series.attempts[0] += 1
         if outcome == "skipped":
             return
         now = clock.now()
         figures = self._figures(provider, now)
-        self._attempt_duration.observe(seconds, provider)
+        series.duration[bisect_left(_ANSWER_S, seconds)] += 1
+        series.duration[-1] += seconds
         figures.requests += 1
         if outcome == "ok":
             figures.ok += 1
@@ -185,18 +234,17 @@ class Metrics:
             figures.in_a_row += 1
             figures.last_failure = now
             figures.last_reason = reason
-        label, who = self._model(model, admit=outcome == "ok"), self._tenant(tenant)
-        if input_tokens:
+        if input_tokens and input_tokens > 0:
             figures.input_tokens += input_tokens
-            self._tokens.add(input_tokens, provider, label, "input")
-            self._tenant_tokens.add(input_tokens, who, "input")
-        if output_tokens:
+            for held in series.input:
+                held[0] += input_tokens
+        if output_tokens and output_tokens > 0:
             figures.output_tokens += output_tokens
-            self._tokens.add(output_tokens, provider, label, "output")
-            self._tenant_tokens.add(output_tokens, who, "output")
-        if cost_picousd:
-            self._cost.add(cost_picousd, provider, label)
-            self._tenant_cost.add(cost_picousd, who)
+            for held in series.output:
+                held[0] += output_tokens
+        if cost_picousd and cost_picousd > 0:
+            for held in series.cost:
+                held[0] += cost_picousd
 
     def verdict(
         self, *, plugin: str, hook: str, mode: str, action: str, seconds: float, failed: bool = False

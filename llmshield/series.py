@@ -69,29 +69,36 @@ class Counter(Family):
     ) -> None:
         super().__init__(name, help, labels, limit=limit)
         self._scale = scale
-        self._values: dict[Labels, float] = {} if labels else {(): 0}
+        self._values: dict[Labels, list[float]] = {} if labels else {(): [0]}
 
     def add(self, amount: float, *labels: str) -> None:
         """Add to the series with these label values; negative amounts and NaN are ignored."""
-        values = self._values
         if amount >= 0:
-            if labels in values:
-                values[labels] += amount
-            else:
-                labels = self._admit(labels, len(values))
-                values[labels] = values.get(labels, 0) + amount
+            held = self._values.get(labels)
+            if held is None:
+                held = self.child(*labels)
+            held[0] += amount
+
+    def child(self, *labels: str) -> list[float]:
+        """The series with these label values, for who counts in it again and again: `child[0] += 1`."""
+        held = self._values.get(labels)
+        if held is None:
+            labels = self._admit(labels, len(self._values))
+            held = self._values.setdefault(labels, [0])
+        return held
 
     def load(self, values: dict[Labels, float]) -> None:
         """Take over sums that were kept elsewhere."""
-        self._values = values
+        self._values = {labels: [value] for labels, value in values.items()}
 
     def value(self, *labels: str) -> float:
         """The sum so far, unscaled."""
-        return self._values.get(labels, 0)
+        held = self._values.get(labels)
+        return held[0] if held is not None else 0
 
     def lines(self) -> Iterable[str]:
         """One sample for each series."""
-        for labels, value in list(self._values.items()):
+        for labels, (value,) in list(self._values.items()):
             yield f"{self._text(labels)} {_number(value * self._scale if self._scale else value)}"
 
 
@@ -140,8 +147,8 @@ class Histogram(Family):
         self, name: str, help: str, labels: Sequence[str] = (), *, bounds: Sequence[float], limit: int = LIMIT
     ) -> None:
         super().__init__(name, help, labels, limit=limit)
-        self._bounds = tuple(bounds)
-        self._edges = [f'le="{_number(bound)}"' for bound in self._bounds] + ['le="+Inf"']
+        self.bounds = tuple(bounds)
+        self._edges = [f'le="{_number(bound)}"' for bound in self.bounds] + ['le="+Inf"']
         self._values: dict[Labels, list[float]] = {}
 
     def observe(self, value: float, *labels: str) -> None:
@@ -150,10 +157,18 @@ class Histogram(Family):
             return
         held = self._values.get(labels)
         if held is None:
-            labels = self._admit(labels, len(self._values))
-            held = self._values.setdefault(labels, [0.0] * (len(self._bounds) + 2))
-        held[bisect_left(self._bounds, value)] += 1
+            held = self.child(*labels)
+        held[bisect_left(self.bounds, value)] += 1
         held[-1] += value
+
+    def child(self, *labels: str) -> list[float]:
+        """The series with these label values, for who observes again and again: a count for each of `bounds`, one
+        for what is above them, and the sum."""
+        held = self._values.get(labels)
+        if held is None:
+            labels = self._admit(labels, len(self._values))
+            held = self._values.setdefault(labels, [0.0] * (len(self.bounds) + 2))
+        return held
 
     def count(self, *labels: str) -> float:
         """How many values the series has seen."""
