@@ -176,39 +176,39 @@ class RateLimiter(Plugin):
         now = clock.now()
         now_ms = int(now * 1000)
         seats = rules.seats(call.id, now_ms + self._lease_ms) if rules.places else ()
-        local = False
+        here, local = rules, False
         try:
             said = await self._store.admit(rules.requests, seats, now_ms)
             if self._away:
                 self._tell_away(False)
         except StoreUnavailable:
             self._tell_away(True)
-            local, shared = True, self._shared_rules.of(call)
-            assert shared is not None  # a share of a limit is a limit
-            rules = shared
-            seats = rules.seats(call.id, now_ms + self._lease_ms)
-            said = await self._local.admit(rules.requests, seats, now_ms)
+            here, local = self._share(call), True
+            seats = here.seats(call.id, now_ms + self._lease_ms)
+            said = await self._local.admit(here.requests, seats, now_ms)
         except asyncio.CancelledError:
             if seats:  # whether they were taken nobody here knows
                 self._spawn(self._give_back(_Held(seats, rules.line, locally=False)))
             raise
         if said.refused >= 0:
-            place = said.refused - len(rules.requests)
-            if place == 0 and rules.line:
+            place = said.refused - len(here.requests)
+            if place == 0 and here.line:
                 return "full"
-            return self._refuse(call, rules, said, place, now)
+            return self._refuse(call, here, said, place, now)
         if seats:
-            self._held[call.id] = _Held(seats, rules.line, locally=local)
+            self._held[call.id] = _Held(seats, here.line, locally=local)
             call.at_end(self._leave)
-        enforced = call.enforced
-        items = ""
-        if rules.requests and enforced and self.settings.headers:
-            items = self._tell(call, rules, said, now)
+        enforced, items = call.enforced, ""
+        if here.requests and enforced and self.settings.headers:
+            items = self._tell(call, here, said, now)
         if self._tokens is not None and rules.tokens:
-            shared = self._shared_rules.of(call)
-            assert shared is not None
-            self._tokens.watch(Ticket(call, rules, shared, now_ms, said, enforced, items))
+            self._tokens.watch(Ticket(call, rules, self._share(call), now_ms, said, enforced, items))
         return None
+
+    def _share(self, call: Call) -> Rules:
+        shared = self._shared_rules.of(call)
+        assert shared is not None  # a share of a limit is a limit
+        return shared
 
     def _stand_in_line(self, call: Call, rules: Rules) -> Wait:
         queue = rules.queue
