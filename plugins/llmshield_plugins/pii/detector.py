@@ -7,14 +7,14 @@ row; so is a stream (`guard.py`). That is why both find the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 from llmshield import clock
 from llmshield.secrets_patterns import find_secrets, triggers
 from llmshield_plugins.pii import views
 from llmshield_plugins.pii.addresses import SHAPES, addresses
-from llmshield_plugins.pii.expressions import compiled, gate
+from llmshield_plugins.pii.expressions import compiled, finder, gate
 from llmshield_plugins.pii.numbers import RUN, numbers
 from llmshield_plugins.pii.recognisers import RULES, Rule, iban_end
 from llmshield_plugins.pii.segments import CONTEXT, Segment, next_segment
@@ -53,25 +53,48 @@ _FIRST_SECRET = _RUN + 1
 _FIRST_CARRIER = _FIRST_SECRET + len(_SECRETS)
 _ESCAPES, _BASE64, _HEX = range(_FIRST_CARRIER, _FIRST_CARRIER + 3)
 
+_NEVER = r"[^\x00-\x{10FFFF}]"
+_ANNOUNCED = frozenset(number for number, rule in enumerate(RULES) if rule.needs is not None)
+"""Rules that only count behind a word that announces them; what they find has a digit."""
+_HINTS = _ANNOUNCED | {_BASE64}
+"""What honest prose is full of: words that might announce something, words of twelve letters and more."""
+_GLANCE = 4096
+"""Characters of a text whose hints are looked into; a longer one may have tokens that are read in windows."""
+_DIGIT = finder(compiled("[0-9]"))
+
 
 class Detector:
     """What a policy's kinds look like in text. Built once at load; holds no text.
 
-    `keep` decides which findings count; `extra` adds findings, its `extra_patterns` join the gate.
+    `keep` decides which findings count; kinds that are not `wanted` are not looked for (None: all are); `extra` adds
+    findings, its `extra_patterns` join the gate.
     """
 
     def __init__(
-        self, keep: Keep, *, extra: Extra | None = None, extra_patterns: tuple[str, ...] = ()
+        self,
+        keep: Keep,
+        *,
+        wanted: Container[str] | None = None,
+        extra: Extra | None = None,
+        extra_patterns: tuple[str, ...] = (),
     ) -> None:
         self._keep = keep
         self._extra = extra
-        self._gate = gate([*_PATTERNS, *extra_patterns])
+        self._gate = gate([*_wanted(wanted), *extra_patterns])
         self._first_extra = len(_PATTERNS)
         self._rules = [compiled(rule.regex) for rule in RULES]
 
     def suspects(self, text: str) -> bool:
         """Whether `whole` has to look: False is certain, and takes 2 us for 1,000 characters."""
-        return self._gate.Match(views.fold_bytes(text)) is not None
+        data = views.fold_bytes(text)
+        hits = self._gate.Match(data)
+        if hits is None:
+            return False
+        if not _HINTS.issuperset(hits) or len(text) > _GLANCE:
+            return True
+        if _BASE64 in hits and views.is_carrier(data):
+            return True
+        return not _ANNOUNCED.isdisjoint(hits) and _DIGIT(data, 0)[0] >= 0
 
     def whole(self, text: str, deadline: float | None = None) -> list[Found]:
         """Every value in `text`, in order, without overlap. Raises: TimeoutError past the deadline, see `settle`."""
@@ -225,6 +248,18 @@ class Detector:
                 position = end
             else:
                 position = match.start() + 1 if rule.retry else match.end()
+
+
+def _wanted(kinds: Container[str] | None) -> list[str]:
+    """The patterns of the gate; those of kinds that nobody wants match nothing."""
+    patterns = list(_PATTERNS)
+    if kinds is not None:
+        for number, rule in enumerate(RULES):
+            if rule.kind not in kinds:
+                patterns[number] = _NEVER
+        if "STREET_ADDRESS" not in kinds:
+            patterns[_FIRST_ADDRESS:_RUN] = [_NEVER] * len(_ADDRESSES)
+    return patterns
 
 
 def resolve(found: list[Found]) -> list[Found]:

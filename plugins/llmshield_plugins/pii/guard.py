@@ -50,7 +50,7 @@ class Guard:
     def flush(self) -> str | Stop:
         return self._settle(True) if self._held else ""
 
-    def _settle(self, final: bool) -> str | Stop:  # noqa: FBT001  once for each event
+    def _settle(self, final: bool) -> str | Stop:
         start = len(self._settled)
         text = self._settled + self._held
         found, upto = self._look(text, start, final)

@@ -172,9 +172,11 @@ class Pii(Plugin):
 
     def _build(self, presidio: Presidio | None) -> Walker:
         if presidio is None:
-            detector = Detector(self._keep)
+            detector = Detector(self._keep, wanted=self._rules.keys())
         else:
-            detector = Detector(self._keep, extra=presidio.find, extra_patterns=presidio.patterns)
+            detector = Detector(
+                self._keep, wanted=self._rules.keys(), extra=presidio.find, extra_patterns=presidio.patterns
+            )
         return Walker(detector, self._custom, self._keep)
 
 

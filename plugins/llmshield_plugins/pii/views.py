@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmshield_plugins.pii.expressions import compiled
+from llmshield_plugins.pii.expressions import compiled, finder
 from llmshield_plugins.pii.shapes import INVISIBLE, fold, shape_of
 
 ROUNDS = 3
@@ -97,6 +97,7 @@ ESCAPE = (
 _ESCAPE = compiled(ESCAPE)
 CARRIER = r"[A-Za-z0-9+/_-]{12,}={0,2}"
 _CARRIER = compiled(CARRIER)
+_NEXT_CARRIER = finder(_CARRIER)
 _HEX = compiled(r"(?:[0-9A-Fa-f]{2}[ :]?){8,}")
 _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
@@ -146,6 +147,16 @@ def _meaning(groups: tuple[bytes | None, ...]) -> str:
     if name:
         return _NAMED[name.decode()]
     return "@" if at else "."
+
+
+def is_carrier(data: bytes) -> bool:
+    """Whether any token of 12 and more characters decodes from base64 to readable text; most are just long words."""
+    start, end = _NEXT_CARRIER(data, 0)
+    while start >= 0:
+        if _base64(data[start : min(end, start + MAX_CARRIER)]) is not None:
+            return True
+        start, end = _NEXT_CARRIER(data, end)
+    return False
 
 
 def carried(view: View, begin: int) -> Iterator[tuple[int, int, str]]:

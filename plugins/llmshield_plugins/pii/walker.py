@@ -15,7 +15,6 @@ from llmshield_plugins.pii.detector import Detector, Found, Keep, resolve
 from llmshield_plugins.pii.segments import next_segment, token_start
 from llmshield_plugins.pii.shapes import shape
 
-
 Settle: TypeAlias = Callable[..., tuple[list[Found], int]]
 
 

@@ -214,3 +214,28 @@ def test_broken_text_gets_a_verdict(desk: Callable[..., Any]) -> None:
         walker.whole(text)
 
     assert [(f.start, f.end) for f in walker.whole("mail \ud83d a@b.com")] == [(7, 14)]
+
+
+HONEST = [
+    "Internationalisation of (mis)understandings, acknowledgements: extraordinarily uncharacteristic time-travelling.",
+    "She was born in the spring, and her date of birth is nobody's business; so is her passport.",
+    "The development environment of the adventurers is interesting.",
+]
+
+
+@pytest.mark.parametrize("text", HONEST)
+def test_honest_prose_costs_one_look(desk: Callable[..., Any], text: str) -> None:
+    """Long words look like base64, and birthdays are announced that never come: neither is a reason to search."""
+    walker = desk().plugin._walker
+
+    assert not walker.suspects(text)
+    assert walker.suspects(f"{text} {base64.b64encode(b'mail to john.doe@example.com').decode()}")
+    assert walker.suspects(f"{text} It was in March 1980, born on 12 March 1980.")
+    assert walker.suspects("a long token. " + "x" * 5_000)
+
+
+def test_kinds_that_the_policy_does_not_want_are_not_looked_for(desk: Callable[..., Any]) -> None:
+    walker = desk(entities={"EMAIL_ADDRESS": "replace"}).plugin._walker
+
+    assert not walker.suspects("RSSMRA85T10A562S, 00-1B-44-11-3A-B7, 12 Main Street, Springfield")
+    assert [f.kind for f in walker.whole("RSSMRA85T10A562S, a@example.com")] == ["EMAIL_ADDRESS"]
