@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any
 
 from llmshield import clock
-from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
+from llmshield.call import Attempt, Call, Clamp, Failure, Outcome, Reply, Stop
 from llmshield.chain import Took, run_now, run_step
 from llmshield.channels import Channels, Stopped, WouldChange
 from llmshield.dialects import Dialect, StreamCodec, WireRequest
@@ -227,7 +227,10 @@ class Asking:
                 x.trail.took.append(Took(guard.plugin, "attempt", "skip", True, 0.0))
                 raise UpstreamError("skipped", said.reason, code=guard.plugin)
             for clamp in clamps:
-                dialect.clamp(attempt.body, clamp.tokens)
+                if isinstance(clamp, Clamp):
+                    dialect.clamp(attempt.body, clamp.tokens)
+                else:
+                    dialect.limit_rounds(attempt.body, clamp.rounds)
                 changed = True
             if clamps:
                 attempt.output_bound = dialect.bound(attempt.body)

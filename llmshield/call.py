@@ -21,6 +21,7 @@ from llmshield.texts import (
     Proposal,
     Renames,
     Role,
+    Rounds,
     Sealed,
     Text,
     TextKind,
@@ -241,7 +242,7 @@ class Attempt:
         """A plugin's name, and what it wants to be asked whenever a part of a stream has come (with `usage` as far
         as it is known): a Block stops the stream with the dialect's own stop signal."""
         self._ends: list[Callable[[Attempt], Awaitable[None] | None]] = []
-        self._proposals: list[Clamp] = []
+        self._proposals: list[Clamp | Rounds] = []
 
     def meter(self, text: str) -> None:
         """Count a text of the reply: `output_chars`, and the tokens that it is at the least.
@@ -259,6 +260,11 @@ class Attempt:
     def clamp_output(self, tokens: int) -> None:
         """Bound this attempt's answer to `tokens` for each choice; the body that is sent carries it."""
         self._proposals.append(Clamp(tokens))
+
+    def limit_rounds(self, rounds: int) -> None:
+        """Bound how often the provider's own tools may run in this attempt, where its API has a word for that; a
+        bound that the body states already stays."""
+        self._proposals.append(Rounds(rounds))
 
     def at_end(self, fn: Callable[[Attempt], Awaitable[None] | None]) -> None:
         """Call `fn(attempt)` exactly once, whatever happens: success, failure, cancel or verdict."""

@@ -62,6 +62,9 @@ class Plugin:
     """True: the work of `pre_request` grows with the text; for long calls it runs in a thread as well, so that one
     prompt of a megabyte does not keep all other calls waiting. It may use nothing that belongs to the event loop."""
 
+    once: ClassVar[bool] = False
+    """True: a policy may use it once only, under whatever name (two would count the same thing twice)."""
+
     name: str = ""
 
     def __init__(self, settings: Any) -> None:

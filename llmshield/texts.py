@@ -202,6 +202,13 @@ class Clamp:
 
 
 @dataclass(slots=True, frozen=True)
+class Rounds:
+    """A proposal to bound how often the provider's own tools may run."""
+
+    rounds: int
+
+
+@dataclass(slots=True, frozen=True)
 class Finding:
     """What a plugin saw, for metrics, headers and the decision record; never the text itself.
 

@@ -171,6 +171,9 @@ class Dialect(ABC):
     def clamp(self, body: Tree, tokens: int) -> None:
         """Bound the answer in a body made by `write_call`; never raises a bound that is lower."""
 
+    def limit_rounds(self, body: Tree, rounds: int) -> None:  # noqa: B027  most APIs have no word for it
+        """Bound how often the provider's own tools may run, in a body made by `write_call`, where it has no bound."""
+
     @abstractmethod
     def read_reply(self, call: Call, tree: Any) -> WholeReply:
         """A whole reply taken apart; texts stay in the tree and are changed there."""

@@ -28,6 +28,10 @@ MIN_THINKING = 1024
 """Anthropic refuses a smaller `thinking.budget_tokens`, and one that is not below `max_tokens`."""
 
 
+_LIMITED = ("web_search_", "web_fetch_")
+"""Server tools that take `max_uses`."""
+
+
 class AnthropicMessages(Dialect):
     """See Dialect."""
 
@@ -92,6 +96,19 @@ class AnthropicMessages(Dialect):
         if type(bound) is not int or bound < 0:
             refuse("/max_tokens", "is no whole number from 0")
         return bound
+
+    def limit_rounds(self, body: Tree, rounds: int) -> None:
+        """Put `max_uses` on searches and fetches of the web; the other server tools have no such word."""
+        tools = body.get("tools")
+        if type(tools) is list:
+            body["tools"] = [
+                {**tool, "max_uses": rounds}
+                if type(tool) is dict
+                and str(tool.get("type")).startswith(_LIMITED)
+                and tool.get("max_uses") is None
+                else tool
+                for tool in tools
+            ]
 
     def clamp(self, body: Tree, tokens: int) -> None:
         """Lower `max_tokens`, and a thinking budget that would not fit below it to half of it; where not even

@@ -132,6 +132,10 @@ class OpenAIResponses(OpenAIDialect):
         bound = body.get("max_output_tokens")
         body["max_output_tokens"] = min(bound, tokens) if type(bound) is int else tokens
 
+    def limit_rounds(self, body: Tree, rounds: int) -> None:
+        if type(body.get("max_tool_calls")) is not int:
+            body["max_tool_calls"] = rounds
+
     def read_reply(self, call: Call, tree: Any) -> WholeReply:
         return read_response(call, tree)
 

@@ -46,6 +46,7 @@ def build(draft: Draft, base: FilePath | None, report: Report) -> tuple[PluginEn
     """Every plugin of the policy that can be used; findings for the others."""
     out: list[PluginEntry] = []
     lines: dict[str, int] = {}
+    once: dict[type[Plugin], int] = {}
     for index, item in sorted(draft.items("plugins").items()):
         name = item.name or default_name(item.use)
         line = report.line_of(("plugins", index))
@@ -55,6 +56,14 @@ def build(draft: Draft, base: FilePath | None, report: Report) -> tuple[PluginEn
             continue
         lines[name] = line
         if (entry := _build(item, name, index, line, draft, base, report)) is not None:
+            if entry.plugin.once and entry.plugin in once:
+                message = (
+                    f"found the plugin {item.use!r} again as {name!r}, the first is in line {once[entry.plugin]}; "
+                    "it may stand in a policy once"
+                )
+                report.add("LS403", ("plugins", index, "use"), message, "put both entries' settings into one")
+                continue
+            once[entry.plugin] = line
             out.append(entry)
     return tuple(out)
 

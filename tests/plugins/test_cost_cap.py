@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +22,15 @@ from llmshield.stores import open_store
 from llmshield.testing import FakeProvider, Lent, gateway, policy, read
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap import CostCap
-from llmshield_plugins.cost_cap.bounds import asks_long_cache, bound_of, price_options
+from llmshield_plugins.cost_cap.bounds import asks_long_cache, price_options
+from llmshield_plugins.cost_cap.bounds import bound_of as bound_with
 from llmshield_plugins.cost_cap.settlement import charge_for
+from llmshield_plugins.cost_cap.tools import offered_by
+
+
+def bound_of(attempt: Attempt, price: Any, rounds: int) -> Any:
+    return bound_with(attempt, price, offered_by(attempt, price, rounds))
+
 
 POLICY = """
 server: {{store: "{store}"}}
@@ -462,9 +469,17 @@ class Guarded:
     ) -> tuple[Attempt, Block | None]:
         attempt = make_attempt(call, number=number, provider=provider)
         self.plugin.pre_request(call)
-        said = await call._attempt_guards[-1].run(attempt)  # type: ignore[misc]
-        assert said is None or isinstance(said, Block)
+        said = await run_guard(call, attempt)
         return attempt, said
+
+
+async def run_guard(call: Call, attempt: Attempt) -> Block | None:
+    """Ask the last guard of a call, as the engine does."""
+    said = call._attempt_guards[-1].run(attempt)
+    if isinstance(said, Awaitable):
+        said = await said
+    assert said is None or isinstance(said, Block)
+    return said
 
 
 def make_attempt(call: Call, *, number: int = 1, provider: str = "openai") -> Attempt:
@@ -514,7 +529,7 @@ async def test_a_store_that_is_away_is_closed(guarded: Callable[..., Any]) -> No
     plugin._ledger = Ledger(lost)
     call = call_of()
     plugin.pre_request(call)
-    said = await call._attempt_guards[-1].run(make_attempt(call))  # type: ignore[misc]
+    said = await run_guard(call, make_attempt(call))
 
     assert isinstance(said, Block)
     assert said.kind == "store_unavailable"
@@ -659,7 +674,7 @@ async def test_what_passes_unread_costs_its_fee(path: str, fee: int | None) -> N
     attempt = make_attempt(call)
     attempt.model, attempt.output_bound = "", None
     plugin.pre_request(call)  # type: ignore[attr-defined]
-    said = await call._attempt_guards[-1].run(attempt)  # type: ignore[misc]
+    said = await run_guard(call, attempt)
     if fee is None:
         assert isinstance(said, Block)
         assert "no price" in said.message

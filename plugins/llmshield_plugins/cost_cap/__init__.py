@@ -18,11 +18,14 @@ Settings:
 - `min_max_tokens: 16`: a call is refused rather than made shorter than this.
 - `on_unseen: context | deny` (context): content that the provider holds (`previous_response_id`, file ids, ...) is
   reserved at the model's context window; a model without a known one is refused.
-- `tool_rounds: 3`: how often server-side tools are reckoned to send the whole context again.
+- `tool_rounds: 3`: how often server-side tools are reckoned to send the whole context again. A body without a bound
+  of its own gets this one, where the API has a word for it (`max_tool_calls`, `max_uses`).
+- `tool_prices: {code_interpreter: 0.03 USD/call}`: what a use of a server-side tool costs. The price list knows
+  searches; other tools that cost more than tokens are refused without a price here.
 - `lost_reply: full | estimate` (full): a call that was sent and never answered may have been billed: charge all
   that was reserved, or what was seen.
 - `cut_stream: estimate | full` (estimate): what a stream costs that ended early (the client left, a guard stopped
-  it): the text that came, or all that was reserved.
+  it): the text that came, or all that was reserved. A model that thinks unseen is charged in full in any case.
 - `on_overrun: lock | record` (lock): a provider reports more than was reserved. It is charged in any case; `lock`
   refuses the tenant's further calls until the shortest of its windows ends.
 - `caps:` list of `{by: [tenant, tier, key, model, provider, tag:NAME], limit: 5 USD/day, models: ["gpt-*"]}`: a
@@ -31,7 +34,10 @@ Settings:
 Without usage from the provider, each byte sent and each character received is charged as a token: no tokenizer
 makes more. A store that is away refuses calls (closed, whatever `on_error` says).
 
-Monitor mode: everything is booked, nothing is refused or shortened.
+A stream that would outrun its reservation is stopped with the dialect's own stop signal. `cost_cap` stands in a
+policy once: two would book the same money twice.
+
+Monitor mode: everything is booked, nothing is refused, shortened or stopped.
 
 Hooks: pre_request (hangs a guard on each attempt).
 
@@ -49,7 +55,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -57,22 +63,17 @@ from llmshield import clock, hookspecs
 from llmshield.call import Attempt, Call
 from llmshield.errors import StoreUnavailable
 from llmshield.hookspecs import Plugin, Resources
-from llmshield.ledger import Ledger, Refusal, Reservation
+from llmshield.ledger import Cap, Ledger, Refusal, Reservation
 from llmshield.metrics import Metrics
-from llmshield.policy import Policy, TokenPrice
-from llmshield.prices import (
-    MTOK,
-    Bound,
-    ModelPrice,
-    Prices,
-    Quote,
-    Rates,
-)
+from llmshield.policy import CallPrice, Policy, TokenPrice
+from llmshield.prices import Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block
-from llmshield_plugins.cost_cap.bounds import bound_of, price_options, seen_whole
+from llmshield_plugins.cost_cap.booking import Booking, Terms
+from llmshield_plugins.cost_cap.bounds import bound_of, is_plain, plain_bound, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
-from llmshield_plugins.cost_cap.settlement import charge_for
+from llmshield_plugins.cost_cap.tariff import Tariff
+from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
 
 _Kind = Literal["budget_spent", "store_unavailable", "model_denied", "bad_request"]
 
@@ -97,6 +98,8 @@ class AssumedPrice(BaseModel):
 class CostCap(Plugin):
     """Reserves before an attempt is sent, settles after it."""
 
+    once: ClassVar[bool] = True
+
     class Settings(hookspecs.Settings):
         """What `cost_cap:` may say."""
 
@@ -118,6 +121,9 @@ class CostCap(Plugin):
         tool_rounds: Annotated[int, Field(ge=1, le=100)] = Field(
             3, description="Rounds of server-side tools reserved."
         )
+        tool_prices: dict[str, CallPrice] = Field(
+            {}, description="What a use of a server-side tool costs, by its kind; overrides the price list."
+        )
         lost_reply: Literal["full", "estimate"] = Field(
             "full", description="What a call without any answer costs."
         )
@@ -133,19 +139,29 @@ class CostCap(Plugin):
 
     async def start(self, resources: Resources) -> None:
         """Compile the caps; find out who is locked."""
-        self._policy = resources.get(Policy)
+        policy = resources.get(Policy)
         self._ledger = resources.get(Ledger)
-        self._prices = resources.get(Prices)
-        self._caps = Caps(self._policy, self.settings.caps)
+        settings = self.settings
+        assumed = settings.on_unknown_price
+        self._tariff = Tariff(
+            policy, resources.get(Prices),
+            assumed.assume if isinstance(assumed, AssumedPrice) else None, settings.tool_prices,
+        )  # fmt: skip
+        self._caps = Caps(policy, settings.caps)
         self._ledger.declare(self._caps.of_tenant)
         metrics = resources.get(Metrics)
-        self._overruns = metrics.counter(
+        overruns = metrics.counter(
             "llmshield_cost_overrun_total", "Attempts that cost more than was reserved.", "provider"
         )
         self._refusals = metrics.counter(
             "llmshield_cost_refused_total", "Attempts refused for money.", "reason"
         )
         self._locks: dict[str, float] = {}
+        self._terms = Terms(
+            name=self.name or "cost_cap", ledger=self._ledger, tariff=self._tariff, locks=self._locks, overruns=overruns,
+            locking=settings.on_overrun == "lock", lost_in_full=settings.lost_reply == "full",
+            cut_in_full=settings.cut_stream == "full",
+        )  # fmt: skip
         await self._see_locks()
         self._watch = asyncio.create_task(self._watch_locks(), name="llmshield-cost-locks")
 
@@ -162,32 +178,40 @@ class CostCap(Plugin):
         if call.operation not in _FREE:
             call.guard_attempt(partial(self._guard, call.enforced))
 
-    async def _guard(self, enforced: bool, attempt: Attempt) -> Block | None:
+    def _guard(self, enforced: bool, attempt: Attempt) -> Block | Awaitable[Block | None] | None:
         """Reserve what this attempt may cost; no room, no attempt."""
-        call = attempt.call
-        provider = self._policy.providers.get(attempt.provider)
-        if attempt.provider == _APP and (provider is None or provider.prices is None):
+        if attempt.provider == _APP and not self._tariff.prices_app:
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
         caps = self._caps.of_attempt(attempt)
-        price = self._price(attempt)
+        plain = is_plain(attempt)
+        price = self._tariff.of(attempt, plain=plain)
         if price is None:
             return self._unpriced(attempt) if caps else None
-        bound, bounded = bound_of(attempt, price, self.settings.tool_rounds)
         output = self._output(attempt, price)
+        if plain:
+            offered, bound, bounded = NOTHING, plain_bound(attempt, price), True
+        else:
+            offered = offered_by(attempt, price, self.settings.tool_rounds)
+            bound, bounded = bound_of(attempt, price, offered)
         if caps:
-            if not bounded or (self.settings.on_unseen == "deny" and not seen_whole(attempt)):
-                return self._refuse("unseen", _unseen_message(attempt))
-            if output is None:
-                return self._refuse(
-                    "no_bound", "A budget holds: this call must bound its answer (max_tokens)."
-                )
-            if clock.now() < self._locks.get(call.tenant, 0.0):
-                message = f"Tenant {call.tenant} is locked: a provider charged more than was reserved."
-                return self._refuse("locked", message, kind="budget_spent")
-        output = output or 0
-        quote = Quote(price, bound)
+            if output is None or not bounded or not plain or self._locks:
+                block = self._refused(attempt, output, offered, bounded=bounded)
+                if block is not None:
+                    return block
+            if offered.limit is not None:
+                attempt.limit_rounds(offered.limit)
+        order = _Order(price, bound, Quote(price, bound), output or 0, offered.silent, plain)
+        booked = self._book(enforced, attempt, caps, order)
+        return at_once(booked) if self._ledger.instant else booked
+
+    async def _book(
+        self, enforced: bool, attempt: Attempt, caps: tuple[Cap, ...], order: _Order
+    ) -> Block | None:
+        """Hold the money for an attempt, and hang its end on it."""
+        call, quote, output = attempt.call, order.quote, order.output
         want = quote.worst_case(output)
-        least = quote.worst_case(min(output, self.settings.min_max_tokens))
+        shortest = self.settings.min_max_tokens
+        least = want if output <= shortest else quote.worst_case(shortest)
         labels = Labels(_clean(call.tenant), attempt.provider, _clean(attempt.model))
         id = f"{call.id}.{attempt.number}"
         block = None
@@ -205,26 +229,37 @@ class CostCap(Plugin):
                 "store", "The budget can't be checked now; nothing was sent.", kind="store_unavailable"
             )
         attempt.reserved_picousd = held.amount
-        attempt.at_end(partial(self._settle, held, price, bound))
-        if caps and block is None:
-            self._clamp(attempt, price, quote, held, output)
+        booking = Booking(self._terms, held, order.price, order.bound, order.silent)
+        attempt.at_end(booking.settle)
+        if caps and block is None and call.operation == "generate":
+            self._clamp(attempt, order, held)
+            if enforced and call.stream:
+                booking.watch_over(attempt, quote, plain=order.plain)
         return block
 
-    def _price(self, attempt: Attempt) -> ModelPrice | None:
-        call = attempt.call
-        if call.operation == "passthrough":
-            rule = next((rule for rule in self._policy.server.paths if rule.matches(call.path)), None)
-            fee = rule.price if rule is not None else None
-            return None if fee is None else ModelPrice(Rates(0, 0), per_call=fee)
-        provider = self._policy.providers.get(attempt.provider)
-        family = (provider.dialect if provider is not None else None) or call.family
-        price = self._prices.price(attempt.provider, family, attempt.model, price_options(attempt.body))
-        if price is not None and (price.generates or call.operation == "embed"):
-            return price
-        assumed = self.settings.on_unknown_price
-        if isinstance(assumed, AssumedPrice):
-            rate = assumed.assume * MTOK
-            return ModelPrice(Rates(rate, rate), context=price.context if price else None, source="assumed")
+    def _refused(
+        self, attempt: Attempt, output: int | None, offered: Offered, *, bounded: bool
+    ) -> Block | None:
+        """Why an attempt under a budget can't be sent whatever the balance is, or None."""
+        if not bounded or (self.settings.on_unseen == "deny" and not seen_whole(attempt)):
+            what = ", ".join(attempt.unseen)
+            return self._refuse(
+                "unseen",
+                f"This call refers to content that can't be priced beforehand ({what}), and a budget holds.",
+            )
+        if offered.unpriced and self.settings.on_unknown_price != "allow":
+            return self._refuse(
+                "unpriced",
+                f"No price is known for the provider's tool {offered.unpriced!r}, and a budget holds; the policy's"
+                " `tool_prices` may give one.",
+                kind="model_denied",
+            )
+        if output is None:
+            return self._refuse("no_bound", "A budget holds: this call must bound its answer (max_tokens).")
+        tenant = attempt.call.tenant
+        if clock.now() < self._locks.get(tenant, 0.0):
+            message = f"Tenant {tenant} is locked: a provider charged more than was reserved."
+            return self._refuse("locked", message, kind="budget_spent")
         return None
 
     def _unpriced(self, attempt: Attempt) -> Block | None:
@@ -250,47 +285,14 @@ class CostCap(Plugin):
             return None
         return self.settings.default_max_tokens or price.max_output or _USUAL_TOKENS
 
-    def _clamp(
-        self, attempt: Attempt, price: ModelPrice, quote: Quote, held: Reservation, output: int
-    ) -> None:
+    @staticmethod
+    def _clamp(attempt: Attempt, order: _Order, held: Reservation) -> None:
         """Put the bound that was reserved for into the body."""
-        if attempt.call.operation != "generate":
-            return
         if held.amount < held.wanted:
-            bought = quote.affordable_output(held.amount)
-            attempt.clamp_output(min(output, bought, price.max_output or bought))
+            bought = order.quote.affordable_output(held.amount)
+            attempt.clamp_output(min(order.output, bought, order.price.max_output or bought))
         elif attempt.output_bound is None:
-            attempt.clamp_output(output)
-
-    def _settle(
-        self, held: Reservation, price: ModelPrice, bound: Bound, attempt: Attempt
-    ) -> Awaitable[None] | None:
-        settling = self._settled(held, price, bound, attempt)
-        return at_once(settling) if self._ledger.instant else settling
-
-    async def _settled(self, held: Reservation, price: ModelPrice, bound: Bound, attempt: Attempt) -> None:
-        charge = charge_for(
-            attempt, price, bound, held.amount,
-            lost_in_full=self.settings.lost_reply == "full", cut_in_full=self.settings.cut_stream == "full",
-        )  # fmt: skip
-        if charge is None:
-            attempt.cost_picousd = 0
-            await self._ledger.release(held)
-            return
-        attempt.cost_picousd = charge.amount
-        if charge.usage is not None:
-            attempt.usage = charge.usage
-        await self._ledger.settle(held, charge.amount, charge.tokens_in, charge.tokens_out)
-        if charge.amount > held.amount:
-            await self._overrun(attempt, held)
-
-    async def _overrun(self, attempt: Attempt, held: Reservation) -> None:
-        """The bill is more than was reserved: count it, and lock the tenant where the policy says so."""
-        self._overruns.add(1, attempt.provider)
-        until_ms = min((line.ends_ms for line in held.lines if line.limit is not None), default=0)
-        if until_ms and self.settings.on_overrun == "lock":
-            self._locks[attempt.call.tenant] = until_ms / 1000
-            await self._ledger.lock(attempt.call.tenant, held.id, until_ms)
+            attempt.clamp_output(order.output)
 
     async def _watch_locks(self) -> None:
         """Learn of locks that other processes set. Without a store nothing is sent anyway."""
@@ -303,18 +305,26 @@ class CostCap(Plugin):
 
     async def _see_locks(self) -> None:
         if self.settings.on_overrun == "lock":
-            self._locks = await self._ledger.locks()
+            found = await self._ledger.locks()
+            self._locks.clear()
+            self._locks.update(found)
 
     def _refuse(self, reason: str, message: str, *, kind: _Kind = "bad_request") -> Block:
         self._refusals.add(1, reason)
         return Block(message, kind=kind)
 
 
+class _Order(NamedTuple):
+    """What is to be reserved for an attempt."""
+
+    price: ModelPrice
+    bound: Bound
+    quote: Quote
+    output: int
+    silent: int
+    plain: bool
+
+
 def _clean(name: str) -> str:
     """A name that clients choose, as the journal keeps it: of bounded length, and UTF-8."""
     return name[:200] if name.isascii() else name[:200].encode("utf-8", "replace").decode()
-
-
-def _unseen_message(attempt: Attempt) -> str:
-    what = ", ".join(attempt.unseen)
-    return f"This call refers to content that can't be priced beforehand ({what}), and a budget holds."

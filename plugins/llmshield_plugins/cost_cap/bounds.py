@@ -4,6 +4,9 @@ A token of a byte-level tokenizer stands for at least one byte of text, and the 
 JSON around each message are more bytes than the few tokens that a chat template puts in their place. So the
 serialised body's length in bytes is an upper bound of its text in tokens. Not in those bytes are: what a provider
 adds for tools, pictures, and what it holds itself. These have bounds of their own below, or none.
+
+An exact tokenizer would make reservations four times smaller. It is left out: tiktoken fetches its tables from the
+network when it is first used, and has none for Anthropic and Gemini.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 from llmshield.call import Attempt, Tree
 from llmshield.prices import Bound, ModelPrice
+from llmshield_plugins.cost_cap.tools import Offered
 
 _TEMPLATE_TOKENS = 64
 """Begin and end marks, and the bound that we may still put into the body."""
@@ -34,7 +38,35 @@ _IN_BYTES = frozenset(
 _PICTURES = frozenset({"image", "image_data", "image_url"})
 _MEDIA = _PICTURES | {"audio", "audio_data", "audio_id", "video"}
 _PICTURE_TYPES = frozenset({"image", "image_url", "input_image"})
-_OPTION_NAMES = ("service_tier", "serviceTier", "speed")
+
+_OPTIONS = {
+    "service_tier": "service_tier", "serviceTier": "service_tier", "speed": "speed",
+    "inference_geo": "inference_geo", "inferenceGeo": "inference_geo",
+}  # fmt: skip
+_PLAIN = frozenset(
+    {
+        "model", "messages", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "top_p",
+        "top_k", "stream", "stream_options", "stop", "stop_sequences", "n", "seed", "user", "metadata", "system",
+        "input", "instructions", "presence_penalty", "frequency_penalty", "response_format", "text", "contents",
+        "systemInstruction", "system_instruction", "logprobs", "top_logprobs", "logit_bias", "store",
+        "encoding_format", "dimensions", "reasoning_effort", "reasoning", "thinking", "safetySettings",
+    }
+)  # fmt: skip
+"""Keys of a body that change neither its price nor its bound beyond what `Attempt` says already."""
+
+
+def is_plain(attempt: Attempt) -> bool:
+    """Whether bytes, output bound and choices are all there is to know of an attempt."""
+    return not attempt.unseen and _PLAIN.issuperset(attempt.body)
+
+
+def plain_bound(attempt: Attempt, price: ModelPrice) -> Bound:
+    """The bound of a plain attempt."""
+    return Bound(
+        attempt.input_bytes + _TEMPLATE_TOKENS,
+        attempt.choices or 1,
+        long_cache=price.rates.cache_write_1h is not None and asks_long_cache(attempt.body),
+    )
 
 
 def seen_whole(attempt: Attempt) -> bool:
@@ -42,9 +74,9 @@ def seen_whole(attempt: Attempt) -> bool:
     return _IN_BYTES.issuperset(attempt.unseen)
 
 
-def bound_of(attempt: Attempt, price: ModelPrice, tool_rounds: int) -> tuple[Bound, bool]:
+def bound_of(attempt: Attempt, price: ModelPrice, offered: Offered) -> tuple[Bound, bool]:
     """The bound of this attempt's body, and whether it holds: False for unseen content at a model whose
-    context window is not known."""
+    context window is not known. `offered` are the tools that run at the provider."""
     body = attempt.body
     unseen = attempt.unseen
     if attempt.call.operation == "passthrough":
@@ -57,39 +89,58 @@ def bound_of(attempt: Attempt, price: ModelPrice, tool_rounds: int) -> tuple[Bou
             tokens += _TYPED_TOOL_TOKENS * sum(
                 type(tool) is dict and tool.get("type") not in (None, "function", "custom") for tool in tools
             )
-    long_cache, rounds, media, bounded = False, 0, False, True
-    if price.rates.cache_write_1h is not None:
-        long_cache = asks_long_cache(body)
+    media, bounded = asks_sound(body), True
     if unseen:
-        media = not _MEDIA.isdisjoint(unseen)
+        media = media or not _MEDIA.isdisjoint(unseen)
         if not _PICTURES.isdisjoint(unseen):
             each = _IMAGE_TOKENS_BY_TILE if attempt.model.startswith("gpt-4o-mini") else _IMAGE_TOKENS
             tokens += max(1, _pictures(body)) * each
         if not seen_whole(attempt):
             bounded = price.context is not None
-            if any(name.startswith(("server_tool", "mcp", "compaction")) for name in unseen):
-                rounds = tool_rounds
-            tokens = max(tokens, price.context or 0) * (1 + rounds)
-    if "audio" in body or body.get("modalities"):
-        media = True
+            tokens = max(tokens, price.context or 0) * (1 + offered.rounds)
     choices = attempt.choices
     best_of, prompts = body.get("best_of"), body.get("prompt")
     if type(best_of) is int:
         choices = max(choices, best_of)
     if type(prompts) is list and prompts and type(prompts[0]) is not int:
         choices *= len(prompts)  # legacy completions answer each prompt
-    return Bound(tokens, max(1, choices), rounds, long_cache, media), bounded
+    bound = Bound(
+        tokens,
+        max(1, choices),
+        offered.searches,
+        price.rates.cache_write_1h is not None and asks_long_cache(body),
+        media,
+        offered.fees,
+        # https://platform.openai.com/docs/guides/predicted-outputs: what was predicted and not used is billed as output.
+        attempt.input_bytes if body.get("prediction") is not None else 0,
+    )
+    return bound, bounded
 
 
 def price_options(body: Tree) -> tuple[tuple[str, str], ...]:
     """Settings of a body that change its price, as the list names them."""
-    found: list[tuple[str, str]] = []
-    for name in _OPTION_NAMES:
-        value = body.get(name)
-        if value is not None:
-            key = "speed" if name == "speed" else "service_tier"
-            found.append((key, str(value)[:40].lower().removeprefix("service_tier_")))
-    return tuple(found)
+    if _OPTIONS.keys().isdisjoint(body):
+        return ()
+    return clean_options((key, body[name]) for name, key in _OPTIONS.items() if body.get(name) is not None)
+
+
+def clean_options(given: Any) -> tuple[tuple[str, str], ...]:
+    """Settings, as a body or a report spells them, in the list's words."""
+    return tuple([(key, str(value)[:40].lower().removeprefix("service_tier_")) for key, value in given])
+
+
+def asks_sound(body: Tree) -> bool:
+    """Whether the answer may be spoken, or anything else but text."""
+    if "audio" in body or body.get("modalities"):
+        return True
+    for name in ("generationConfig", "generation_config"):
+        config = body.get(name)
+        if type(config) is dict and not _SOUND.isdisjoint(config):
+            return True
+    return False
+
+
+_SOUND = frozenset({"responseModalities", "response_modalities", "speechConfig", "speech_config"})
 
 
 def asks_long_cache(node: Any) -> bool:

@@ -1,0 +1,110 @@
+"""The money of one attempt: watched while its reply streams, settled when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from llmshield.call import Attempt
+from llmshield.ledger import Ledger, Reservation
+from llmshield.prices import Bound, ModelPrice, Quote, cost, sensible
+from llmshield.series import Counter
+from llmshield.stores import at_once
+from llmshield.verdicts import Block
+from llmshield_plugins.cost_cap.settlement import charge_for
+from llmshield_plugins.cost_cap.tariff import Tariff
+
+_NEVER = 2**63
+
+
+@dataclass(slots=True)
+class Terms:
+    """What all bookings of one plugin share. `locks` has the locked tenants and the ends of their locks."""
+
+    name: str
+    ledger: Ledger
+    tariff: Tariff
+    overruns: Counter
+    locks: dict[str, float]
+    locking: bool
+    lost_in_full: bool
+    cut_in_full: bool
+
+
+class Booking:
+    """A hold and what it was made for. `silent` are fees that no report shows."""
+
+    __slots__ = ("_bound", "_held", "_limit", "_price", "_silent", "_terms")
+
+    def __init__(
+        self, terms: Terms, held: Reservation, price: ModelPrice, bound: Bound, silent: int = 0
+    ) -> None:
+        self._terms = terms
+        self._held = held
+        self._price = price
+        self._bound = bound
+        self._silent = silent
+        self._limit = _NEVER
+
+    def watch_over(self, attempt: Attempt, quote: Quote, *, plain: bool) -> None:
+        """Stop the stream of this attempt where it would outrun what is held.
+
+        Text that the provider's tools found and an echo of the prompt are no output: for them there is room as
+        well. Sound and pictures are not counted by their text.
+        """
+        rates, bound = self._price.rates, self._bound
+        if not bound.media and rates.output_image is None and rates.output_audio is None:
+            room = (quote.affordable_output(self._held.amount) + 1) * bound.choices + bound.extra_output
+            self._limit = 12 * (room if plain else room + bound.input)
+        attempt.watch = (self._terms.name, self._look)
+
+    def _look(self, attempt: Attempt) -> Block | None:
+        if attempt.output_twelfths <= self._limit:
+            usage = attempt.usage
+            if usage is None or not sensible(usage):
+                return None
+            if cost(self._price, usage, long_cache=self._bound.long_cache) <= self._held.amount:
+                return None
+        return Block(
+            "The provider's answer goes beyond what was reserved for it; it was stopped.", kind="budget_spent"
+        )
+
+    def settle(self, attempt: Attempt) -> Awaitable[None] | None:
+        """Charge what the attempt did cost; the rest of the hold is free again."""
+        terms, held, price = self._terms, self._held, self._price
+        usage = attempt.usage
+        if usage is not None and usage.served:
+            price = terms.tariff.as_served(attempt, price, usage)
+        charge = charge_for(
+            attempt, price, self._bound, held.amount,
+            lost_in_full=terms.lost_in_full, cut_in_full=terms.cut_in_full,
+        )  # fmt: skip
+        work: Coroutine[Any, Any, None]
+        if charge is None:
+            attempt.cost_picousd = 0
+            work = terms.ledger.release(held)
+        else:
+            amount, into, out, estimate = charge
+            if self._silent and amount < held.amount:
+                amount = min(held.amount, amount + self._silent)
+            attempt.cost_picousd = amount
+            if estimate is not None:
+                attempt.usage = estimate
+            work = terms.ledger.settle(held, amount, into, out)
+            if amount > held.amount:
+                work = self._overrun(attempt, work)
+        if terms.ledger.instant:
+            at_once(work)
+            return None
+        return work
+
+    async def _overrun(self, attempt: Attempt, settling: Coroutine[Any, Any, None]) -> None:
+        """The bill is more than was reserved: count it, and lock the tenant where the policy says so."""
+        terms, held = self._terms, self._held
+        await settling
+        terms.overruns.add(1, attempt.provider)
+        until_ms = min((line.ends_ms for line in held.lines if line.limit is not None), default=0)
+        if until_ms and terms.locking:
+            terms.locks[attempt.call.tenant] = until_ms / 1000
+            await terms.ledger.lock(attempt.call.tenant, held.id, until_ms)

@@ -1,0 +1,74 @@
+"""What an attempt is priced at: its model at its provider, served as its body asks and as the reply says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from llmshield.call import Attempt, Usage
+from llmshield.policy import Policy
+from llmshield.prices import MTOK, ModelPrice, Prices, Rates
+from llmshield_plugins.cost_cap.bounds import clean_options, price_options
+from llmshield_plugins.cost_cap.tools import with_fees
+
+_APP = "app"
+_USUAL = frozenset({"default", "standard", "auto"})
+
+
+class Tariff:
+    """The prices under one policy. `assumed` is pico-USD for a token whose price nobody knows (None: unknown stays
+    unknown), `tool_prices` what the policy says of server-side tools."""
+
+    def __init__(
+        self, policy: Policy, prices: Prices, assumed: int | None, tool_prices: Mapping[str, int]
+    ) -> None:
+        self._prices = prices
+        self._families = {name: provider.dialect for name, provider in policy.providers.items()}
+        self._paths = policy.server.paths
+        self._tools = dict(tool_prices)
+        app = policy.providers.get(_APP)
+        self.prices_app = app is not None and app.prices is not None
+        """Whether the policy puts a price on the wrapped app, which else pays its own bills."""
+        self._assumed: Rates | None = None
+        if assumed is not None:
+            self._assumed = Rates(assumed * MTOK, assumed * MTOK)
+
+    def of(self, attempt: Attempt, *, plain: bool = False) -> ModelPrice | None:
+        """The price of this attempt as its body asks to be served, or None. `plain`: the body asks for nothing."""
+        if attempt.call.operation == "passthrough":
+            return self._of_path(attempt.call.path)
+        return self._find(attempt, () if plain else price_options(attempt.body), plain=plain)
+
+    def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice:
+        """The price as the reply says it was served; `price` is what was reserved for."""
+        asked = price_options(attempt.body)
+        served = clean_options(usage.served)
+        if not asked and all(value in _USUAL for _, value in served):
+            return price
+        options = {**dict(asked), **{key: value for key, value in served if value not in _USUAL}}
+        for key, value in served:
+            if value in _USUAL:
+                options.pop(key, None)
+        return self._find(attempt, tuple(options.items()), plain=False, assume=False) or price
+
+    def _find(
+        self, attempt: Attempt, options: tuple[tuple[str, str], ...], *, plain: bool, assume: bool = True
+    ) -> ModelPrice | None:
+        call = attempt.call
+        name = attempt.provider
+        price = self._prices.price(name, self._families.get(name) or call.family, attempt.model, options)
+        if price is None or (price.rates.output is None and call.operation != "embed"):
+            if self._assumed is None or not assume:
+                return None
+            context = price.context if price is not None else None
+            price = ModelPrice(self._assumed, context=context, source="assumed")
+        if plain or not (attempt.unseen or self._tools):
+            return price
+        fees = with_fees(attempt, price, self._tools)
+        return replace(price, tools=MappingProxyType(dict(fees)), per_tool=fees.get("web_search", 0))
+
+    def _of_path(self, path: str) -> ModelPrice | None:
+        rule = next((rule for rule in self._paths if rule.matches(path)), None)
+        fee = rule.price if rule is not None else None
+        return None if fee is None else ModelPrice(Rates(0, 0), per_call=fee)
