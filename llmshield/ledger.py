@@ -13,16 +13,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
 from llmshield import clock
+from llmshield.budgets import Cap as Cap
+from llmshield.budgets import budget, by_account, of_window, window_of
 from llmshield.errors import StoreUnavailable
 from llmshield.prices import usd
-from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Store
-from llmshield.windows import window
+from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Standing, Store
+from llmshield.windows import ClockWatch, Window, is_rolling, stops_counting
+from llmshield.windows import iso as iso
 
 LEASE_S = 60.0
 """How long a hold outlives its last sign of life."""
@@ -36,20 +38,6 @@ _RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 EVER = "ever"
 """The window that never ends."""
-
-
-@dataclass(slots=True, frozen=True)
-class Cap:
-    """At most `limit` pico-USD on `account` in each window of `period` (`windows`), in the time zone `zone`.
-
-    `warn_at` are shares of the limit at which whoever reads `usage` is told.
-    """
-
-    account: str
-    limit: int
-    period: str
-    zone: str = "UTC"
-    warn_at: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -83,7 +71,9 @@ class Ledger:
         self._unsettled: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._caps_of: list[Callable[[str], Sequence[Cap]]] = []
+        self._caps_on: list[Callable[[str], Sequence[Cap]]] = []
         self._renew_at = 0.0
+        self._watch = ClockWatch()
         self.available = True
         """False while the store does not answer to the keeper."""
         self.expired = 0
@@ -111,14 +101,26 @@ class Ledger:
         for task in tuple(self._unsettled):
             task.cancel()
 
-    def declare(self, caps_of: Callable[[str], Sequence[Cap]]) -> None:
-        """Tell `usage` which caps hold for a tenant."""
+    def declare(
+        self,
+        caps_of: Callable[[str], Sequence[Cap]],
+        caps_on: Callable[[str], Sequence[Cap]] | None = None,
+    ) -> None:
+        """Tell `usage` which caps hold for a tenant, and which on an account whose name begins with `cap=`."""
         self._caps_of.append(caps_of)
+        if caps_on is not None:
+            self._caps_on.append(caps_on)
 
-    def forget(self, caps_of: Callable[[str], Sequence[Cap]]) -> None:
+    def forget(
+        self,
+        caps_of: Callable[[str], Sequence[Cap]],
+        caps_on: Callable[[str], Sequence[Cap]] | None = None,
+    ) -> None:
         """Take a `declare` back."""
         if caps_of in self._caps_of:
             self._caps_of.remove(caps_of)
+        if caps_on in self._caps_on:
+            self._caps_on.remove(caps_on)
 
     async def reserve(
         self, id: str, labels: Labels, caps: Sequence[Cap], want: int, least: int | None = None
@@ -130,7 +132,7 @@ class Ledger:
         """
         now = clock.now()
         caps = _distinct(caps) if len(caps) > 1 else caps
-        lines = (Line(tenant_account(labels.tenant), EVER), *[_line(cap, now) for cap in caps])
+        lines = (Line(tenant_account(labels.tenant), EVER), *[self._line(cap, now) for cap in caps])
         want = min(want, MAX_AMOUNT)
         least = want if least is None else min(least, want)
         now_ms = int(now * 1000)
@@ -148,7 +150,8 @@ class Ledger:
             self._open[id] = reservation
             return reservation
         cap = caps[grant.line - 1]
-        return Refusal(cap, grant.spent, grant.held, window(cap.period, now, cap.zone).ends)
+        resets_at = stops_counting(cap.period, grant.oldest) if grant.oldest else window_of(cap, now).ends
+        return Refusal(cap, grant.spent, grant.held, resets_at)
 
     async def settle(
         self, reservation: Reservation, actual: int, tokens_in: int = 0, tokens_out: int = 0
@@ -225,38 +228,52 @@ class Ledger:
         budget its own window. Raises: StoreUnavailable.
         """
         now = clock.now()
-        balances = await self._store.balances("tenant=")
-        by_key = {(balance.account, balance.window): balance for balance in balances}
-        names = {balance.account: _tenant(balance.account) for balance in balances if balance.window == EVER}
+        accounts = by_account(await self._store.balances("tenant="))
+        names = {name: _tenant(name) for name, found in accounts.items() if of_window(found, EVER)}
         names |= {tenant_account(name): name for name in tenants}
-        return {"tenants": {name: self._usage_of(name, by_key, now) for _, name in sorted(names.items())}}
+        out: dict[str, Any] = {
+            "tenants": {name: self._usage_of(name, accounts, now) for _, name in sorted(names.items())}
+        }
+        if self._caps_on:
+            others = by_account(await self._store.balances("cap="))
+            out["caps"] = [
+                budget(cap, found, now)
+                for name, found in others.items()
+                for caps_on in self._caps_on
+                for cap in caps_on(name)
+            ]
+        return out
 
-    def _usage_of(self, tenant: str, by_key: dict[tuple[str, str], Balance], now: float) -> dict[str, Any]:
+    def _usage_of(self, tenant: str, accounts: dict[str, list[Balance]], now: float) -> dict[str, Any]:
         account = tenant_account(tenant)
-        total = by_key.get((account, EVER)) or Balance(account, EVER, 0, 0, 0, 0)
-        budgets = []
-        for cap in [cap for caps_of in self._caps_of for cap in caps_of(tenant)]:
-            current = window(cap.period, now, cap.zone)
-            key = (cap.account, current.name)
-            found = by_key.get(key) or Balance(*key, 0, 0, 0, 0)
-            budgets.append(
-                {
-                    "account": cap.account,
-                    "limit_usd": usd(cap.limit),
-                    "window": cap.period,
-                    "spent_usd": usd(found.spent),
-                    "held_usd": usd(found.held),
-                    "remaining_usd": usd(max(0, cap.limit - found.spent - found.held)),
-                    "resets_at": iso(current.ends),
-                }
-            )
+        found = accounts.get(account, [])
+        total = (of_window(found, EVER) or [Balance(account, EVER, 0, 0, 0, 0)])[0]
+        caps = [cap for caps_of in self._caps_of for cap in caps_of(tenant)]
         return {
             "spent_usd": usd(total.spent),
             "held_usd": usd(total.held),
-            "budgets": budgets,
+            "budgets": [budget(cap, found, now) for cap in caps],
             "requests": total.requests,
             "tokens": total.tokens,
         }
+
+    async def standing(self, caps: Sequence[Cap]) -> list[tuple[Window, Standing]]:
+        """The present window of each cap, and what is spent and held in it. Raises: StoreUnavailable."""
+        now = clock.now()
+        found = await self._store.standing([self._line(cap, now) for cap in caps])
+        return [(window_of(cap, now), each) for cap, each in zip(caps, found, strict=True)]
+
+    async def once(self, shelf: str, key: str, until: float) -> bool:
+        """True for one caller among all processes, until then (seconds since 1970). Raises: StoreUnavailable."""
+        return await self._store.put_once(shelf, key, b"1", int(until * 1000), _now_ms()) is None
+
+    def _line(self, cap: Cap, now: float) -> Line:
+        """The account that a cap is for now."""
+        if is_rolling(cap.period):
+            found = self._watch.window(cap.period, now, clock.monotonic())
+        else:
+            found = window_of(cap, now)
+        return Line(cap.account, found.name, cap.limit, int(found.over * 1000), found.since)
 
     def _later(self, work: Any) -> None:
         """Do it without anybody waiting; a store that is away has its leases."""
@@ -288,6 +305,7 @@ class Ledger:
         `available`; reserving fails meanwhile, so nothing is lost by going on."""
         while True:
             await asyncio.sleep(_TICK_S)  # housekeeping keeps the machine's pace, whatever the clock says
+            self._watch.look(clock.now(), clock.monotonic())
             try:
                 if self._open and clock.monotonic() >= self._renew_at:
                     await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
@@ -322,16 +340,6 @@ def _escape(value: str) -> str:
 def account(**parts: str) -> str:
     """The name of an account: `tenant=acme,model=gpt-4o`. No two sets of parts share one."""
     return ",".join([f"{name}={_escape(value)}" for name, value in sorted(parts.items())]) or "all"
-
-
-def iso(at: float) -> str:
-    """A point in time as `2026-11-21T00:00:00Z`."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _line(cap: Cap, now: float) -> Line:
-    found = window(cap.period, now, cap.zone)
-    return Line(cap.account, found.name, cap.limit, int(found.over * 1000))
 
 
 def _tenant(account: str) -> str:

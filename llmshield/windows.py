@@ -54,9 +54,51 @@ def window(period: str, now: float, zone: str = "UTC") -> Window:
     known = _LATELY.get((period, zone))
     if known is not None and known[1] <= now < known[2]:
         return known
-    found = _rolling(period, now, known) if period[0].isdigit() else _calendar(period, now, zone)
+    found = _rolling(period, now) if period[0].isdigit() else _calendar(period, now, zone)
     _LATELY[period, zone] = found
     return found
+
+
+class ClockWatch:
+    """What this process has seen its wall clock do, so that setting it frees no rolling window.
+
+    It compares the wall clock with the monotonic one. Money goes to the step of the latest moment that it can be by
+    any setting of the clock within one length of the window, and steps count from the earliest such moment on. So
+    after the clock was set, a window is longer for a while, never shorter. A process that is started later believes
+    the clock that it finds; nobody can tell a clock set forth from a machine that slept.
+    """
+
+    def __init__(self) -> None:
+        self._settings: list[list[float]] = []
+        """How far wall and monotonic clock were apart (least, most), and until when (monotonic), oldest first."""
+
+    def look(self, now: float, monotonic: float) -> None:
+        """Take note of both clocks."""
+        apart = now - monotonic
+        last = self._settings[-1] if self._settings else None
+        if last is None or not last[1] - _SLACK_S <= apart <= last[0] + _SLACK_S:
+            self._settings.append([apart, apart, monotonic])
+            del self._settings[:-_MOST_SETTINGS]
+        else:
+            last[0], last[1], last[2] = min(last[0], apart), max(last[1], apart), monotonic
+
+    def window(self, period: str, now: float, monotonic: float) -> Window:
+        """The rolling window that holds `now`."""
+        self.look(now, monotonic)
+        if len(self._settings) == 1:
+            return window(period, now)
+        # A step more: whoever looks on every call need not look twice within one.
+        since = monotonic - length_ms(period) / 1000 - step_ms(period) / 1000
+        lately = [each for each in self._settings if each[2] >= since]
+        earliest = window(period, max(0.0, monotonic + min(each[0] for each in lately)))
+        latest = window(period, monotonic + max(each[1] for each in lately))
+        return latest._replace(since=earliest.since)
+
+
+_SLACK_S = 1.0
+"""Clocks that are disciplined drift apart by less than this between two settings."""
+
+_MOST_SETTINGS = 1_000
 
 
 _LATELY: dict[tuple[str, str], Window] = {}
@@ -85,6 +127,11 @@ def stops_counting(period: str, name: str) -> float:
 def is_rolling(window_name: str) -> bool:
     """Whether an account's window is a step of a rolling one."""
     return window_name[:1].isdigit()
+
+
+def iso(at: float) -> str:
+    """A point in time as `2026-11-21T00:00:00Z`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @lru_cache(maxsize=64)
@@ -158,15 +205,12 @@ def _calendar(period: str, now: float, zone: str) -> Window:
     return Window(name, day_begins(first, zone), ends, ends)
 
 
-def _rolling(period: str, now: float, known: Window | None) -> Window:
-    """The step that holds `now`. A clock that went back, by less than the window, goes on in the newest step: what is
-    spent meanwhile counts as long as what is spent after the clock is right again."""
+def _rolling(period: str, now: float) -> Window:
     length, step = length_ms(period), step_ms(period)
-    reach = -(-length // step)
     index = int(now * 1000) // step
-    latest = int(known.name.rpartition(":")[2]) if known is not None else index
-    target = latest if index < latest <= index + reach else index
+    ends_ms = (index + 1) * step
+    since = max(0, index - -(-length // step))
     return Window(
-        f"{period}:{target:011d}", index * step / 1000, (index + 1) * step / 1000,
-        ((target + 1) * step + length) / 1000, f"{period}:{max(0, index - reach):011d}",
+        f"{period}:{index:011d}", index * step / 1000, ends_ms / 1000, (ends_ms + length) / 1000,
+        f"{period}:{since:011d}",
     )  # fmt: skip

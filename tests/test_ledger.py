@@ -253,6 +253,7 @@ async def test_usage(ledger: Ledger) -> None:
                         "account": "tenant=acme",
                         "limit_usd": "0.000000001000",
                         "window": "day",
+                        "time_zone": "UTC",
                         "spent_usd": "0.000000000123",
                         "held_usd": "0.000000000300",
                         "remaining_usd": "0.000000000577",

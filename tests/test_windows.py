@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from llmshield import windows
 from llmshield.ledger import iso
-from llmshield.windows import Window, day_begins, day_of, length_ms, stops_counting, window
+from llmshield.windows import (
+    ClockWatch,
+    Window,
+    day_begins,
+    day_of,
+    length_ms,
+    step_ms,
+    stops_counting,
+    window,
+)
 
 # Summer time north and south, by half an hour, at midnight, over midnight; a day left out; odd offsets.
 ZONES = [
@@ -166,28 +175,41 @@ def test_a_rolling_window_counts_all_that_lies_within_it(period: str, now: float
     assert found.begins <= now < found.ends
     assert found.over == pytest.approx(stops_counting(period, found.name))
     # What leaves is at most a step older than the window; at its leaving it does not count any more.
-    step = windows.step_ms(period) / 1000
+    step = step_ms(period) / 1000
     gone = fresh(period, now - length - 2 * step, "UTC")
     assert gone.name < found.since
     assert fresh(period, before.over + 0.001, "UTC").since > before.name
 
 
-def test_a_clock_that_goes_back_stays_in_the_newest_step() -> None:
-    now = at("2026-11-20T12:00:00")
-    newest = fresh("24h", now, "UTC")
-    back = window("24h", now - 6 * HOUR, "UTC")
-    later = window("24h", now - 5 * HOUR, "UTC")
+def test_a_clock_that_is_set_frees_nothing() -> None:
+    """Set forth and back again by 6 hours: money goes to the latest moment, steps count from the earliest."""
+    noon = at("2026-11-20T12:00:00")
+    watch = ClockWatch()
+    before = watch.window("24h", noon, 1_000.0)
+    assert before == window("24h", noon)
+    ahead = watch.window("24h", noon + 6 * HOUR, 1_001.0)
+    assert (ahead.name, ahead.since) == (window("24h", noon + 6 * HOUR).name, before.since)
+    right = watch.window("24h", noon + HOUR, 1_000.0 + HOUR)
+    assert right.name == window("24h", noon + 7 * HOUR - 1).name
+    assert right.since == window("24h", noon + HOUR).since
+    # Once all of this is longer ago than the window, the clock is believed.
+    day_later = 1_000.0 + HOUR + DAY + 2 * step_ms("24h") / 1000
 
-    assert newest.name == back.name == later.name
-    assert back.since < newest.since  # more is counted, not less
-    assert window("24h", now + HOUR, "UTC").name > newest.name
+    assert watch.window("24h", noon + day_later - 1_000.0, day_later) == window(
+        "24h", noon + day_later - 1_000
+    )
 
 
-def test_a_clock_that_was_far_ahead_is_not_believed_for_ever() -> None:
-    now = at("2026-11-20T12:00:00")
-    fresh("24h", now + 365 * DAY, "UTC")
+def test_a_clock_that_is_disciplined_is_believed() -> None:
+    """NTP moves a clock by milliseconds; a minute is not made longer by that."""
+    noon = at("2026-11-20T12:00:00")
+    watch = ClockWatch()
+    for minute in range(10_000):
+        now = noon + minute * 60 * 1.000_01
 
-    assert fresh("24h", now, "UTC") == window("24h", now, "UTC")
+        assert watch.window("1m", now, 5.0 + minute * 60).since <= window("1m", now).since
+    assert len({each[0] for each in watch._settings}) <= 10
+    assert int(window("1m", now).since[3:]) - int(watch.window("1m", now, 5.0 + minute * 60).since[3:]) <= 1
 
 
 UNKNOWN = ["Europe", "Berlin", "", "../../etc/passwd", "/etc/localtime", "Europe/Berlin\x00", "UTC+1"]

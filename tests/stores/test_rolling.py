@@ -1,0 +1,265 @@
+"""Rolling windows: a limit over many steps, in one atomic step of every store; never a second budget."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
+from llmshield.stores import Balance, Grant, Labels, Line, Shortage, Standing, Store, open_store
+from llmshield.testing import FrozenClock
+from llmshield.windows import iso, length_ms, step_ms
+
+LABELS = Labels("acme", "openai", "gpt-4o")
+NOW = 1_900_000_000_000
+ENDS = 2_000_000_000_000
+SINCE = "24h:00000000100"
+
+
+def step(number: int, limit: int | None = 1_000, account: str = "tenant=acme") -> Line:
+    """A line of this step; the window counts from step 100 on."""
+    return Line(account, f"24h:{number:011d}", limit, ENDS, SINCE)
+
+
+async def reserve(
+    store: Store, id: str, number: int, want: int, least: int | None = None
+) -> Grant | Shortage:
+    lines = (Line("tenant=acme", "ever"), step(number))
+    return await store.reserve(id, lines, want, want if least is None else least, NOW + 60_000, NOW, LABELS)
+
+
+async def test_a_limit_holds_for_the_sum_of_all_steps(store: Store) -> None:
+    assert await reserve(store, "a", 100, 300) == Grant(300)
+    assert await reserve(store, "b", 130, 300) == Grant(300)
+    await store.settle("a", (Line("tenant=acme", "ever"), step(100)), 200, NOW, LABELS)
+    assert await reserve(store, "c", 160, 400) == Grant(400)
+
+    assert await reserve(store, "d", 160, 101) == Shortage(1, 200, 700, "24h:00000000100")
+    assert await reserve(store, "e", 160, 5_000, 50) == Grant(100)
+    assert await store.standing([step(160)]) == [Standing(200, 800, "24h:00000000100")]
+
+
+async def test_what_is_older_does_not_count_and_what_is_ahead_does(store: Store) -> None:
+    await reserve(store, "old", 99, 900)
+    await reserve(store, "ahead", 5_000, 600)
+
+    assert await reserve(store, "b", 160, 401) == Shortage(1, 0, 600, "24h:00000005000")
+    assert await reserve(store, "c", 160, 400) == Grant(400)
+
+
+async def test_other_lengths_and_other_accounts_do_not_count(store: Store) -> None:
+    for index, line in enumerate(
+        (
+            Line("tenant=acme", "1h:00000000150", None, ENDS),
+            Line("tenant=acme", "day:2026-11-20", None, ENDS),
+            Line("tenant=acme", "ever"),
+            Line("tenant=acme2", "24h:00000000150", None, ENDS),
+            Line("tenant=acme,model=24h:", "24h:00000000150", None, ENDS),
+            Line("tenant=acm", "24h:00000000150", None, ENDS),
+        )
+    ):
+        await store.settle(f"s{index}", (line,), 999, NOW, LABELS)
+
+    assert await store.standing([step(150)]) == [Standing(0, 0)]
+    assert await reserve(store, "a", 150, 1_000) == Grant(1_000)
+
+
+async def test_names_that_look_like_steps_stay_what_they_are(store: Store) -> None:
+    """Parts of an account's name come from clients."""
+    odd = "cap=24h:00000000100,tag:a=1h:5|x"
+    line = step(150, 500, odd)
+    await store.settle("a", (step(140, None, odd),), 400, NOW, LABELS)
+
+    assert await store.standing([line]) == [Standing(400, 0, "24h:00000000140")]
+    assert isinstance(await store.reserve("b", (line,), 101, 101, NOW + 1, NOW, LABELS), Shortage)
+
+
+async def test_steps_that_nothing_is_on_are_not_the_oldest(store: Store) -> None:
+    await reserve(store, "a", 100, 300)
+    await store.release("a", (Line("tenant=acme", "ever"), step(100)))
+    await reserve(store, "b", 120, 300)
+
+    assert await store.standing([step(160)]) == [Standing(0, 300, "24h:00000000120")]
+
+
+async def test_orphans_are_charged_in_their_own_step(store: Store) -> None:
+    await reserve(store, "a", 110, 300)
+    await store.expire(NOW + 60_000)
+
+    assert await store.standing([step(160), step(110)]) == [Standing(300, 0, "24h:00000000110")] * 2
+    assert Balance("tenant=acme", "24h:00000000110", 300, 0, 1, 0) in await store.balances("tenant=acme")
+
+
+async def test_how_lines_stand(store: Store) -> None:
+    day = Line("tenant=acme", "day:2026-11-20", 100, ENDS)
+    await store.settle("a", (day,), 70, NOW, LABELS)
+    await store.reserve("b", (day,), 30, 30, NOW + 60_000, NOW, LABELS)
+    unknown = [Line(f"tenant={index}", "ever") for index in range(250)]
+
+    assert await store.standing([]) == []
+    assert await store.standing([*unknown, day, Line("tenant=acme", "ever")]) == [
+        *[Standing(0, 0)] * 250, Standing(70, 30), Standing(0, 0),
+    ]  # fmt: skip
+    assert [found.account for found in await store.balances()] == ["tenant=acme"]
+
+
+async def test_what_is_long_over_is_forgotten(store: Store) -> None:
+    await store.settle("a", (step(100)._replace(ends_ms=NOW - 20 * 86_400_000),), 70, NOW, LABELS)
+    await store.settle("b", (step(101),), 50, NOW, LABELS)
+    await store.expire(NOW)
+    if store.url.scheme == "redis":  # its own clock decides; the key lives a week more
+        return
+
+    assert await store.standing([step(160)]) == [Standing(50, 0, "24h:00000000101")]
+
+
+SPEND = """
+import asyncio, json, random, sys
+from llmshield.errors import StoreUnavailable
+from llmshield.stores import Grant, Labels, Line, open_store
+
+url, name, clients, cap = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+labels = Labels("acme", "openai", "gpt-4o")
+
+async def until(step, *args):
+    for _ in range(100):
+        try:
+            return await step(*args)
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+    raise SystemExit("the store is gone")
+
+async def spend(store, client, rng):
+    spent = 0
+    for turn in range(100_000):
+        id = f"{name}.{client}.{turn}"
+        # Clocks of processes differ, and time goes by: each reservation is in some step of the window.
+        lines = (Line("tenant=acme", "ever"),
+                 Line("tenant=acme", f"24h:{100 + rng.randrange(61):011d}", cap, 4_000_000_000_000, "24h:00000000100"))
+        held = await until(store.reserve, id, lines, cap // 200, cap // 200, 3_000_000_000_000, 2_000_000_000_000, labels)
+        if not isinstance(held, Grant):
+            return spent
+        await asyncio.sleep(rng.random() / 500)
+        cost = rng.randrange(held.amount + 1)
+        if rng.random() < 0.05:
+            await until(store.release, id, lines)
+            continue
+        await until(store.settle, id, lines, cost, 2_000_000_000_000, labels, 1, 1)
+        spent += cost
+    raise SystemExit("never refused")
+
+async def main():
+    store = open_store(url)
+    await store.open()
+    rng = random.Random(name)
+    print(json.dumps(sum(await asyncio.gather(*[spend(store, client, rng) for client in range(clients)]))))
+    await store.close()
+
+asyncio.run(main())
+"""
+CAP = 1_000_000_000_000
+
+
+async def race(url: str, store: Store, run: int) -> None:
+    processes, clients = 4, 16
+    workers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SPEND, url, f"{run}-{index}", str(clients), str(CAP), stdout=subprocess.PIPE
+        )
+        for index in range(processes)
+    ]
+    spent = sum([json.loads((await worker.communicate())[0]) for worker in workers])
+    found = [each for each in await store.balances("tenant=acme") if each.window != "ever"]
+
+    assert spent == sum(each.spent for each in found) <= CAP
+    assert CAP - spent < CAP // 200 * processes * clients
+    assert sum(each.held for each in found) == 0
+    assert len(found) > 10
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+async def test_a_rolling_cap_is_never_overspent(url: str, store: Store) -> None:
+    """4 processes x 16 clients, each reservation in a step of its own choice: overshoot is exactly 0."""
+    await race(url, store, 0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("run", range(100))
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+async def test_a_rolling_cap_is_never_overspent_many_times(url: str, store: Store, run: int) -> None:
+    await race(url, store, run)
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.floats(0, 0.4),  # share of the window that goes by
+        st.integers(1, 400),  # wanted
+        st.floats(0, 1),  # share of it that it costs
+        st.sampled_from([0.0, 0.0, 0.0, -0.1, -0.5, 0.5, -3.0, 3.0]),  # share by which the clock is wrong now
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["1m", "10m", "24h", "7d"]), MOVES)
+def test_no_stretch_of_real_time_holds_more(
+    period: str, moves: list[tuple[float, int, float, float]]
+) -> None:
+    """What was reserved in any stretch of the window's length adds up to the limit at the most, by a clock that nobody
+    touches; the machine's own is set forth and back all the time."""
+    length = length_ms(period) / 1000
+    cap = Cap(tenant_account("acme"), 1_000, period)
+    spends: list[tuple[float, int]] = []
+
+    async def play() -> None:
+        ledger = Ledger(open_store("memory://"))
+        wrong = 0.0
+        for turn, (wait, want, share, off) in enumerate(moves):
+            time.advance(wait * length)
+            time.step(off * length - wrong)
+            wrong = off * length
+            held = await ledger.reserve(f"r{turn}", LABELS, (cap,), want, 1)
+            if isinstance(held, Reservation):
+                cost = int(held.amount * share)
+                await ledger.settle(held, cost)
+                spends.append((time.monotonic(), cost))
+
+    with FrozenClock(1_795_000_000.0) as time:
+        asyncio.run(play())
+    for begin, _ in spends:
+        within = sum(cost for at, cost in spends if begin <= at < begin + length)
+
+        assert within <= 1_000
+
+
+async def test_room_comes_back_step_by_step() -> None:
+    cap = Cap(tenant_account("acme"), 1_000, "24h")
+    with FrozenClock(1_795_000_000.0) as time:
+        ledger = Ledger(open_store("memory://"))
+        ledger.declare(lambda tenant: (cap,))
+        for turn in range(10):
+            held = await ledger.reserve(f"r{turn}", LABELS, (cap,), 100)
+            assert isinstance(held, Reservation)
+            await ledger.settle(held, 100)
+            time.advance(3_600)
+        refused = await ledger.reserve("x", LABELS, (cap,), 100)
+        assert isinstance(refused, Refusal)
+        assert (refused.spent, refused.held) == (1_000, 0)
+        first_leaves = 1_795_000_000 + 86_400 + step_ms("24h") / 1000
+        assert first_leaves - step_ms("24h") / 1000 < refused.resets_at <= first_leaves
+        said: dict[str, Any] = (await ledger.usage(("acme",)))["tenants"]["acme"]["budgets"][0]
+        assert (said["window"], said["remaining_usd"]) == ("24h", "0.000000000000")
+        assert said["resets_at"] == iso(refused.resets_at)
+        time.advance(refused.resets_at - time.now() - 1)
+        assert isinstance(await ledger.reserve("y", LABELS, (cap,), 100), Refusal)
+        time.advance(1.001)
+
+        assert isinstance(await ledger.reserve("z", LABELS, (cap,), 100), Reservation)
+        assert isinstance(await ledger.reserve("z2", LABELS, (cap,), 100), Refusal)
