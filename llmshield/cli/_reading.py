@@ -1,4 +1,5 @@
-"""Read the policy that a command names: a file that can't be read is told in one line, as wrong usage."""
+"""Read the policy that a command names, and find the store that it means: what can't be read is told in one line, as
+wrong usage."""
 
 from __future__ import annotations
 
@@ -10,8 +11,12 @@ import typer
 
 if TYPE_CHECKING:
     from llmshield.policy import Policy
+    from llmshield.stores import Store
 
 USAGE = 2
+
+_POLICY = Path("policy.yaml")
+_BOOK = Path("llmshield.db")
 
 
 def policy_at(path: Path, command: str) -> Policy:
@@ -30,3 +35,34 @@ def policy_at(path: Path, command: str) -> Policy:
             file=sys.stderr,
         )
         raise typer.Exit(USAGE) from None
+
+
+def shared_store(policy: Path | None, url: str | None, command: str) -> Store:
+    """The store of this URL, or of the policy (else `policy.yaml` here, else `llmshield.db` here), not yet opened.
+
+    Raises: ShieldError where other processes have no part in it, or there is none; typer.Exit without any of these.
+    """
+    from llmshield.errors import ShieldError
+    from llmshield.stores import open_store
+
+    if url is None:
+        if policy is not None or _POLICY.is_file():
+            url = policy_at(policy or _POLICY, command).server.store
+        elif _BOOK.is_file():
+            url = f"sqlite:///{_BOOK}"
+        else:
+            print(
+                f"llmshield {command}: there is no {_POLICY}; say --policy FILE or --store URL",
+                file=sys.stderr,
+            )
+            raise typer.Exit(USAGE)
+    store = open_store(url)
+    if not store.shared:
+        raise ShieldError(
+            "memory:// lives in the serving process only; set `server.store` to sqlite:// or redis://"
+        )
+    if store.url.scheme == "sqlite" and not Path(store.url.path).is_file():
+        raise ShieldError(
+            f"There is no store at {store.url.path!r}; start `llmshield serve` once, or check the path."
+        )
+    return store

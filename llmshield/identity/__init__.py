@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias
 
 from llmshield import client_keys, registry
+from llmshield.blocks import Blocks
 from llmshield.errors import CallError
 from llmshield.identity._addresses import Trusted
 from llmshield.identity._sent import as_bearer, is_key_name, one_key
@@ -146,6 +147,7 @@ class Identity:
         self._policy_keys = frozenset(digest.removeprefix("sha256:") for digest in policy.keys)
         # Where a provider has no key of its own, a key that we do not know is the client's key for the provider.
         self._passes_keys = any(p.api_key is None for p in policy.providers.values()) or not policy.providers
+        self._blocks = Blocks(store) if store is not None else None
         tenant = policy.tenants.get(ANONYMOUS)
         self._anonymous = (
             Who(ANONYMOUS, tenant.tier if tenant else None) if tenant or not policy.tenants else None
@@ -153,11 +155,15 @@ class Identity:
 
     async def start(self) -> None:
         """Make every way ready. Raises: ShieldError with the remedy."""
+        if self._blocks is not None:
+            await self._blocks.start()
         for way in self._ways:
             await way.start()
 
     async def close(self) -> None:
         """Let go of what the ways hold."""
+        if self._blocks is not None:
+            await self._blocks.close()
         for way in self._ways:
             await way.close()
 
@@ -168,7 +174,7 @@ class Identity:
         connection.
 
         Raises: CallError `unauthenticated` for a missing, unknown or bad credential, `bad_request` for two different
-        keys; the awaitable raises the same.
+        keys, `forbidden` for a caller that is blocked; the awaitable raises the same.
         """
         key = one_key(headers, query)
         for at, way in enumerate(self._ways):
@@ -194,6 +200,8 @@ class Identity:
 
     def _caller(self, who: Who, key: str | None, headers: Mapping[str, str], peer: str) -> Caller:
         address = self._trusted.client(headers, peer)
+        if self._blocks is not None and self._blocks.any:
+            self._blocks.check(who.tenant, address)
         ours = key is not None and (who.uses_key or self._is_ours(key))
         if key is None or ours:
             last = who.last
