@@ -192,9 +192,9 @@ def expire(connection: sqlite3.Connection, now_ms: int) -> int:
     return len(due)
 
 
-def prune_old(connection: sqlite3.Connection, now_ms: int) -> None:
-    """Forget accounts long after their window, and gates and seats that count nothing any more."""
-    connection.execute("DELETE FROM account WHERE ends_ms BETWEEN 1 AND ? AND held = 0", (now_ms - KEPT_MS,))
+def prune_old(connection: sqlite3.Connection, now_ms: int, age_ms: int) -> None:
+    """Forget accounts long after their window (`_ages`), and gates and seats that count nothing any more."""
+    connection.execute("DELETE FROM account WHERE ends_ms BETWEEN 1 AND ? AND held = 0", (age_ms - KEPT_MS,))
     connection.execute("DELETE FROM gate WHERE ends_ms < ?", (now_ms,))
     connection.execute("DELETE FROM seat WHERE until_ms < ?", (now_ms,))
 

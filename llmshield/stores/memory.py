@@ -34,6 +34,7 @@ from llmshield.stores import (
     Window,
     book_of,
 )
+from llmshield.stores._ages import Age
 from llmshield.stores._gates import Gate, Gates
 from llmshield.stores._sums import added, room, wait_ms
 
@@ -89,7 +90,8 @@ class MemoryStore(Store):
         self._ends: list[tuple[int, str, str]] = []
         """When notes end, the next one first."""
         self._revisions: dict[str, int] = {}
-        self._sweep_ms = 0
+        self._swept_ms = 0
+        self._age = Age()
 
     async def open(self) -> None:
         self.warnings = ("memory:// forgets what was spent when this process ends.",)
@@ -350,11 +352,12 @@ class MemoryStore(Store):
 
     def _forget(self, now_ms: int) -> None:
         """Drop what no later step can ask for."""
-        if now_ms < self._sweep_ms:
+        if abs(now_ms - self._swept_ms) < _SWEEP_MS:
             return
-        self._sweep_ms = now_ms + _SWEEP_MS
+        self._swept_ms = now_ms
+        over_ms = self._age(now_ms) - KEPT_MS
         for key, account in list(self._accounts.items()):
-            if account.ends_ms and account.ends_ms + KEPT_MS < now_ms and not account.held:
+            if 0 < account.ends_ms < over_ms and not account.held:
                 del self._accounts[key]
                 if key[1][:1].isdigit():
                     kind = _kind(*key)

@@ -46,6 +46,7 @@ from llmshield.stores import (
 from llmshield.stores import _sqlite_book as which
 from llmshield.stores import _sqlite_notes as notes
 from llmshield.stores import _sqlite_steps as steps
+from llmshield.stores._ages import Age
 from llmshield.stores._sqlite_book import Turned
 
 P = ParamSpec("P")
@@ -99,7 +100,8 @@ class SqliteStore(Store):
         self._dirty = False
         self._changes = 0
         self._sweep_ms = 0
-        self._prune_ms = 0
+        self._pruned_ms = 0
+        self._age = Age()
 
     async def open(self) -> None:
         if self._thread is not None:
@@ -155,9 +157,10 @@ class SqliteStore(Store):
         return await self._step(steps.renew, ids, until_ms)
 
     async def expire(self, now_ms: int) -> int:
-        if now_ms >= self._prune_ms:
-            self._prune_ms = now_ms + _PRUNE_MS
-            await self._in_thread(steps.prune_old, now_ms)
+        age_ms = self._age(now_ms)
+        if abs(now_ms - self._pruned_ms) >= _PRUNE_MS:
+            self._pruned_ms = now_ms
+            await self._in_thread(steps.prune_old, now_ms, age_ms)
         await self._step(notes.forget, now_ms)
         return await self._step(steps.expire, now_ms)
 
