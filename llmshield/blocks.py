@@ -13,12 +13,12 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from llmshield import clock
+from llmshield.addresses import parse
 from llmshield.errors import CallError, ShieldError, StoreUnavailable
 from llmshield.logs import log
 from llmshield.stores import Store
@@ -132,10 +132,10 @@ class Blocks:
         until_ms = self._tenants.get(tenant)
         if until_ms is not None and _holds(until_ms):
             raise CallError("forbidden", f"Tenant {tenant} is blocked{_until(until_ms)}.")
-        parsed = _parsed(address)
+        parsed = parse(address)
         if parsed is not None:
-            version, number = parsed
-            for shift, blocked in self._networks[version]:
+            number = int(parsed)
+            for shift, blocked in self._networks[parsed.version]:
                 until_ms = blocked.get(number >> shift)
                 if until_ms is not None and _holds(until_ms):
                     raise CallError("forbidden", f"This address is blocked{_until(until_ms)}.")
@@ -178,18 +178,6 @@ class Blocks:
                     expected = isinstance(error, StoreUnavailable)
                     log.warning("blocks_unwatched", error=type(error).__name__, expected=expected)
                 away = True
-
-
-@lru_cache(4096)
-def _parsed(text: str) -> tuple[int, int] | None:
-    """Version and number of an address; an IPv4 one inside IPv6 is itself."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    found = mapped or address
-    return found.version, int(found)
 
 
 def _holds(until_ms: int) -> bool:

@@ -6,12 +6,12 @@ up and adds nothing but its id.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
+from llmshield.addresses import network_of
 from llmshield.call import Call
 from llmshield.policy import Rate
 from llmshield.policy.tenants import Queue
@@ -135,32 +135,20 @@ class RuleBook:
         parts = list[tuple[str, Limits, str]]()
         limits = self._tiers.get(tier)
         if limits is not None:
-            parts.append((who(client) if tenant == ANONYMOUS else _tenant(tenant), limits, ""))
+            parts.append((_address(client) if tenant == ANONYMOUS else _tenant(tenant), limits, ""))
         if self._address is not None:
-            parts.append(("each:" + who(client), self._address, "address-"))
+            parts.append(("each:" + _address(client), self._address, "address-"))
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         rules = self._known[key] = Rules(parts)
         return rules
 
 
-def who(client: str) -> str:
-    """The caller's address as limits see it: an IPv6 one by its /64, an IPv4 one inside IPv6 as itself.
-
-    A household or machine holds a whole /64 (RFC 6177), so single addresses in it mean nothing.
-    """
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:
-        return "address:none"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return f"address:{ipaddress.ip_network((int(address), 64), strict=False)}"
-        return f"address:{address.ipv4_mapped}"
-    return f"address:{address}"
-
-
 PER: Mapping[int, str] = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+
+
+def _address(client: str) -> str:
+    return f"address:{network_of(client)}"
 
 
 def _tenant(name: str) -> str:
