@@ -5,6 +5,8 @@ Rule: plugins propose edits; the chain alone writes, and a Text never shows its 
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -224,6 +226,49 @@ class Finding:
 
 
 Proposal: TypeAlias = Edit | Clamp | Finding
+
+
+class CleanTexts:
+    """Texts that a guard has judged and found clean, so that it need not judge them again.
+
+    A chat sends its system prompt, its tools and all that was said with every call; only the last message is new.
+    Kept are 16 bytes of a hash under a key of this object, never a text; at most `2 * size` of them, the last used.
+    One object for one guard under one policy: what is clean for it says nothing for another. May be used from threads.
+    """
+
+    __slots__ = ("_hash", "_new", "_old", "_size")
+
+    LEAST = 48
+    """Characters from which a text is worth the hash; shorter ones are read as fast."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._hash = hashlib.sha256(secrets.token_bytes(64))
+        self._size = size
+        self._new: set[bytes] = set()
+        self._old: set[bytes] = set()
+
+    def key(self, text: str, about: bytes = b"") -> bytes:
+        """The hash of a text; `about` tells apart what is judged differently (its role)."""
+        made = self._hash.copy()
+        made.update(about + b"\0" + text.encode("utf-8", "surrogatepass"))
+        return made.digest()[:16]
+
+    def __contains__(self, key: bytes) -> bool:
+        if key in self._new:
+            return True
+        if key in self._old:
+            self.add(key)
+            return True
+        return False
+
+    def add(self, key: bytes) -> None:
+        """Remember a key. When there are too many, the half that was not used for longest goes."""
+        if len(self._new) >= self._size:
+            self._old, self._new = self._new, set()
+        self._new.add(key)
+
+    def __repr__(self) -> str:
+        return f"<CleanTexts {len(self._new) + len(self._old)}>"
 
 
 def escape(step: str | int) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from llmshield.call import Call, Text
 from llmshield.testing import read
+from llmshield.texts import CleanTexts
 
 
 def tool_call(arguments: Any) -> Call:
@@ -77,3 +78,21 @@ def test_renaming_is_linear() -> None:
 
     assert time.process_time() - before < 2.0
     assert 20_000 == len(call.body["messages"][0]["content"][0]["input"])
+
+
+def test_clean_texts_are_known_again_and_never_kept() -> None:
+    clean = CleanTexts(size=3)
+    keys = [clean.key(f"text number {number}") for number in range(10)]
+
+    assert keys[0] == clean.key("text number 0")
+    assert len({clean.key("a"), clean.key("a", b"tool"), clean.key("b"), clean.key("\ud83d")}) == 4
+    assert clean.key("a") != CleanTexts().key("a"), "a hash says nothing elsewhere"
+
+    clean.add(keys[0])
+    for key in keys[1:]:
+        assert keys[0] in clean, "what is used stays"
+        clean.add(key)
+
+    assert keys[1] not in clean
+    assert keys[9] in clean
+    assert len(clean._new) + len(clean._old) <= 6

@@ -10,6 +10,7 @@ from llmshield import clock
 from llmshield.call import Call, Channel, Reply, Text
 from llmshield.errors import PluginError
 from llmshield.hookspecs import Plugin
+from llmshield.texts import CleanTexts
 from llmshield.verdicts import Block
 
 from .conversation import Conversation
@@ -18,6 +19,8 @@ from .reply import ReplyFilter
 from .scan import Scanner
 from .settings import InjectionSettings, Role
 
+# A text from a tool is judged by scores of its own.
+_ABOUT = {"system": b"", "user": b"", "assistant": b"", "tool": b"tool"}
 # Findings reported of one call; a conversation of a thousand flagged messages says no more than ten.
 _MAX_FINDINGS = 10
 
@@ -32,6 +35,7 @@ class Injection(Plugin):
         super().__init__(settings)
         self._scanner = Scanner(settings.rules())
         self._roles = frozenset(settings.scan)
+        self._clean = CleanTexts()
         self._longest = max((len(phrase) for phrase in settings.deny), default=0)
 
     @classmethod
@@ -44,28 +48,44 @@ class Injection(Plugin):
         texts = [text for text in call.prompts() if text.role in self._roles]
         if not texts:
             return None
-        values = [text.value for text in texts]
-        if len(texts) == 1 or not self._scanner.is_plain(values):
-            blocked = self._each(call, texts, values)
-            if blocked is not None:
-                return blocked
+        blocked = self._unknown(call, texts)
+        if blocked is not None:
+            return blocked
         if len(texts) > 1 or any(text.role == "assistant" for text in call.texts):
             return self._joined(call)
         return None
 
-    def _each(self, call: Call, texts: Sequence[Text], values: Sequence[str]) -> Block | None:
+    def _unknown(self, call: Call, texts: Sequence[Text]) -> Block | None:
+        """Judge what was not found clean before: of most calls, the last message."""
+        clean = self._clean
+        unknown: list[tuple[Text, str, bytes | None]] = []
+        for text in texts:
+            value = text.value
+            key = clean.key(value, _ABOUT[text.role]) if len(value) >= CleanTexts.LEAST else None
+            if key is None or key not in clean:
+                unknown.append((text, value, key))
+        if len(unknown) > 1 and self._scanner.is_plain([value for _, value, _ in unknown]):
+            for _, _, key in unknown:
+                if key is not None:
+                    clean.add(key)
+            return None
+        return self._each(call, unknown)
+
+    def _each(self, call: Call, texts: Sequence[tuple[Text, str, bytes | None]]) -> Block | None:
         reports = 0
-        for text, value in zip(texts, values, strict=True):
+        for text, value, key in texts:
+            if call.deadline is not None and clock.monotonic() > call.deadline:
+                raise PluginError("the texts of this call were not all judged in time")
             judgement = self._scanner.scan(value, text.role, exact=False)
             if judgement.action == "allow":
+                if key is not None:
+                    self._clean.add(key)
                 continue
             if judgement.action == "block" or reports < _MAX_FINDINGS:
                 self._report(call, judgement, text)
                 reports += 1
             if judgement.action == "block":
                 return self._block(judgement, text.param)
-            if call.deadline is not None and clock.monotonic() > call.deadline:
-                raise PluginError("the texts of this call were not all judged in time")
         return None
 
     def _joined(self, call: Call) -> Block | None:

@@ -9,6 +9,7 @@ from collections import Counter
 
 from llmshield.call import Call, Channel, Reply, Stop, Text
 from llmshield.hookspecs import Plugin, Resources, hookimpl
+from llmshield.texts import CleanTexts
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import kinds, operators
 from llmshield_plugins.pii.custom import Custom
@@ -49,6 +50,7 @@ class Pii(Plugin):
         self._allow = frozenset(value.casefold() for value in settings.allow)
         self._custom = Custom(settings.recognisers, settings.hold_back)
         self._walker = self._build(None)
+        self._clean = CleanTexts()
 
     async def start(self, resources: Resources) -> None:
         """Load presidio if the policy has a kind that needs it; off the event loop, it takes seconds.
@@ -84,10 +86,22 @@ class Pii(Plugin):
         values = [text.value for text in texts]
         if not values or not self._walker.suspects("\n".join(values)):
             return None
-        found = [self._walker.whole(value, call.deadline) for value in values]
+        found = [self._found(value, call.deadline) for value in values]
         if not any(found):
             return None
         return self._propose(call, texts, values, repeats(values, found, self._rules))
+
+    def _found(self, value: str, deadline: float | None) -> list[Found]:
+        """What a text holds; one that was clean before is not searched again."""
+        if len(value) < CleanTexts.LEAST:
+            return self._walker.whole(value, deadline)
+        key = self._clean.key(value)
+        if key in self._clean:
+            return []
+        found = self._walker.whole(value, deadline)
+        if not found:
+            self._clean.add(key)
+        return found
 
     def _propose(
         self, call: Call, texts: list[Text], values: list[str], found: list[list[Found]]

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from llmshield import clock
 from llmshield.call import Channel, Finding
+from llmshield.testing import call as read_call
+from llmshield.testing import run_hook
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
 from llmshield_plugins.pii.kinds import BROAD, KNOWN, LATER, OWN
@@ -280,3 +282,22 @@ def test_scanner_gives_a_verdict_for_anything() -> None:
     assert (verdict["action"], verdict["score"], verdict["families"]) == ("flag", 1.0, ["EMAIL_ADDRESS"])
     assert [{"start": 2, "end": 2 + len(MAIL), "type": "EMAIL_ADDRESS", "score": 1.0}] == verdict["spans"]
     assert scanner.scan("word \u00e9 " * 20_000)["action"] == "allow"
+
+
+async def test_a_text_that_was_clean_is_not_searched_again(
+    desk: Callable[..., Any], monkeypatch: Any
+) -> None:
+    plugin = desk().plugin
+    searched: list[str] = []
+    whole = plugin._walker.whole
+    monkeypatch.setattr(
+        plugin._walker, "whole", lambda text, *more: searched.append(text) or whole(text, *more)
+    )
+    clean = "The order 12 345 678 90 was shipped on 2024-03-12 in 3 parcels, the invoice is on its way."
+    for _ in range(2):
+        seen = await run_hook(plugin, "pre_request", read_call(clean))
+        assert seen.action == "allow"
+        seen = await run_hook(plugin, "pre_request", read_call(f"{clean} Ask john.doe@example.com."))
+        assert seen.action == "redact"
+
+    assert searched.count(clean) == 1
