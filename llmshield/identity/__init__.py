@@ -22,11 +22,22 @@ from llmshield import client_keys, registry
 from llmshield.blocks import Blocks
 from llmshield.errors import CallError
 from llmshield.identity._addresses import Trusted
-from llmshield.identity._sent import as_bearer, is_key_name, one_key
+from llmshield.identity._sent import as_bearer, carries_key, is_key_name, one_key
 from llmshield.policy import Policy
 from llmshield.stores import Store
 
-__all__ = ["ANONYMOUS", "Asked", "Caller", "House", "Identity", "Way", "Who", "as_bearer", "is_key_name"]
+__all__ = [
+    "ANONYMOUS",
+    "Asked",
+    "Caller",
+    "House",
+    "Identity",
+    "Way",
+    "Who",
+    "as_bearer",
+    "carries_key",
+    "is_key_name",
+]
 
 ANONYMOUS = "anonymous"
 

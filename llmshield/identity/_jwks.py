@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, OKPKey, RSAKey
+from joserfc.util import urlsafe_b64decode
 
 from llmshield import clock
 from llmshield.dialects import WireRequest
@@ -191,10 +192,12 @@ def _usable(item: Any) -> Key | None:
     if not isinstance(item, dict) or item.get("kty") not in {"RSA", "EC", "OKP"} or item.get("use") == "enc":
         return None
     try:
+        if item["kty"] == "RSA":  # before the library sees it: it only warns
+            modulus = int.from_bytes(urlsafe_b64decode(item["n"].encode()), "big")
+            if modulus.bit_length() < _RSA_BITS:
+                return None
         key: Any = JWKRegistry.import_key(item)
-    except (JoseError, ValueError, TypeError, KeyError):
-        return None
-    if isinstance(key, RSAKey) and key.public_key.key_size < _RSA_BITS:
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return key if isinstance(key, RSAKey | ECKey | OKPKey) else None
 

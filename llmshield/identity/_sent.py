@@ -52,6 +52,13 @@ def is_key_name(name: str) -> bool:
     return unquote_plus(name).lstrip("$").lower() == "key"
 
 
+def carries_key(name: bytes, value: bytes) -> bool:
+    """Whether a raw header (its name in lower case) is one that a key comes in with; a login of another scheme is not."""
+    return name.decode("latin-1") in KEY_HEADERS or (
+        name == b"authorization" and value[:7].lower() == b"bearer "
+    )
+
+
 def _bearer(authorization: str) -> str | None:
     scheme, _, rest = authorization.partition(" ")
     return (rest.strip() or None) if scheme.lower() == "bearer" else None

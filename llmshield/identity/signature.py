@@ -43,7 +43,7 @@ class Signature(Way):
         self._secrets: dict[str, bytes] = {}
         self._signers: dict[str, Who] = {}
         # Without a shared store, nonces of before the start are forgotten: what was signed then is refused.
-        self._not_before = float("-inf")
+        self._not_before = 0
 
     async def start(self) -> None:
         """Resolve the signers' secrets. Raises: SecretError with the signer and the remedy."""
@@ -62,7 +62,7 @@ class Signature(Way):
             self._signers[name] = Who(signer.tenant, tier, f"signer:{name}", secret=secret)
         store = self.house.store
         if store is not None and not store.shared:
-            self._not_before = clock.now()
+            self._not_before = int(clock.now())
 
     def look(self, headers: Mapping[str, str], key: str | None, peer: str, asked: Asked | None) -> Found:
         value = headers.get(HEADER)
@@ -86,7 +86,7 @@ class Signature(Way):
         signed = int(at)
         if abs(now - signed) > skew:
             raise CallError("unauthenticated", f"The signature's time is more than {skew:g} s off.")
-        if signed < int(self._not_before):
+        if signed < self._not_before:
             raise CallError(
                 "unauthenticated", "The signature is older than this gateway's memory; sign again."
             )

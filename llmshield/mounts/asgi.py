@@ -17,6 +17,7 @@ from typing import Any
 from llmshield.dialects import WireRequest
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
+from llmshield.identity import carries_key
 from llmshield.mounts._asgi import App, AsgiClient, Lifespan, Message, Receive, Scope, Send, run_exchange
 from llmshield.policy import Policy, load
 from llmshield.policy.globs import compile_globs
@@ -143,6 +144,10 @@ class AppTransport:
         if request.method == "POST":
             headers.append((b"content-length", str(len(request.body)).encode()))
         scope = {**self._scope, "headers": headers, "llmshield": self.decision()}
+        caller = self._exchange.caller if self._exchange is not None else None
+        if caller is not None and caller.ours:  # a credential for us is nothing that the app, or whom it asks, should see
+            scope["headers"] = [pair for pair in headers if not carries_key(*pair)]
+            scope["query_string"] = request.query.encode()
         upstream = _AppUpstream(self._app, scope, request.body, self._drop_headers)
         await upstream.head(timeouts)
         self._client.app_headers = [
