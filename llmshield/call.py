@@ -81,11 +81,7 @@ __all__ = [
 
 
 class TextFilter(Protocol):
-    """One stream of text going through one plugin; a new one for each channel of each attempt.
-
-    A filter may also have `untouched(text) -> bool`: True only if this text, fed whole to a new filter and
-    flushed, would come out as it is. Whole replies without a finding then cost one look.
-    """
+    """One stream of text going through one plugin; a new one for each channel of each attempt."""
 
     def feed(self, text: str) -> str | Stop:
         """Take the next piece; return what may go on now. What is held back comes out later or at `flush`."""
@@ -137,6 +133,7 @@ class AttachedFilter:
     hold_back: int
     enforced: bool
     fail_open: bool
+    untouched: Callable[[str], bool] | None = None
 
 
 class Reply:
@@ -168,16 +165,27 @@ class Reply:
         self._enforced = True
         self._fail_open = False
 
-    def filter(self, factory: FilterFactory, *, phase: Phase = "guard", hold_back: int = 0) -> None:
+    def filter(
+        self,
+        factory: FilterFactory,
+        *,
+        phase: Phase = "guard",
+        hold_back: int = 0,
+        untouched: Callable[[str], bool] | None = None,
+    ) -> None:
         """Hang a filter on every channel of this reply.
 
         `factory(channel)` returns a new TextFilter, or None to leave that channel alone; for `tool_arguments` it is
         asked with an empty `path` first: None there leaves all leaves of that call alone. `guard` filters see the
         text as the provider wrote it (placeholders still in), in reverse policy order; then `restore` filters
-        run. `hold_back` is the largest number of characters the filter keeps waiting.
+        run. `hold_back` is the largest number of characters the filter keeps waiting. `untouched(text)` is True only
+        if this text, fed whole to a new filter of any channel and flushed, would come out as it is, without a verdict:
+        whole replies without a finding then cost that look and no filter.
         """
         self._filters.append(
-            AttachedFilter(self._plugin, factory, phase, hold_back, self._enforced, self._fail_open)
+            AttachedFilter(
+                self._plugin, factory, phase, hold_back, self._enforced, self._fail_open, untouched
+            )
         )
 
     def at_end(self, fn: Callable[[Reply], Awaitable[None] | None]) -> None:

@@ -133,7 +133,7 @@ def build(policy: Policy) -> Chain:
         hooks = {
             hook: (_adapted(hook, run), inspect.iscoroutinefunction(run))
             for hook in HOOKS
-            if (run := getattr(plugin, hook, None)) is not None
+            if hook not in plugin.idle and (run := getattr(plugin, hook, None)) is not None
         }
         entries.append(_Entry(item.name, plugin, item.mode, item.on_error == "open", item.timeout, hooks))
     return Chain(entries)

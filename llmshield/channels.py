@@ -97,10 +97,22 @@ class Channels:
         """A text that arrives in one piece and belongs to no stream: fed and flushed through fresh filters."""
         if not self.active:
             return text
+        if (channel.kind != "tool_arguments" or channel.path) and self._untouched(text):
+            return text
         pipe = self._build(channel)
-        if pipe is None or (type(pipe) is _Pipe and pipe.untouched(text)):
+        if pipe is None:
             return text
         return _feed(pipe, text) + pipe.flush()
+
+    def _untouched(self, text: str) -> bool:
+        """Whether every filter can tell at a glance that this whole text comes out as it is, without a verdict."""
+        try:
+            for attached in self._filters:
+                if attached.untouched is None or not attached.untouched(text):
+                    return False
+        except Exception:  # noqa: BLE001  the filter will fail again when it is fed, and then it is told
+            return False
+        return True
 
     def _line(self, channel: Channel) -> _Line:
         """The channel's line, open; one that was flushed begins anew, behind the others."""
@@ -227,16 +239,6 @@ class _Pipe:
 
     def flush(self) -> str:
         return self._run("", ending=True)
-
-    def untouched(self, text: str) -> bool:
-        """Whether every filter can tell at a glance that this whole text comes out as it is, without a verdict."""
-        try:
-            return all(
-                (glance := getattr(stage.filter, "untouched", None)) is not None and glance(text)
-                for stage in self._stages
-            )
-        except Exception:  # noqa: BLE001  the filter will fail again when it is fed, and then it is told
-            return False
 
     def _run(self, text: str, *, ending: bool) -> str:
         position = 0

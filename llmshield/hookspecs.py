@@ -65,6 +65,9 @@ class Plugin:
     once: ClassVar[bool] = False
     """True: a policy may use it once only, under whatever name (two would count the same thing twice)."""
 
+    idle: frozenset[str] = frozenset()
+    """Hooks that have nothing to do under these settings; set in `__init__`, they are not run at all."""
+
     name: str = ""
 
     def __init__(self, settings: Any) -> None:

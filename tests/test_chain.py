@@ -309,3 +309,16 @@ async def test_a_turn_ends_the_wait_and_only_the_first_hook_waits(tmp_path: Path
     rest = (None,) if hook == "on_failure" else ()
     with pytest.raises(CallError, match="plugin 'mine' failed"):
         await run(built(tmp_path, body), hook, *rest)
+
+
+async def test_a_hook_that_has_nothing_to_do_is_not_run(tmp_path: Path) -> None:
+    body = """
+        def __init__(self, settings):
+            super().__init__(settings)
+            self.idle = frozenset({"post_response"})
+        def pre_request(self, call): pass
+        def post_response(self, call, reply): raise AssertionError
+    """
+    made = built(tmp_path, body)
+
+    assert (["mine"], []) == ([step.plugin for step in made.pre_request], list(made.post_response))

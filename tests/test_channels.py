@@ -84,11 +84,22 @@ class StopsAtEnd(Holds):
         return Stop(BLOCK, "released")
 
 
-def attach(kind, old="", new="", *, plugin="p", phase="guard", enforced=True, fail_open=False, only=None):
+def attach(
+    kind,
+    old="",
+    new="",
+    *,
+    plugin="p",
+    phase="guard",
+    enforced=True,
+    fail_open=False,
+    only=None,
+    untouched=None,
+):
     def factory(channel):
         return None if only is not None and channel.kind != only else kind(old, new)
 
-    return AttachedFilter(plugin, factory, phase, 64, enforced, fail_open)
+    return AttachedFilter(plugin, factory, phase, 64, enforced, fail_open, untouched)
 
 
 class Watched:
@@ -384,11 +395,6 @@ def test_a_whole_text_that_a_filter_sees_is_clean_is_not_fed(glance, fed):
         def __init__(self, old, new):
             pass
 
-        def untouched(self, text):
-            if glance is ValueError:
-                raise ValueError
-            return glance
-
         def feed(self, text):
             pieces.append(text)
             return text
@@ -396,7 +402,12 @@ def test_a_whole_text_that_a_filter_sees_is_clean_is_not_fed(glance, fed):
         def flush(self):
             return ""
 
-    channels = Channels([attach(Glances)], Watched())
+    def untouched(text):
+        if glance is ValueError:
+            raise ValueError
+        return glance
+
+    channels = Channels([attach(Glances, untouched=untouched)], Watched())
 
     assert channels.whole(CONTENT, "clean") == "clean"
     assert len(pieces) == fed

@@ -35,6 +35,8 @@ class Injection(Plugin):
         super().__init__(settings)
         self._scanner = Scanner(settings.rules())
         self._roles = frozenset(settings.scan)
+        if "output" not in self._roles:
+            self.idle = frozenset({"post_response"})
         self._clean = CleanTexts()
         self._longest = max((len(phrase) for phrase in settings.deny), default=0)
 

@@ -26,18 +26,13 @@ otherwise be read once for each of its pieces."""
 class Guard:
     """A TextFilter for one channel."""
 
-    __slots__ = ("_held", "_look", "_settled", "_treat", "_walker")
+    __slots__ = ("_held", "_look", "_settled", "_treat")
 
     def __init__(self, walker: Walker, treat: Treat) -> None:
-        self._walker = walker
         self._look = walker.settle
         self._treat = treat
         self._settled = ""
         self._held = ""
-
-    def untouched(self, text: str) -> bool:
-        """Whether this whole text holds nothing that could be found."""
-        return not self._walker.suspects(text)
 
     def feed(self, text: str) -> str | Stop:
         held = self._held

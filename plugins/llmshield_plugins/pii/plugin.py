@@ -18,7 +18,7 @@ from llmshield_plugins.pii.guard import Guard
 from llmshield_plugins.pii.placeholders import Placeholders
 from llmshield_plugins.pii.presidio_bridge import Presidio
 from llmshield_plugins.pii.repeats import repeats
-from llmshield_plugins.pii.restore import Restorer, hold_back
+from llmshield_plugins.pii.restore import Restorer, hold_back, untouched
 from llmshield_plugins.pii.scanner import Scanner
 from llmshield_plugins.pii.settings import EntityRule, PiiSettings
 from llmshield_plugins.pii.walker import Walker
@@ -133,10 +133,9 @@ class Pii(Plugin):
         """Hang on the output guard (if `scan` has `output`), and the restorer (if anything was replaced)."""
         placeholders: Placeholders | None = call.state.get(self)
         if "output" in self._roles:
-            known = placeholders or Placeholders(lambda: [text.value for text in call.texts])
-            seen: Counter[tuple[str, str]] = Counter()
-            reply.filter(lambda channel: self._guard(channel, known, seen), hold_back=self.settings.hold_back)
-            reply.at_end(lambda _: _report_seen(call, seen))
+            output = _Output(self, call, placeholders)
+            reply.filter(output.guard, hold_back=self.settings.hold_back, untouched=self._honest)
+            reply.at_end(output.tell)
         if self.settings.restore and placeholders is not None and placeholders.originals:
             originals = placeholders.originals
             sealed = reply.dialect in _SIGNS_REASONING
@@ -144,21 +143,12 @@ class Pii(Plugin):
                 lambda channel: None if sealed and channel.kind == "reasoning" else Restorer(originals),
                 phase="restore",
                 hold_back=hold_back(originals),
+                untouched=untouched,
             )
 
-    def _guard(self, channel: Channel, placeholders: Placeholders, seen: Counter[tuple[str, str]]) -> Guard:
-        numbering = placeholders.fork()
-
-        def treat(item: Found, value: str) -> str | Stop | None:
-            rule = self._rules[item.kind]
-            if value in placeholders.originals:
-                return None  # the name of a placeholder, which some expression took for a value
-            seen[item.kind, _word(rule)] += 1
-            if rule.action == "block":
-                return Stop(Block(f"Blocked by policy 'pii': {item.kind} in the answer."))
-            return operators.apply(rule, item.kind, value, numbering.give, self._key)
-
-        return Guard(self._walker, treat)
+    def _honest(self, text: str) -> bool:
+        """Whether a text holds nothing that could be found."""
+        return not self._walker.suspects(text)
 
     def _refusal(self, text: Text, items: list[Found]) -> Block | None:
         for item in items:
@@ -194,6 +184,45 @@ class Pii(Plugin):
         return Walker(detector, self._custom, self._keep)
 
 
+class _Output:
+    """What the model writes in answer to one call: guards for its channels, and what they saw."""
+
+    __slots__ = ("_call", "_placeholders", "_plugin", "_seen")
+
+    def __init__(self, plugin: Pii, call: Call, placeholders: Placeholders | None) -> None:
+        self._plugin = plugin
+        self._call = call
+        self._placeholders = placeholders
+        self._seen: Counter[tuple[str, str]] | None = None
+
+    def guard(self, channel: Channel) -> Guard:
+        """The guard of one channel; its placeholders count on from those of the call."""
+        plugin, call = self._plugin, self._call
+        placeholders = self._placeholders
+        if placeholders is None:
+            placeholders = self._placeholders = Placeholders(lambda: [text.value for text in call.texts])
+        originals, numbering = placeholders.originals, placeholders.fork()
+        if self._seen is None:
+            self._seen = Counter()
+        seen = self._seen
+
+        def treat(item: Found, value: str) -> str | Stop | None:
+            rule = plugin._rules[item.kind]
+            if value in originals:
+                return None  # the name of a placeholder, which some expression took for a value
+            seen[item.kind, _word(rule)] += 1
+            if rule.action == "block":
+                return Stop(Block(f"Blocked by policy 'pii': {item.kind} in the answer."))
+            return operators.apply(rule, item.kind, value, numbering.give, plugin._key)
+
+        return Guard(plugin._walker, treat)
+
+    def tell(self, reply: Reply) -> None:
+        """The reply has ended: what was seen in it."""
+        for (kind, action), count in (self._seen or {}).items():
+            self._call.report(kind, action, place="reply", count=count)
+
+
 def _rules(settings: PiiSettings) -> dict[str, EntityRule]:
     """Kind -> rule, for every kind that may be found and that the policy wants."""
     names = kinds.available() | {recogniser.kind for recogniser in settings.recognisers}
@@ -204,11 +233,6 @@ def _rules(settings: PiiSettings) -> dict[str, EntityRule]:
 def _word(rule: EntityRule) -> str:
     """The action as records and metrics count it."""
     return rule.action if rule.action in ("block", "flag") else "redact"
-
-
-def _report_seen(call: Call, seen: Counter[tuple[str, str]]) -> None:
-    for (kind, action), count in seen.items():
-        call.report(kind, action, place="reply", count=count)
 
 
 def _hash_key(written: str | None) -> bytes:

@@ -56,6 +56,11 @@ _LETTERS = _compile(r"(?:<|;|%3[cC]|\\u003[cC]|\x{ff1c}) ?([A-Za-z](?:\\_|[A-Za-
 _STARTS = frozenset("<&\\%\uff1c")
 
 
+def untouched(text: str) -> bool:
+    """Whether a whole text holds nothing that could begin a placeholder."""
+    return _STARTS.isdisjoint(text)
+
+
 class Restorer:
     """A TextFilter for one channel. `originals`: name -> value, of this call only."""
 
