@@ -23,7 +23,7 @@ from llmshield.budgets import budget, by_account, of_window, window_of
 from llmshield.errors import StoreUnavailable
 from llmshield.prices import usd
 from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Standing, Store
-from llmshield.windows import ClockWatch, Window, is_rolling, stops_counting
+from llmshield.windows import ClockWatch, is_rolling, stops_counting
 from llmshield.windows import iso as iso
 
 LEASE_S = 60.0
@@ -49,6 +49,8 @@ class Reservation:
     wanted: int
     lines: tuple[Line, ...]
     labels: Labels
+    caps: Sequence[Cap] = ()
+    """What the lines after the first are for."""
     ended: bool = field(default=False, repr=False)
 
 
@@ -146,7 +148,7 @@ class Ledger:
             self._later(self._until_done(lambda: self._store.release(id, lines), id, tries=4))
             raise
         if isinstance(grant, Grant):
-            reservation = Reservation(id, grant.amount, want, lines, labels)
+            reservation = Reservation(id, grant.amount, want, lines, labels, caps)
             self._open[id] = reservation
             return reservation
         cap = caps[grant.line - 1]
@@ -257,11 +259,9 @@ class Ledger:
             "tokens": total.tokens,
         }
 
-    async def standing(self, caps: Sequence[Cap]) -> list[tuple[Window, Standing]]:
-        """The present window of each cap, and what is spent and held in it. Raises: StoreUnavailable."""
-        now = clock.now()
-        found = await self._store.standing([self._line(cap, now) for cap in caps])
-        return [(window_of(cap, now), each) for cap, each in zip(caps, found, strict=True)]
+    async def standing(self, lines: Sequence[Line]) -> list[Standing]:
+        """What is spent and held of each of these lines of reservations. Raises: StoreUnavailable."""
+        return await self._store.standing(lines)
 
     async def once(self, shelf: str, key: str, until: float) -> bool:
         """True for one caller among all processes, until then (seconds since 1970). Raises: StoreUnavailable."""

@@ -69,7 +69,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS904": ("error", "not built yet: hedged calls"),
     "LS905": ("error", "not built yet: the route's strategy"),
     "LS906": ("error", "not built yet: a chain over different dialects"),
-    "LS909": ("error", "not built yet: budget warnings"),
     "LS911": ("error", "not built yet: a required audit log"),
     "LS912": ("error", "not built yet: texts in the audit log"),
     "LS913": ("error", "not built yet: transparent egress"),

@@ -64,7 +64,6 @@ ROWS: tuple[Row, ...] = (
         _one_of("fastest", "cheapest", "weighted", "by_complexity"),
         "write ordered, or leave it out",
     ),
-    Row("LS909", "tiers.*.warn_at", _written, "leave it out; watch the spend on the admin port"),
     Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
     Row("LS913", "egress", _written, "leave it out; point clients at the sidecar with their base URL"),

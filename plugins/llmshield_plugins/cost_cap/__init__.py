@@ -5,8 +5,9 @@ price, and its output bound times the price, for each answer asked for. No room:
 is sent. When the attempt is over, what it did cost is settled and the rest is free again. Retries and failover
 targets are attempts like any other and are reserved at their own price.
 
-Budgets are the `budget:` of the caller's tier, counted per tenant, and the `caps:` here. Without either, calls are
-only counted, for `/usage` and `llmshield spend`.
+Budgets are the `budget:` of the caller's tier, counted per tenant, and the `caps:` here: per calendar minute, hour, day,
+week or month (`5 USD/day`, in `time_zone`), or rolling (`5 USD/24h`: in any stretch of 24 hours). Without either, calls
+are only counted, for `/usage` and `llmshield spend`. At each share in `warn_at` a warning is logged, once per window.
 
 Settings:
 
@@ -28,8 +29,9 @@ Settings:
   it): the text that came, or all that was reserved. A model that thinks unseen is charged in full in any case.
 - `on_overrun: lock | record` (lock): a provider reports more than was reserved. It is charged in any case; `lock`
   refuses the tenant's further calls until the shortest of its windows ends.
-- `caps:` list of `{by: [tenant, tier, key, model, provider, tag:NAME], limit: 5 USD/day, models: ["gpt-*"]}`: a
-  budget for each combination of what stands in `by`; without `by`, one for all calls together.
+- `caps:` list of `{limit: 5 USD/day, by: [tenant, tier, key, model, provider, tag:NAME]}`: a budget for each
+  combination of what stands in `by`; without `by`, one for all calls together. `models`, `providers`, `tenants`,
+  `tiers`, `keys` (globs) and `tags: {NAME: glob}` narrow it down; `time_zone` and `warn_at` as in a tier.
 
 Without usage from the provider, each byte sent and each character received is charged as a token: no tokenizer
 makes more. A store that is away refuses calls (closed, whatever `on_error` says).
@@ -74,6 +76,7 @@ from llmshield_plugins.cost_cap.bounds import bound_of, is_plain, plain_bound, s
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
 from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
+from llmshield_plugins.cost_cap.warnings import Warnings
 
 _Kind = Literal["budget_spent", "store_unavailable", "model_denied", "bad_request"]
 
@@ -148,8 +151,9 @@ class CostCap(Plugin):
             assumed.assume if isinstance(assumed, AssumedPrice) else None, settings.tool_prices,
         )  # fmt: skip
         self._caps = Caps(policy, settings.caps)
-        self._ledger.declare(self._caps.of_tenant)
+        self._ledger.declare(self._caps.of_tenant, self._caps.on_account if settings.caps else None)
         metrics = resources.get(Metrics)
+        self._warnings = Warnings(self._ledger, metrics) if self._caps.warns else None
         overruns = metrics.counter(
             "llmshield_cost_overrun_total", "Attempts that cost more than was reserved.", "provider"
         )
@@ -160,7 +164,7 @@ class CostCap(Plugin):
         self._terms = Terms(
             name=self.name or "cost_cap", ledger=self._ledger, tariff=self._tariff, locks=self._locks, overruns=overruns,
             locking=settings.on_overrun == "lock", lost_in_full=settings.lost_reply == "full",
-            cut_in_full=settings.cut_stream == "full",
+            cut_in_full=settings.cut_stream == "full", warnings=self._warnings,
         )  # fmt: skip
         await self._see_locks()
         self._watch = asyncio.create_task(self._watch_locks(), name="llmshield-cost-locks")
@@ -169,7 +173,7 @@ class CostCap(Plugin):
         """Stop looking for locks."""
         watch = getattr(self, "_watch", None)
         if watch is not None:
-            self._ledger.forget(self._caps.of_tenant)
+            self._ledger.forget(self._caps.of_tenant, self._caps.on_account)
             watch.cancel()
             await asyncio.wait({watch})
 
@@ -295,9 +299,11 @@ class CostCap(Plugin):
             attempt.clamp_output(order.output)
 
     async def _watch_locks(self) -> None:
-        """Learn of locks that other processes set. Without a store nothing is sent anyway."""
+        """Learn of locks that other processes set, and warn. Without a store nothing is sent anyway."""
         while True:
             await asyncio.sleep(_LOCKS_S)  # housekeeping keeps the machine's pace, whatever the clock says
+            if self._warnings is not None:
+                await self._warnings.look()
             try:
                 await self._see_locks()
             except StoreUnavailable:

@@ -14,6 +14,7 @@ from llmshield.stores import at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.settlement import charge_for
 from llmshield_plugins.cost_cap.tariff import Tariff
+from llmshield_plugins.cost_cap.warnings import Warnings
 
 _NEVER = 2**63
 
@@ -30,6 +31,7 @@ class Terms:
     locking: bool
     lost_in_full: bool
     cut_in_full: bool
+    warnings: Warnings | None = None
 
 
 class Booking:
@@ -94,10 +96,16 @@ class Booking:
             work = terms.ledger.settle(held, amount, into, out)
             if amount > held.amount:
                 work = self._overrun(attempt, work)
+            if terms.warnings is not None:
+                work = self._noted(terms.warnings, work)
         if terms.ledger.instant:
             at_once(work)
             return None
         return work
+
+    async def _noted(self, warnings: Warnings, settling: Coroutine[Any, Any, None]) -> None:
+        await settling
+        warnings.touch(self._held)
 
     async def _overrun(self, attempt: Attempt, settling: Coroutine[Any, Any, None]) -> None:
         """The bill is more than was reserved: count it, and lock the tenant where the policy says so."""

@@ -100,6 +100,8 @@ class Rule:
         narrowed = [f"{word}={'|'.join(globs)}" for word, globs in rule.filters.items()]
         self._cap = ";".join([",".join(rule.models or ("*",)), *narrowed])
         self._by = [(name, _word(name)) for name in rule.by]
+        self._first = account(cap=self._cap)
+        self._names = sorted({"cap", *rule.by})
         self._limits = tuple((budget.limit, budget.per, _zone(budget, zone)) for budget in rule.limit)
         self._warn_at = rule.warn_at
 
@@ -111,7 +113,15 @@ class Rule:
             if not matches((word(attempt) or "")[:_LONGEST]):
                 return ()
         parts = {name: (word(attempt) or "")[:_LONGEST] for name, word in self._by}
-        name = account(cap=self._cap, **parts)
+        return self._on(account(cap=self._cap, **parts))
+
+    def on_account(self, name: str) -> tuple[Cap, ...]:
+        """The budgets that are counted on this account, if it is one of this rule's."""
+        if [part.partition("=")[0] for part in name.split(",")] != self._names:
+            return ()
+        return self._on(name) if name.partition(",")[0] == self._first else ()
+
+    def _on(self, name: str) -> tuple[Cap, ...]:
         return tuple([Cap(name, limit, per, zone, self._warn_at) for limit, per, zone in self._limits])
 
 
@@ -146,6 +156,10 @@ class Caps:
     def of_tenant(self, tenant: str) -> tuple[Cap, ...]:
         """The budgets of a tenant's tier, as the policy or its last call tells it."""
         return self._of(tenant, self._tiers.get(tenant, self._seen.get(tenant)))
+
+    def on_account(self, name: str) -> tuple[Cap, ...]:
+        """The caps of rules that this account is for."""
+        return tuple([cap for rule in self._rules for cap in rule.on_account(name)])
 
     def _of(self, tenant: str, tier: str | None) -> tuple[Cap, ...]:
         key = (tenant, tier)
