@@ -16,6 +16,7 @@ from llmshield import clock
 from llmshield.call import Attempt, Call, Channel
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Dialect, Event, Piece, StreamCodec
+from llmshield.dialects._again import Again, learn
 from llmshield.dialects._tree import dump, load_reply
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
@@ -37,6 +38,8 @@ ERROR_BODY = 1024 * 1024
 _AFTER_FINISH_S = 2.0
 """A complete stream whose terminator does not come is finalised after this many seconds."""
 _DRAIN_S = 1.0
+_LESSONS = 4
+"""Forms of an event that are learned in vain, one after the other, before a stream is taken for one without."""
 _STEP = 32 * 1024
 """Bytes of a stream that are filtered in one go: some 300 events, a few milliseconds."""
 _LONG = 8_000
@@ -110,6 +113,8 @@ async def stream(
     heavy = False
     out, held = bytearray(), bytearray()
     visible = False
+    form: Again | None = None
+    lessons = _LESSONS
     try:
         while True:
             out = bytearray()
@@ -119,6 +124,19 @@ async def stream(
             else:
                 data = await _next(upstream, codec)
             data, rest = (data, b"") if len(data) <= _STEP else (data[:_STEP], data[_STEP:])
+            if form is not None:
+                texts = form.read(data)
+                if texts is not None:
+                    text = texts[0] if len(texts) == 1 else "".join(texts)
+                    if len(text) <= _LONG:
+                        lessons = _LESSONS
+                        attempt.meter(text)
+                        plain = form.write(data, texts, channels.feed(form.channel, text))
+                        if attempt.watch is not None:
+                            _ask_watch(x, attempt, codec)
+                        await client.send(plain)
+                        continue
+                form = None
             arrived += len(data)
             events = codec.feed(data) if data else codec.close()
             if events:
@@ -155,6 +173,9 @@ async def stream(
                 await begin()
             if out:
                 await client.send(bytes(out))
+            if lessons and len(events) == 1 and events[0].again and not done:
+                lessons -= 1
+                form = learn(data, events[0], codec)
             if done:
                 _note(x, attempt, codec)
                 return "complete"

@@ -63,7 +63,8 @@ class Event:
     that are complete with it, `output` True when it carries anything that a client would show or run (text,
     tool call, refusal): before the first such event an attempt can still be replaced. `hidden`: not for the
     client (a usage chunk it did not ask for). `error`: the provider's error object or a broken event; the
-    stream is over.
+    stream is over. `again`: reading it told the codec nothing but the text in its one piece, so that the next
+    such event need not be read by it (`_again`).
     """
 
     name: str = ""
@@ -74,6 +75,7 @@ class Event:
     output: bool = False
     hidden: bool = False
     error: UpstreamError | None = None
+    again: bool = False
 
 
 @dataclass(slots=True)

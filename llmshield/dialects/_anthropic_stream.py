@@ -203,6 +203,7 @@ class MessagesStream(StreamCodec):
         event.pieces.append(Piece(channel, delta, key))
         if text:
             event.output = True
+            event.again = channel_kind != "reasoning"
         if len(delta) > 2:
             add_others(event.pieces, delta, Channel("other", 0, block.index), (key, "type"))
         return event

@@ -40,7 +40,7 @@ class ChatCodec(ChoicesCodec):
                     if channel is None:
                         channel = self._content[number] = self._reader.channel("content", number)
                     pieces.append(Piece(channel, delta, "content"))
-                    event.output = True
+                    event.output = event.again = True
                     return
             before = len(pieces)
             self._reader.read(event, pieces, choice, number, delta)

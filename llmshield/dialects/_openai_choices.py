@@ -96,6 +96,8 @@ class ChoicesCodec(OpenAICodec):
                 reason = choice.get("finish_reason")
                 if type(reason) is str and reason:
                     self._finish(event, number, reason)
+            if usage is not None:
+                event.again = False
         elif usage is not None and not self._wants_usage:
             event.hidden = True
         if not self._wants_usage and "usage" in tree and not event.hidden:

@@ -230,7 +230,7 @@ class Bench:
     def request(self, name, stream):
         body = {"model": MODEL, "messages": [
             {"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": PROMPT}
-        ], "max_tokens": 100, "temperature": 0.7}  # fmt: skip
+        ], "max_tokens": 1000, "temperature": 0.7}  # fmt: skip
         if stream:
             body |= {"stream": True}
         data = json.dumps(body, separators=(",", ":")).encode()

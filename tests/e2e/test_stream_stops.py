@@ -22,6 +22,7 @@ async def provider(chunks: Sequence[bytes], media: str = "text/event-stream") ->
     """A provider that writes these bytes, one piece after the other, each in a packet of its own."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {media}\r\nconnection: close\r\n\r\n".encode())
@@ -31,11 +32,16 @@ async def provider(chunks: Sequence[bytes], media: str = "text/event-stream") ->
                 await asyncio.sleep(0.05)
             writer.close()
 
+    writers: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for writer in writers:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 def sse(*trees: Any) -> bytes:
