@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmshield_plugins.pii.expressions import compiled, finder
-from llmshield_plugins.pii.shapes import INVISIBLE, fold, shape_of
+from llmshield_plugins.pii.shapes import INVISIBLE, Ascii, fold, shape_of, to_ascii
 
 ROUNDS = 3
 """Escapes inside escapes that are followed."""
@@ -48,7 +48,7 @@ def _span_end(span: tuple[int, int]) -> int:
 
 def fold_bytes(text: str) -> bytes:
     """`text` as a reader takes it, in ASCII; invisible characters are gone, so offsets may shrink."""
-    return text.encode("ascii", "llmshield-fold")
+    return text.encode() if text.isascii() else to_ascii(text, _FOLDS, "llmshield-fold")
 
 
 def plain(text: str) -> View:
@@ -76,6 +76,9 @@ def _folded(char: str) -> str:
         return seen
     other = shape_of(char)
     return "" if other == INVISIBLE else other
+
+
+_FOLDS = Ascii(_folded)
 
 
 def _fold_error(error: UnicodeError) -> tuple[str, int]:

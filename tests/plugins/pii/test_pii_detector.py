@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
+from llmshield_plugins.pii import shapes, views
+
 FRAMES = (
     "{}",
     "x {} y",
@@ -239,3 +241,12 @@ def test_kinds_that_the_policy_does_not_want_are_not_looked_for(desk: Callable[.
 
     assert not walker.suspects("RSSMRA85T10A562S, 00-1B-44-11-3A-B7, 12 Main Street, Springfield")
     assert [f.kind for f in walker.whole("RSSMRA85T10A562S, a@example.com")] == ["EMAIL_ADDRESS"]
+
+
+def test_both_ways_of_folding_agree() -> None:
+    """An English text with an accent goes through the error handler, a Russian one through the table."""
+    for start in range(0x80, 0x110000, 97):
+        other = "".join(map(chr, range(start, min(start + 7, 0x110000))))
+        for text in (other, f"{'plain text ' * 90}{other}"):
+            assert shapes.shape(text) == text.encode("ascii", "llmshield-shape")
+            assert views.fold_bytes(text) == text.encode("ascii", "llmshield-fold")
