@@ -449,7 +449,14 @@ def _context(info: ModelInfo | None, model: str) -> int | None:
     known = info.context_window if info is not None else None
     if known is None and model.removeprefix("models/").startswith(_MILLION):
         return 1_048_576
+    if known is not None and info is not None and _longest_tier(info) >= known:
+        return 1_000_000  # a window that is asked for in a header: the list has its price, not its size
     return known
+
+
+def _longest_tier(info: ModelInfo) -> int:
+    prices = vars(info.get_prices(datetime.fromtimestamp(clock.now(), UTC))).values()
+    return max((tier.start for price in prices for tier in getattr(price, "tiers", ())), default=-1)
 
 
 def _rates(prices: dict[str, Any], input_tokens: int) -> Rates:
