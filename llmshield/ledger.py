@@ -11,6 +11,7 @@ Rule 3: a store that does not answer is an error for whoever reserves; a settle 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,9 +19,12 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from llmshield import clock
+from llmshield.bookkeeping import Bookkeeper, closed
 from llmshield.budgets import Cap as Cap
 from llmshield.budgets import budget, by_account, of_window, window_of
-from llmshield.errors import StoreUnavailable
+from llmshield.errors import BookLost, StoreUnavailable
+from llmshield.journals import LocalState
+from llmshield.logs import log
 from llmshield.prices import usd
 from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Standing, Store
 from llmshield.windows import ClockWatch, is_rolling, stops_counting
@@ -29,8 +33,8 @@ from llmshield.windows import iso as iso
 LEASE_S = 60.0
 """How long a hold outlives its last sign of life."""
 
-_TICK_S = 1.0
-"""How often due holds are looked for: an orphan is charged within its lease and this."""
+_TICK_S = 0.5
+"""How often due holds and notes are looked for: an orphan is charged within its lease and this."""
 
 _RENEW_S = LEASE_S / 3
 _RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -67,8 +71,9 @@ class Refusal:
 class Ledger:
     """The book over one store. `start` and `close` belong to the process, the rest to each call."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, state: LocalState | None = None) -> None:
         self._store = store
+        self.books = Bookkeeper(store, state)
         self._open: dict[str, Reservation] = {}
         self._unsettled: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -78,6 +83,8 @@ class Ledger:
         self._watch = ClockWatch()
         self.available = True
         """False while the store does not answer to the keeper."""
+        self.closed = ""
+        """Why no money can be spent, as the keeper was told; empty while it can."""
         self.expired = 0
         """Holds that this process charged in full because nobody came back for them."""
 
@@ -87,9 +94,18 @@ class Ledger:
         return self._store.instant
 
     async def start(self) -> None:
-        """Charge what crashed processes left behind, and keep doing so. Raises: StoreUnavailable."""
+        """Open the store, charge what crashed processes left behind, and keep doing so.
+
+        A store on another machine that is away, and a lost book, are told in `closed`, and tried again: money is
+        refused meanwhile. Raises: StoreError for what will not get better by itself.
+        """
         if self._keeper is None:
-            self.expired += await self._store.expire(_now_ms())
+            try:
+                await self._look()
+            except StoreUnavailable as error:
+                if not (self._store.remote or isinstance(error, BookLost)):
+                    raise
+                self._away(error)
             self._keeper = asyncio.create_task(self._keep(), name="llmshield-ledger")
 
     async def close(self) -> None:
@@ -102,6 +118,7 @@ class Ledger:
             await asyncio.wait(self._unsettled, timeout=2.0)
         for task in tuple(self._unsettled):
             task.cancel()
+        await self.books.close()
 
     def declare(
         self,
@@ -133,7 +150,10 @@ class Ledger:
         Raises: StoreUnavailable; then nothing may be sent.
         """
         now = clock.now()
-        caps = _distinct(caps) if len(caps) > 1 else caps
+        if caps:
+            if self.books.failure:
+                raise closed(self.books.failure)
+            caps = self.books.raised(_distinct(caps) if len(caps) > 1 else caps, now)
         lines = (Line(tenant_account(labels.tenant), EVER), *[self._line(cap, now) for cap in caps])
         want = min(want, MAX_AMOUNT)
         least = want if least is None else min(least, want)
@@ -150,6 +170,7 @@ class Ledger:
         if isinstance(grant, Grant):
             reservation = Reservation(id, grant.amount, want, lines, labels, caps)
             self._open[id] = reservation
+            self.books.reserved(id, now_ms, grant.amount, lines, labels)
             return reservation
         cap = caps[grant.line - 1]
         resets_at = stops_counting(cap.period, grant.oldest) if grant.oldest else window_of(cap, now).ends
@@ -164,6 +185,10 @@ class Ledger:
         reservation.ended = True
         now_ms = _now_ms()
         actual = max(0, min(actual, MAX_AMOUNT))
+        if self.books.journal is not None:
+            self.books.journal.settled(
+                reservation.id, now_ms, actual, tokens_in, tokens_out, reservation.lines, reservation.labels
+            )
 
         async def charge() -> Settled:
             return await self._store.settle(
@@ -184,6 +209,8 @@ class Ledger:
         if reservation.ended:
             return
         reservation.ended = True
+        if self.books.journal is not None:
+            self.books.journal.released(reservation.id)
 
         async def free() -> int:
             return await self._store.release(reservation.id, reservation.lines)
@@ -198,30 +225,18 @@ class Ledger:
         self._open.pop(reservation.id, None)
 
     async def lock(self, tenant: str, id: str, until_ms: int) -> None:
-        """Note for all processes that this tenant may spend nothing until then; `id` makes it repeatable.
-
-        A lock is an account that nothing is spent on, so it is gone with its window.
-        """
-        lines = (Line(account(lock=tenant), f"lock:{until_ms}", None, until_ms),)
-        labels = Labels(tenant, "", "")
-
-        async def note() -> Settled:
-            return await self._store.settle(f"lock.{id}", lines, 0, _now_ms(), labels)
-
+        """Note for all processes that this tenant may spend nothing until then."""
         try:
-            await note()
+            await self.books.lock(tenant, until_ms)
         except StoreUnavailable:
-            self._later(self._until_done(note, id))
+            self._later(self._until_done(lambda: self.books.lock(tenant, until_ms), id))
 
     async def locks(self) -> dict[str, float]:
-        """Every locked tenant and the end of its lock in seconds since 1970. Raises: StoreUnavailable."""
-        now_ms, found = _now_ms(), dict[str, float]()
-        for balance in await self._store.balances("lock="):
-            until_ms = int(balance.window.removeprefix("lock:"))
-            tenant = _tenant(balance.account)
-            if until_ms > now_ms:
-                found[tenant] = max(found.get(tenant, 0.0), until_ms / 1000)
-        return found
+        """Every locked tenant and the end of its lock in seconds since 1970; the last that is known of a store that is
+        away. It is kept up to date: no need to ask again."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.books.copy()
+        return self.books.locked
 
     async def usage(self, tenants: Sequence[str] = ()) -> dict[str, Any]:
         """What every tenant has spent and holds, over all processes of the store; amounts as exact decimals.
@@ -307,13 +322,23 @@ class Ledger:
             await asyncio.sleep(_TICK_S)  # housekeeping keeps the machine's pace, whatever the clock says
             self._watch.look(clock.now(), clock.monotonic())
             try:
-                if self._open and clock.monotonic() >= self._renew_at:
-                    await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
-                    self._renew_at = clock.monotonic() + _RENEW_S
-                self.expired += await self._store.expire(_now_ms())
-                self.available = True
-            except Exception:  # noqa: BLE001  nobody else would renew; what is wrong, the next call will be told
-                self.available = False
+                await self._look()
+            except Exception as error:  # noqa: BLE001  nobody else would renew; what is wrong, the next call is told
+                self._away(error)
+
+    async def _look(self) -> None:
+        await self.books.look()
+        if self._open and clock.monotonic() >= self._renew_at:
+            await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
+            self._renew_at = clock.monotonic() + _RENEW_S
+        self.expired += await self._store.expire(_now_ms())
+        self.available, self.closed = True, self.books.failure
+
+    def _away(self, error: Exception) -> None:
+        """Tell it once, until it is something else."""
+        if str(error) != self.closed:
+            log.error("money_closed", reason=str(error))
+        self.available, self.closed = False, str(error) or type(error).__name__
 
 
 def _distinct(caps: Sequence[Cap]) -> Sequence[Cap]:

@@ -17,9 +17,11 @@ from llmshield.chain import Chain
 from llmshield.circuits import Circuits
 from llmshield.dialects._app import AppJson
 from llmshield.engine import Engine
-from llmshield.errors import PluginError, SecretError, ShieldError, StoreError
+from llmshield.errors import BookLost, PluginError, SecretError, ShieldError, StoreError
 from llmshield.hookspecs import Resources
+from llmshield.idempotency import Repeats
 from llmshield.identity import Identity
+from llmshield.journals import LocalState
 from llmshield.ledger import Ledger
 from llmshield.logs import log
 from llmshield.metrics import Metrics
@@ -56,7 +58,10 @@ class Runtime:
         self.audit = Audit(policy.audit, policy.hash)
         self.store: Store = open_store(policy.server.store)
         self.prices = Prices(policy.providers)
-        self.ledger = Ledger(self.store)
+        folder = policy.server.state_dir
+        self.ledger = Ledger(
+            self.store, LocalState(self.store.url, Path(folder).expanduser() if folder else None)
+        )
         self.circuits = Circuits(policy.providers)
         self.identity = Identity(policy, self.store)
         self.transports: dict[str, Transport] = {}
@@ -76,12 +81,9 @@ class Runtime:
         """Open what is needed, warm the detectors. Raises: ShieldError with the remedy; nothing stays open then."""
         try:
             keys = self._resolve_keys()
-            await self.store.open()
-            for warning in self.store.warnings:
-                log.warning("store", warning=warning)
+            await self.ledger.start()  # opens the store
             self.audit.start()
             await asyncio.to_thread(self.prices.warm)
-            await self.ledger.start()
             await self.identity.start()
             resources = _House(
                 {Policy: self.policy, Ledger: self.ledger, Prices: self.prices, Circuits: self.circuits,
@@ -99,6 +101,7 @@ class Runtime:
         self._engine = Engine(
             self.policy, self.chain, self.dialects, self.transports, keys,
             Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy), self.identity,
+            Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
         )  # fmt: skip
         self.ready = True
 
@@ -150,8 +153,11 @@ class Runtime:
         if any(entry.use == "cost_cap" for entry in self.policy.plugins):
             try:
                 await self.store.ping()
+            except BookLost as error:
+                return str(error)
             except StoreError:
                 return "the store can't be reached"
+            return self.ledger.closed or None
         return None
 
     async def render_metrics(self) -> bytes:

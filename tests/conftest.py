@@ -1,8 +1,11 @@
 """Fixtures for the whole house: simulated providers on real sockets, stores that processes can share."""
 
+import atexit
+import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +14,10 @@ import pytest
 from hypothesis import settings
 
 from llmshield.simulator import Simulator
+
+# What machines know of books goes to a folder of this run, also from processes that tests start.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="llmshield-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 settings.register_profile("house", deadline=None)  # a busy machine is no defect; time is the bench's
 settings.load_profile("house")

@@ -55,6 +55,9 @@ ROOMS = {
 
 LONGEST = 400
 LONGER = {
+    "llmshield/stores/__init__.py": "the contract of the room, step by step",
+    "llmshield/stores/sqlite.py": "one store, method by method",
+    "llmshield/stores/_redis_scripts.py": "one script per step",
     "llmshield/prices.py": "one list's prices in one meaning: lookup, quote, cost",
     "llmshield/stores/redis.py": "one store, method by method",
     "llmshield/call.py": "the shapes of one call, in one place",

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from llmshield.policy.globs import Matcher, compile_glob
 from llmshield.policy.section import Count, Flag, Section
-from llmshield.policy.units import Address, CallPrice, HostPort, PositiveDuration, Size, TimeZone
+from llmshield.policy.units import Address, CallPrice, Duration, HostPort, PositiveDuration, Size, TimeZone
 
 Mode: TypeAlias = Literal["enforce", "monitor", "disabled"]
 OnError: TypeAlias = Literal["closed", "open"]
@@ -55,6 +55,18 @@ class Cors(Section):
     )
 
 
+class Idempotency(Section):
+    """How calls with an Idempotency-Key are answered when they are sent again."""
+
+    keep: PositiveDuration = Field(default=86_400.0, description="How long an answer is kept.")
+    largest: Size = Field(
+        default=2**20, description="Bytes of an answer that are kept; of a larger one only that it was given."
+    )
+    wait: Duration = Field(
+        default=10.0, description="How long a call waits while the same one is under way, before it gets 409."
+    )
+
+
 class Server(Section):
     """Where calls come in and where state is kept."""
 
@@ -70,12 +82,21 @@ class Server(Section):
     time_zone: TimeZone = Field(
         default="UTC", description="Whose days, weeks and months budgets follow, such as `Europe/Berlin`."
     )
+    state_dir: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=4096)] | None = Field(
+        default=None,
+        description="Folder for what each machine keeps of a shared store's money book, apart from it: which book it"
+        " is, and the journals. `$XDG_STATE_HOME/llmshield`, or `~/.local/state/llmshield`, without it.",
+    )
     unknown_traffic: Literal["deny", "pass"] = Field(
         default="deny", description="What happens to a path or content type that no dialect knows."
     )
     paths: tuple[PathRule, ...] = Field(default=(), description="Exceptions to `unknown_traffic`.")
     limits: Limits = Field(default=Limits(), description="What a request may be.")
     cors: Cors | None = Field(default=None, description="Which web pages may call; none without it.")
+    idempotency: Idempotency | None = Field(
+        default=Idempotency(),
+        description="What an Idempotency-Key does; `null`: nothing.",
+    )
     simulation: Flag = Field(
         default=False,
         description="Obey `SIMULATE_<PROVIDER>_FAILURE` and fault headers: for rehearsals, not for production.",

@@ -211,6 +211,8 @@ class Store(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     shared: ClassVar[bool] = True
     """False: other processes see nothing of it."""
+    remote: ClassVar[bool] = False
+    """True: it may be away for a while and come back, like anything behind a wire."""
     instant: ClassVar[bool] = False
     """True: no step ever waits, so that `at_once` may take it."""
 
