@@ -23,7 +23,7 @@ providers:
 routes:
   - match: {{model: ["claude-*"]}}
     to: [claude]
-  - match: {{model: ["gemini-*"]}}
+  - match: {{model: ["gemini-*", "tunedModels/*"]}}
     to: [google]
   - match: {{any: true}}
     to: [openai]
@@ -114,6 +114,12 @@ async def _canned(
     finally:
         server.close()
         await server.wait_closed()
+
+
+@pytest.fixture
+def policy_text() -> str:
+    """The policy of `canned`, to be changed and given to it as `text`."""
+    return POLICY
 
 
 @pytest.fixture
