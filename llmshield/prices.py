@@ -24,6 +24,7 @@ from llmshield.call import Usage
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo
+    from genai_prices.types import Provider as ListedProvider
 
 PICO_PER_USD = 10**12
 MTOK = 10**6
@@ -228,6 +229,16 @@ class Prices:
             price = self._found[key] = self._look_up(provider, family, model, options)
             return price
 
+    def models(self, provider: str, family: str) -> tuple[str, ...]:
+        """The models that the list has for a provider, in order of the alphabet."""
+        known = self._providers.get(provider)
+        listed = self._provider_in_list(known.base_url if known is not None else "")
+        if listed is None:
+            assert self._list is not None
+            id = _LIST_ID.get(family, family)
+            listed = next((each for each in self._list.providers if each.id == id), None)
+        return tuple(sorted(info.id for info in listed.models)) if listed is not None else ()
+
     def _look_up(
         self, provider: str, family: str, model: str, options: tuple[tuple[str, str], ...]
     ) -> ModelPrice | None:
@@ -239,17 +250,22 @@ class Prices:
         return _from_list(info, model, dict(options), self.version) if info is not None else None
 
     def _in_list(self, base_url: str, family: str, model: str) -> ModelInfo | None:
-        self.warm()
-        assert self._list is not None
         name = model.removeprefix("models/")
         if not 0 < len(name) <= _LONGEST_NAME:
             return None
-        try:
-            provider = self._list.find_provider(None, None, base_url) if base_url else None
-        except LookupError:
-            provider = None  # a proxy or a host of one's own: priced as its family
+        provider = self._provider_in_list(base_url)
+        assert self._list is not None
         try:
             return self._list.find_provider_model(name, provider, _LIST_ID.get(family, family), None)[1]
+        except LookupError:
+            return None
+
+    def _provider_in_list(self, base_url: str) -> ListedProvider | None:
+        """The list's provider of this address; None for a proxy or a host of one's own: priced as its family."""
+        self.warm()
+        assert self._list is not None
+        try:
+            return self._list.find_provider(None, None, base_url) if base_url else None
         except LookupError:
             return None
 

@@ -278,7 +278,7 @@ def _as_table(names: list[str], rows: list[dict[str, Any]]) -> None:
         table.add_column(figure, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*[Text(str(row[name])) for name in (*names, *_FIGURES)])
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _plain(cell: str) -> str:
