@@ -224,6 +224,8 @@ class Store(ABC):
         """The book that every step is for. Set before `open` by whoever knows it; else the one that is there."""
         self.seen = 0
         """A count that the book had at least (`Book.count`)."""
+        self.replaced = False
+        """True: what is there now is not what was opened; close and open again."""
         self.on_epoch: Callable[[str], None] | None = None
         """Called when `epoch` changes: with the first one, and when the book was rebuilt or reset."""
 
@@ -334,6 +336,12 @@ class Store(ABC):
         A seat that this id holds already is not taken twice.
         """
 
+    def admit_now(
+        self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
+    ) -> Admission:
+        """`admit` of an `instant` store, without a coroutine."""
+        return at_once(self.admit(windows, seats, now_ms, cost))
+
     @abstractmethod
     async def count(
         self, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int | None = None
@@ -346,6 +354,10 @@ class Store(ABC):
     @abstractmethod
     async def leave(self, seats: Sequence[Seat]) -> None:
         """Give the seats back."""
+
+    def leave_now(self, seats: Sequence[Seat]) -> None:
+        """`leave` of an `instant` store, without a coroutine."""
+        at_once(self.leave(seats))
 
     @abstractmethod
     async def sit(self, seats: Sequence[Seat]) -> None:

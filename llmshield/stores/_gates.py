@@ -26,7 +26,7 @@ _HITS = 24
 """Bits of an entry for its hits; the other 40 hold the step, enough for steps of 17 ms until the year 2560."""
 
 _SLACK = 64 * _ENTRY
-_AT_ONCE = 16
+_AT_ONCE = 8
 """Objects looked at in one step: more than a step makes."""
 
 
@@ -54,6 +54,8 @@ class Gates:
         self._hot: OrderedDict[tuple[str, int], Gate] = OrderedDict()
         self._packed: dict[int, _Packed] = {}
         self._salt = os.urandom(16)
+        self.crowded = False
+        """Whether there are more objects than wanted: then `trim`."""
 
     def __len__(self) -> int:
         """How many windows count something, as objects and packed."""
@@ -61,8 +63,8 @@ class Gates:
 
     def at(self, window: Window, now_ms: int) -> Gate:
         """The gate of this window, without what lies outside of it now."""
-        seconds = window.seconds
-        gate = self._hot.get((window.key, seconds))
+        key, _, seconds = window
+        gate = self._hot.get((key, seconds))
         if gate is None:
             return self._made(window, now_ms)
         steps = gate.steps
@@ -89,6 +91,7 @@ class Gates:
                 gate.steps = [entry >> _HITS, entry & (1 << _HITS) - 1]
                 gate.hits = gate.steps[1]
         self._hot[window.key, window.seconds] = gate
+        self.crowded = len(self._hot) > self._most
         return gate
 
     def trim(self, now_ms: int) -> None:
@@ -109,6 +112,7 @@ class Gates:
                 packed.put(self._digest(key), steps[0] << _HITS | steps[1], oldest << _HITS)
             else:
                 hot[key, seconds] = gate
+        self.crowded = len(hot) > self._most
 
     def _digest(self, key: str) -> bytes:
         return hashlib.blake2b(

@@ -44,6 +44,9 @@ KEPT_ENTRIES = 50_000
 KEPT_MS = 2 * 86_400_000
 """An account outlives its window by two days: a clock that steps back finds what was spent."""
 
+_AFTER = STEPS + 1
+"""Steps after which a step has left its window for good."""
+
 _SWEEP_MS = 30_000
 """How often forgotten accounts and gates are looked for: with 100,000 of them a look takes 20 ms."""
 
@@ -197,48 +200,58 @@ class MemoryStore(Store):
     async def admit(
         self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
     ) -> Admission:
-        self._gates.trim(now_ms)
-        at = self._gates.at
+        return self.admit_now(windows, seats, now_ms, cost)
+
+    def admit_now(
+        self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
+    ) -> Admission:
+        book = self._gates
+        if book.crowded:
+            book.trim(now_ms)
         gates: list[Gate] = []
         full, longest = -1, 0
-        for index, window in enumerate(windows):
-            gate = at(window, now_ms)
-            gates.append(gate)
-            if gate.hits + cost > window.limit:
+        for window in windows:
+            gate = book.at(window, now_ms)
+            if gate.hits + cost > window[1]:
                 wait = wait_ms(window, gate.steps, now_ms, cost)
                 if wait > longest:
-                    full, longest = index, wait
-        if full < 0:
-            for index, seat in enumerate(seats):
-                taken = self._taken(seat.key, now_ms)
-                if len(taken) >= seat.limit and seat.id not in taken:
-                    full = len(windows) + index
-                    break
-        if full < 0:
-            for gate in gates:
-                gate.add(now_ms // gate.step_ms, cost)
-            for seat in seats:
-                self._seats[seat.key][seat.id] = seat.until_ms
-        return Admission(
-            full,
-            tuple([gate.hits for gate in gates]),
-            tuple([_resets_ms(gate, now_ms) for gate in gates]),
-            longest,
-        )
+                    full, longest = len(gates), wait
+            gates.append(gate)
+        if full < 0 and seats:
+            full = self._sit_down(seats, now_ms, len(gates))
+        used: list[int] = []
+        resets: list[int] = []
+        for gate in gates:
+            steps, step_ms = gate.steps, gate.step_ms
+            if full < 0:  # `gate.add`, for the way that every call goes
+                step = now_ms // step_ms
+                if steps and steps[-2] >= step:
+                    steps[-1] += cost
+                else:
+                    steps += (step, cost)
+                gate.hits += cost
+            used.append(gate.hits)
+            left = (steps[0] + _AFTER) * step_ms - now_ms if steps else 0
+            resets.append(left if left > 0 else 0)
+        return Admission(full, tuple(used), tuple(resets), longest)
 
     async def count(
         self, windows: Sequence[Window], now_ms: int, cost: int, at_ms: int | None = None
     ) -> None:
-        self._gates.trim(now_ms)
+        if self._gates.crowded:
+            self._gates.trim(now_ms)
         for window in windows:
             gate = self._gates.at(window, now_ms)
             gate.add((now_ms if at_ms is None else at_ms) // gate.step_ms, cost)
 
     async def leave(self, seats: Sequence[Seat]) -> None:
-        for seat in seats:
-            taken = self._seats.get(seat.key)
-            if taken is not None and taken.pop(seat.id, None) is not None and not taken:
-                del self._seats[seat.key]
+        self.leave_now(seats)
+
+    def leave_now(self, seats: Sequence[Seat]) -> None:
+        for key, _, id, _ in seats:
+            taken = self._seats.get(key)
+            if taken is not None and taken.pop(id, None) is not None and not taken:
+                del self._seats[key]
 
     async def sit(self, seats: Sequence[Seat]) -> None:
         for seat in seats:
@@ -341,13 +354,25 @@ class MemoryStore(Store):
         self._due_ms = min((hold.until_ms for hold in self._holds.values()), default=2**63)
         return len(due)
 
+    def _sit_down(self, seats: Sequence[Seat], now_ms: int, before: int) -> int:
+        """Take every seat, or none: -1, or the index of the one that is not free, counted from `before`."""
+        for index, (key, limit, id, _) in enumerate(seats):
+            taken = self._seats.get(key)
+            if taken and len(taken) >= limit and id not in taken and len(self._taken(key, now_ms)) >= limit:
+                return before + index
+        for key, _, id, until_ms in seats:
+            taken = self._seats.get(key)
+            if taken is None:
+                self._seats[key] = {id: until_ms}
+            else:
+                taken[id] = until_ms
+        return -1
+
     def _taken(self, key: str, now_ms: int) -> dict[str, int]:
-        taken = self._seats.get(key)
-        if taken is None:
-            taken = self._seats[key] = {}
-        elif taken:
-            for id in [id for id, until_ms in taken.items() if until_ms <= now_ms]:
-                del taken[id]
+        """The seats of a key, without those whose time is over."""
+        taken = self._seats[key]
+        for id in [id for id, until_ms in taken.items() if until_ms <= now_ms]:
+            del taken[id]
         return taken
 
     def _forget(self, now_ms: int) -> None:
@@ -381,9 +406,3 @@ class MemoryStore(Store):
 def _kind(account: str, step: str) -> tuple[str, str]:
     """Where the steps of one rolling window are listed."""
     return account, step.partition(":")[0]
-
-
-def _resets_ms(gate: Gate, now_ms: int) -> int:
-    """`_sums.resets_ms` for a gate that knows the length of its steps."""
-    left = (gate.steps[0] + STEPS + 1) * gate.step_ms - now_ms if gate.steps else 0
-    return left if left > 0 else 0

@@ -38,6 +38,8 @@ class Away(Store):
     def __getattribute__(self, name: str) -> Any:
         if name in {"inner", "gone"} or name.startswith("__"):
             return object.__getattribute__(self, name)
+        if name == "instant":
+            return False
         if object.__getattribute__(self, "gone"):
 
             async def lost(*args: Any, **kwargs: Any) -> Any:

@@ -47,7 +47,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Coroutine
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -72,16 +72,8 @@ _TICK_S = 20.0
 """How often what is counted locally is looked through; more often where the lease is short."""
 
 
-class _Held:
-    """The places of one call, and where they are taken."""
-
-    __slots__ = ("in_store", "line", "locally", "seats")
-
-    def __init__(self, seats: tuple[Seat, ...], line: str, *, locally: bool) -> None:
-        self.seats = seats
-        self.line = line
-        self.locally = locally
-        self.in_store = not locally
+_Held: TypeAlias = tuple[tuple[Seat, ...], str, bool]
+"""The places of one call, the key of the queue that waits for them, and whether they were taken locally."""
 
 
 class RateLimiter(Plugin):
@@ -115,6 +107,7 @@ class RateLimiter(Plugin):
         policy = resources.get(Policy)
         self._store: Store = resources.get(Store)  # type: ignore[type-abstract]
         self._instant = self._store.instant
+        self._headers = self.settings.headers
         self._local = open_store("memory://")
         share, lease = self.settings.local_share, self.settings.lease
         self._lease_ms = int(lease * 1000)
@@ -159,15 +152,20 @@ class RateLimiter(Plugin):
             return None
         if rules.line and rules.line in self._queues and call.enforced:
             return self._stand_in_line(call, rules)  # behind those who wait already
-        judging = self._judge(call, rules)
-        return at_once(judging) if self._instant else judging
+        if not self._instant:
+            return self._judge(call, rules)
+        now = clock.now()
+        now_ms = int(now * 1000)
+        seats = rules.seats(call.id, now_ms + self._lease_ms) if rules.places else ()
+        admission = self._store.admit_now(rules.requests, seats, now_ms)
+        said = self._decide(call, rules, rules, seats, admission, now, locally=False)
+        return self._stand_in_line(call, rules) if said == "full" else said
 
     async def _judge(self, call: Call, rules: Rules) -> Block | Wait | None:
         said = await self._take(call, rules)
         if said == "full":
             return self._stand_in_line(call, rules)
-        late = call.deadline is not None and not self._instant and clock.monotonic() > call.deadline
-        if said is None and late:
+        if said is None and call.deadline is not None and clock.monotonic() > call.deadline:
             await self._leave_all(call)  # too late for this hook: its end callbacks are not going to run
         return said
 
@@ -176,33 +174,38 @@ class RateLimiter(Plugin):
         now = clock.now()
         now_ms = int(now * 1000)
         seats = rules.seats(call.id, now_ms + self._lease_ms) if rules.places else ()
-        here, local = rules, False
         try:
-            said = await self._store.admit(rules.requests, seats, now_ms)
-            if self._away:
-                self._tell_away(False)
+            admission = await self._store.admit(rules.requests, seats, now_ms)
         except StoreUnavailable:
             self._tell_away(True)
-            here, local = self._share(call), True
+            here = self._share(call)
             seats = here.seats(call.id, now_ms + self._lease_ms)
-            said = await self._local.admit(here.requests, seats, now_ms)
+            admission = await self._local.admit(here.requests, seats, now_ms)
+            return self._decide(call, rules, here, seats, admission, now, locally=True)
         except asyncio.CancelledError:
             if seats:  # whether they were taken nobody here knows
-                self._spawn(self._give_back(_Held(seats, rules.line, locally=False)))
+                self._spawn(self._give_back((seats, rules.line, False)))
             raise
+        self._tell_away(False)
+        return self._decide(call, rules, rules, seats, admission, now, locally=False)
+
+    def _decide(
+        self, call: Call, rules: Rules, here: Rules, seats: tuple[Seat, ...], said: Admission, now: float, *,
+        locally: bool,
+    ) -> Block | Full | None:  # fmt: skip
+        """What the gates' answer means for the call; `here` are the rules that they were asked by."""
         if said.refused >= 0:
             place = said.refused - len(here.requests)
-            if place == 0 and here.line:
-                return "full"
-            return self._refuse(call, here, said, place, now)
+            return "full" if place == 0 and here.line else self._refuse(call, here, said, place, now)
         if seats:
-            self._held[call.id] = _Held(seats, here.line, locally=local)
+            self._held[call.id] = (seats, here.line, locally)
             call.at_end(self._leave)
-        enforced, items = call.enforced, ""
-        if here.requests and enforced and self.settings.headers:
+        items = ""
+        if self._headers and here.requests and call.enforced:
             items = self._tell(call, here, said, now)
         if self._tokens is not None and rules.tokens:
-            self._tokens.watch(Ticket(call, rules, self._share(call), now_ms, said, enforced, items))
+            ticket = Ticket(call, rules, self._share(call), int(now * 1000), said, call.enforced, items)
+            self._tokens.watch(ticket)
         return None
 
     def _share(self, call: Call) -> Rules:
@@ -240,7 +243,7 @@ class RateLimiter(Plugin):
             whose, most = rules.places[place]
             limit, wait = f"{most} at once", _SEAT_WAIT_S
         self._refused.add(1, limit)
-        if rules.requests and call.enforced and self.settings.headers:
+        if self._headers and rules.requests and call.enforced:
             self._tell(call, rules, said, now)
         return Block(
             f"Rate limit of {limit} for {_subject(call, whose)} is reached. Try again in {seconds(wait)}.",
@@ -269,8 +272,12 @@ class RateLimiter(Plugin):
         held = self._held.pop(call.id, None)
         if held is None:
             return None
-        leaving = self._give_back(held)
-        return at_once(leaving) if self._instant else leaving
+        if not self._instant:
+            return self._give_back(held)
+        self._store.leave_now(held[0])
+        if held[1]:
+            self._queues.wake(held[1])
+        return None
 
     async def _leave_all(self, call: Call) -> None:
         held = self._held.pop(call.id, None)
@@ -278,15 +285,17 @@ class RateLimiter(Plugin):
             await self._give_back(held)
 
     async def _give_back(self, held: _Held) -> None:
-        if held.locally:
-            await self._local.leave(held.seats)
-        if held.in_store:
-            try:
-                await self._store.leave(held.seats)
-            except StoreUnavailable:
-                self._tell_away(True)  # nobody renews the place: it is free after its lease
-        if held.line:
-            self._queues.wake(held.line)
+        seats, line, locally = held
+        if locally:
+            await self._local.leave(seats)
+        try:
+            await self._store.leave(
+                seats
+            )  # local ones as well: `_renew` takes them there when the store is back
+        except StoreUnavailable:
+            self._tell_away(True)  # nobody renews the place: it is free after its lease
+        if line:
+            self._queues.wake(line)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -300,20 +309,18 @@ class RateLimiter(Plugin):
             now_ms = int(clock.now() * 1000)
             await self._local.expire(now_ms)  # forgets windows that count nothing
             until_ms = now_ms + self._lease_ms
-            living = tuple(self._held.values())
-            seats = [seat._replace(until_ms=until_ms) for held in living for seat in held.seats]
-            if not seats:
+            living = [
+                (seat._replace(until_ms=until_ms), locally)
+                for seats, _, locally in self._held.values()
+                for seat in seats
+            ]
+            if not living:
                 continue
-            await self._local.sit(
-                [seat._replace(until_ms=until_ms) for held in living if held.locally for seat in held.seats]
-            )
+            await self._local.sit([seat for seat, locally in living if locally])
             try:
-                await self._store.sit(seats)
+                await self._store.sit([seat for seat, _ in living])
             except StoreUnavailable:
                 self._tell_away(True)
-                continue
-            for held in living:
-                held.in_store = True
 
 
 def _subject(call: Call, key: str) -> str:

@@ -22,23 +22,24 @@ def tell(
     resets_ms: Sequence[int], now: float,
 ) -> tuple[str, dict[str, str]]:  # fmt: skip
     """The items of RateLimit for these windows, and the provider's own headers for the tightest of them."""
-    items = []
+    items: list[str] = []
     limit = left = reset_ms = 0
     least = 2.0
-    for name, (_, most, _), hits, ms in zip(names, windows, used, resets_ms, strict=True):
-        remaining = most - hits
+    for index, name in enumerate(names):
+        most, ms = windows[index][1], resets_ms[index]
+        remaining = most - used[index]
         if remaining < 0:
             remaining = 0
-        items.append(f"{name};r={remaining};t={-(-ms // 1000)}")
+        items.append(f"{name};r={remaining};t={(ms + 999) // 1000}")
         share = remaining / most
         if share < least:
             least, limit, left, reset_ms = share, most, remaining, ms
     if family == "anthropic":
         limit_name, left_name, reset_name = _ANTHROPIC[unit]
-        reset = _rfc3339(-int(-(now + reset_ms / 1000) // 1))
+        reset = _rfc3339(int(now + (reset_ms + 999) / 1000))
     else:
         limit_name, left_name, reset_name = _OPENAI[unit]
-        reset = _go_duration(reset_ms if reset_ms < 60_000 else -(-reset_ms // 1000) * 1000)
+        reset = _go_duration(reset_ms if reset_ms < 60_000 else (reset_ms + 999) // 1000 * 1000)
     return ", ".join(items), {limit_name: str(limit), left_name: str(left), reset_name: reset}
 
 

@@ -226,7 +226,7 @@ plugins: [{{use: rate_limit, timeout: 100ms}}]
                     await reply.read()
                     return reply.status
 
-            sim.set(ttft=0.3)
+            sim.set(ttft=0.6)
             assert sorted(await asyncio.gather(*[post() for _ in range(4)])) == [200, 200, 200, 429]
             sim.set(ttft=1)
             running = asyncio.create_task(post())
