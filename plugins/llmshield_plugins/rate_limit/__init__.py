@@ -58,7 +58,7 @@ from llmshield.hookspecs import Plugin, Resources
 from llmshield.metrics import Metrics
 from llmshield.policy import Percent, Policy, PositiveDuration, RateLimit
 from llmshield.prices import Prices
-from llmshield.stores import Admission, Seat, Store, at_once, open_store
+from llmshield.stores import Admission, Seat, Store, open_store
 from llmshield.verdicts import Block, Wait
 from llmshield_plugins.rate_limit.headers import tell
 from llmshield_plugins.rate_limit.limits import PER, Limits, RuleBook, Rules
