@@ -61,7 +61,11 @@ class Bookkeeper:
         if self._state is not None:
             known = await asyncio.to_thread(self._state.read)
             self._store.on_epoch = self._turned
-            self._store.epoch, self._store.seen = known.epoch, known.count
+            if self._store.epoch in (
+                "",
+                known.epoch,
+            ):  # else it has been turned meanwhile, and not yet been kept
+                self._store.epoch, self._store.seen = known.epoch, known.count
         await self._store.open()
         for warning in self._store.warnings:
             log.warning("store", warning=warning)
@@ -76,6 +80,9 @@ class Bookkeeper:
 
     async def look(self) -> None:
         """Twice a second: see new notes, keep what is known. Raises: StoreUnavailable."""
+        if self._store.replaced:
+            self.opened = False
+            await self._store.close()
         if not self.opened:
             await self.open()
         await self.copy()

@@ -17,6 +17,7 @@ Normal is the default because a budget is exceeded by a second of traffic at the
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
@@ -97,6 +98,8 @@ class SqliteStore(Store):
         self._turn: list[_Job] = []
         self._free = threading.Lock()
         """Held by whoever uses the writing connection."""
+        self._inode = (0, 0)
+        """Of the file that was opened."""
         self._dirty = False
         self._changes = 0
         self._sweep_ms = 0
@@ -108,6 +111,7 @@ class SqliteStore(Store):
             return
         writer = await asyncio.to_thread(self._connect)
         flusher = await asyncio.to_thread(self._connect)
+        self._inode, self.replaced = _inode(self._file), False
         self._writer, self._loop = writer, asyncio.get_running_loop()
         self._thread = threading.Thread(
             target=self._work, args=(writer, flusher), name="llmshield-sqlite", daemon=True
@@ -308,6 +312,8 @@ class SqliteStore(Store):
         """Undo the open transaction; what to raise for it."""
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if isinstance(error, StoreUnavailable):
+            return error
         return StoreUnavailable(f"SQLite store {self._file!r}: {error}")
 
     # -- what runs in the writing thread
@@ -382,6 +388,11 @@ class SqliteStore(Store):
                 if time.monotonic() > deadline:
                     raise sqlite3.OperationalError(f"other processes held the file for {_BUSY_S:.0f} s")
                 time.sleep(0.0003)  # SQLite's own waiting sleeps up to 100 ms at a time
+            if _inode(self._file) != self._inode:
+                self.replaced = True
+                raise book_lost(
+                    f"the SQLite file {self._file!r} was removed or replaced under this process; it"
+                )
             for job in batch:
                 # A caller that gave up before its turn gets nothing held in its name.
                 done.append((job, None if job[1].cancelled() else job[0](connection), None))
@@ -390,8 +401,8 @@ class SqliteStore(Store):
                 self._changes, self._dirty = connection.total_changes, True
         except Exception as error:  # noqa: BLE001  handed to every caller of the batch
             lost = self._lost(connection, error)
-            lost.__cause__ = error
-            if len(batch) > 1 and not isinstance(error, sqlite3.OperationalError):
+            lost.__cause__ = None if lost is error else error
+            if len(batch) > 1 and not isinstance(error, (sqlite3.OperationalError, StoreUnavailable)):
                 # One of them is at fault (a value that SQLite can't take): it must not take the others with it.
                 return [one for job in batch for one in self._commit(connection, [job], _BUSY_S) or ()]
             return [(job, None, lost) for job in batch]
@@ -431,6 +442,15 @@ class SqliteStore(Store):
                 connection.close()
         except sqlite3.DatabaseError as error:
             raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+
+
+def _inode(file: str) -> tuple[int, int]:
+    """What tells a file from another one at the same place."""
+    try:
+        stat = os.stat(file)  # noqa: PTH116  in every transaction: pathlib costs twice as much
+    except FileNotFoundError:
+        return (0, 0)
+    return stat.st_dev, stat.st_ino
 
 
 def _deliver(answers: list[_Answer]) -> None:
