@@ -22,6 +22,7 @@ from llmshield.dialects._tree import Limits, parse_body
 from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
 from llmshield.exchange import Client, Exchange, Incoming, new_id
+from llmshield.idempotency import Repeats
 from llmshield.identity import Caller, Identity, is_key_name
 from llmshield.logs import log
 from llmshield.passing import Passing
@@ -58,10 +59,12 @@ class Engine:
         observe: Callable[[Exchange], None],
         faults: Mapping[str, str] | None = None,
         identity: Identity | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.policy = policy
         self.chain = chain
         self.identity = identity or Identity(policy)
+        self._repeats = repeats
         self._dialects = dialects
         self._observe = observe
         self._endings = Endings()
@@ -130,6 +133,8 @@ class Engine:
             await self._replies.send(x, 200, {}, b"")
             return
         body = await self._read_json(x) if x.method == "POST" else b""
+        if "idempotency-key" in x.headers and await self._repeated(x, query, body):
+            return
         request = WireRequest(x.method, x.path, query, x.headers, body)
         try:
             tree = parse_body(body, self._limits) if x.method == "POST" else {}
@@ -176,6 +181,13 @@ class Engine:
         for sealed in call.sealed:
             sealed.reseal()
         await self._asking.ask_with_failover(x, call, route)
+
+    async def _repeated(self, x: Exchange, query: str, body: bytes) -> bool:
+        """Whether this call was answered before, and so is now; else this exchange answers for its key."""
+        if self._repeats is None or (kept := await self._repeats.claim(x, query, body)) is None:
+            return False
+        await self._replies.send(x, kept.status, kept.headers, kept.body)
+        return True
 
     def _read_head(self, x: Exchange) -> None:
         """Method, canonical path, query and headers. Raises: CallError `bad_request`."""
@@ -279,6 +291,8 @@ class Engine:
         self._tell(x)
 
     async def _run_ends(self, x: Exchange) -> None:
+        if x.claim is not None:
+            await x.claim.close(x)
         if x.call is not None:
             if x.reply is not None:
                 x.reply.cost_picousd = x.cost_picousd
@@ -342,6 +356,8 @@ class Engine:
         )  # fmt: skip
         call.tenant, call.tier, call.key_id = x.caller.tenant, x.caller.tier, x.caller.key_id
         call.client = x.caller.address
+        if "idempotency-key" in x.headers and await self._repeated(x, call.query, body):
+            return
         call.unseen.append("body")
         active = self._overrides(call)
         x.chain = self.chain.under(active) if active else self.chain

@@ -15,6 +15,7 @@ from llmshield.identity import Caller
 
 if TYPE_CHECKING:
     from llmshield.dialects import Dialect, StreamCodec
+    from llmshield.idempotency import Claim
     from llmshield.transport import Transport
 
 _NOT_OURS = frozenset(
@@ -113,6 +114,8 @@ class Exchange:
     query: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     caller: Caller | None = None
+    claim: Claim | None = None
+    """The Idempotency-Key that this exchange answers for."""
     dialect: Dialect | None = None
     operation: str = ""
     call: Call | None = None

@@ -195,7 +195,11 @@ async def test_a_stream_outlives_its_key_and_the_next_call_does_not(
     path = written(tmp_path, url=primary.url)
     key = (await asyncio.to_thread(run, path, "create", "--tenant", "acme")).stdout.strip()
     text = "one two three four five six seven eight"
-    body = {**CHAT, "stream": True, "messages": [{"role": "user", "content": f"[[simulate delay=0.1,tokens=20]] {text}"}]}
+    body = {
+        **CHAT,
+        "stream": True,
+        "messages": [{"role": "user", "content": f"[[simulate delay=0.1,tokens=20]] {text}"}],
+    }
     async with gateway(policy(path.read_text())) as (url, _), aiohttp.ClientSession() as http:
         async with http.post(
             f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
@@ -209,8 +213,14 @@ async def test_a_stream_outlives_its_key_and_the_next_call_does_not(
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
-def test_several_gateways_in_processes_of_their_own(shared_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.nightly)])
+def test_several_gateways_in_processes_of_their_own(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Made and revoked by commands, seen by two `llmshield serve` that share the store."""
+    shared_url = f"sqlite:///{tmp_path}/book.db"
+    if kind == "redis":
+        shared_url = f"{request.getfixturevalue('redis_url')}?prefix=k{time.monotonic_ns()}"
     with SimulatorThread(name="p") as sim:
         path = written(tmp_path, shared_url, sim.url)
         served = [
