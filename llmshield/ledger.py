@@ -141,6 +141,10 @@ class Ledger:
         if caps_on in self._caps_on:
             self._caps_on.remove(caps_on)
 
+    def caps_of(self, tenant: str) -> list[Cap]:
+        """Every declared cap of a tenant, as the policy has it."""
+        return [cap for caps_of in self._caps_of for cap in caps_of(tenant)]
+
     async def reserve(
         self, id: str, labels: Labels, caps: Sequence[Cap], want: int, least: int | None = None
     ) -> Reservation | Refusal:
@@ -265,11 +269,10 @@ class Ledger:
         account = tenant_account(tenant)
         found = accounts.get(account, [])
         total = (of_window(found, EVER) or [Balance(account, EVER, 0, 0, 0, 0)])[0]
-        caps = [cap for caps_of in self._caps_of for cap in caps_of(tenant)]
         return {
             "spent_usd": usd(total.spent),
             "held_usd": usd(total.held),
-            "budgets": [budget(cap, found, now) for cap in caps],
+            "budgets": [budget(cap, found, now) for cap in self.books.raised(self.caps_of(tenant), now)],
             "requests": total.requests,
             "tokens": total.tokens,
         }

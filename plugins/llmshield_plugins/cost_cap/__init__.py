@@ -55,7 +55,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -63,7 +63,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmshield import clock, hookspecs
 from llmshield.call import Attempt, Call
-from llmshield.errors import StoreUnavailable
+from llmshield.errors import BookLost, StoreUnavailable
 from llmshield.hookspecs import Plugin, Resources
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation
 from llmshield.metrics import Metrics
@@ -78,6 +78,7 @@ from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
 from llmshield_plugins.cost_cap.warnings import Warnings
 
+_CapsOf = Callable[[str], Sequence[Cap]]
 _Kind = Literal["budget_spent", "store_unavailable", "model_denied", "bad_request"]
 
 _FREE = frozenset({"count_tokens", "models"})
@@ -86,8 +87,8 @@ _FREE = frozenset({"count_tokens", "models"})
 _APP = "app"
 _USUAL_TOKENS = 4096
 """Output bound for a model whose longest answer is not known: the shortest of those in use."""
-_LOCKS_S = 1.0
-"""How soon a lock that another process set is known here."""
+_WARN_S = 1.0
+"""How soon a budget that is nearly spent is warned of."""
 
 
 class AssumedPrice(BaseModel):
@@ -160,17 +161,22 @@ class CostCap(Plugin):
         self._refusals = metrics.counter(
             "llmshield_cost_refused_total", "Attempts refused for money.", "reason"
         )
-        self._locks: dict[str, float] = {}
+        # The ledger's own copy of what all processes share, kept up to date there.
+        self._locks: dict[str, float] = self._ledger.books.locked if settings.on_overrun == "lock" else {}
         self._terms = Terms(
             name=self.name or "cost_cap", ledger=self._ledger, tariff=self._tariff, locks=self._locks, overruns=overruns,
             locking=settings.on_overrun == "lock", lost_in_full=settings.lost_reply == "full",
             cut_in_full=settings.cut_stream == "full", warnings=self._warnings,
         )  # fmt: skip
-        await self._see_locks()
-        self._watch = asyncio.create_task(self._watch_locks(), name="llmshield-cost-locks")
+        self._watch = asyncio.create_task(self._keep_warning(), name="llmshield-cost-warnings")
+
+    def budgets(self, policy: Policy) -> tuple[_CapsOf, _CapsOf | None]:
+        """Which caps hold for a tenant, and on an account, as `Ledger.declare` takes them; without being started."""
+        caps = Caps(policy, self.settings.caps)
+        return caps.of_tenant, caps.on_account if self.settings.caps else None
 
     async def close(self) -> None:
-        """Stop looking for locks."""
+        """Stop looking for what to warn of."""
         watch = getattr(self, "_watch", None)
         if watch is not None:
             self._ledger.forget(self._caps.of_tenant, self._caps.on_account)
@@ -228,11 +234,13 @@ class CostCap(Plugin):
                 uncapped = await self._ledger.reserve(id, labels, self._caps.unlimited(caps), want, want)
                 assert isinstance(uncapped, Reservation)
                 held = uncapped
-        except StoreUnavailable:
-            return self._refuse(
-                "store", "The budget can't be checked now; nothing was sent.", kind="store_unavailable"
-            )
+        except StoreUnavailable as error:
+            message = "The budget can't be checked now; nothing was sent."
+            if isinstance(error, BookLost):
+                message = f"{message} {error}"
+            return self._refuse("store", message, kind="store_unavailable")
         attempt.reserved_picousd = held.amount
+        attempt.prices = order.price.source
         booking = Booking(self._terms, held, order.price, order.bound, order.silent)
         attempt.at_end(booking.settle)
         if caps and block is None and call.operation == "generate":
@@ -298,22 +306,11 @@ class CostCap(Plugin):
         elif attempt.output_bound is None:
             attempt.clamp_output(order.output)
 
-    async def _watch_locks(self) -> None:
-        """Learn of locks that other processes set, and warn. Without a store nothing is sent anyway."""
-        while True:
-            await asyncio.sleep(_LOCKS_S)  # housekeeping keeps the machine's pace, whatever the clock says
-            if self._warnings is not None:
-                await self._warnings.look()
-            try:
-                await self._see_locks()
-            except StoreUnavailable:
-                continue
-
-    async def _see_locks(self) -> None:
-        if self.settings.on_overrun == "lock":
-            found = await self._ledger.locks()
-            self._locks.clear()
-            self._locks.update(found)
+    async def _keep_warning(self) -> None:
+        """Warn of budgets that are nearly spent."""
+        while self._warnings is not None:
+            await asyncio.sleep(_WARN_S)  # housekeeping keeps the machine's pace, whatever the clock says
+            await self._warnings.look()
 
     def _refuse(self, reason: str, message: str, *, kind: _Kind = "bad_request") -> Block:
         self._refusals.add(1, reason)
