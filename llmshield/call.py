@@ -210,7 +210,7 @@ class Attempt:
     __slots__ = (
         "_ends", "_proposals", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
         "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars",
-        "output_twelfths", "provider", "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status",
+        "output_twelfths", "prices", "provider", "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status",
         "unseen", "usage", "watch",
     )  # fmt: skip
 
@@ -242,6 +242,8 @@ class Attempt:
         """What was reserved for this attempt (1 USD = 10**12), set by the plugin that keeps the money."""
         self.cost_picousd: int | None = None
         """What it cost, set at its end by the same; None: nobody priced it."""
+        self.prices: str | None = None
+        """Where its price is from: the list and its version, `policy`, `assumed`; None: nobody priced it."""
         self.output_chars = 0
         """Characters of text received so far, all channels: the base of an estimate when usage is missing."""
         self.output_twelfths = 0

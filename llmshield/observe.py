@@ -109,6 +109,7 @@ class Observer:
                     status=attempt.status,
                     ms=_ms(_seconds(attempt)),
                     cost_usd=usd(attempt.cost_picousd),
+                    prices=attempt.prices,
                 )
                 for attempt in x.attempts
             ],

@@ -13,7 +13,8 @@ from typing import Literal
 # No slots in these: orjson writes a dataclass with a __dict__ three times faster (4 against 12 us a record).
 @dataclass
 class AttemptRecord:
-    """One try of one provider. `ms` from start to end, `cost_usd` an exact decimal or None."""
+    """One try of one provider. `ms` from start to end, `cost_usd` an exact decimal or None, `prices` the list and its
+    version (or `policy`, `assumed`) that priced it."""
 
     provider: str
     model: str
@@ -22,6 +23,7 @@ class AttemptRecord:
     status: int | None = None
     ms: float = 0.0
     cost_usd: str | None = None
+    prices: str | None = None
 
 
 @dataclass

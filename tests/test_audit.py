@@ -88,7 +88,7 @@ def test_a_record_names_who_what_and_why(audit, sink):
         assert written[name] == (FULL | {"policy": "sha256:1f3a"})[name]
     assert written["attempts"][0] == {
         "provider": "openai", "model": "gpt-4o", "outcome": "failed", "reason": "status", "status": 503, "ms": 12.5,
-        "cost_usd": None,
+        "cost_usd": None, "prices": None,
     }  # fmt: skip
     assert written["verdicts"][0]["findings"][0]["type"] == "US_SSN"
     assert written["verdicts"][0]["mode"] == "enforce"
