@@ -208,7 +208,7 @@ class Attempt:
     """
 
     __slots__ = (
-        "_ends", "_proposals", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
+        "_ends", "_proposals", "_spaced", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
         "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars",
         "output_twelfths", "prices", "provider", "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status",
         "unseen", "usage", "watch",
@@ -246,6 +246,7 @@ class Attempt:
         """Where its price is from: the list and its version, `policy`, `assumed`; None: nobody priced it."""
         self.output_chars = 0
         """Characters of text received so far, all channels: the base of an estimate when usage is missing."""
+        self._spaced = False
         self.output_twelfths = 0
         """A lower bound of the tokens received so far, in twelfths; counted while `watch` is set (`meter`)."""
         self.watch: tuple[str, Callable[[Attempt], Block | None]] | None = None
@@ -263,7 +264,9 @@ class Attempt:
         size = len(text)
         self.output_chars += size
         if self.watch is not None and size:
-            runs = 12 * (len(text.split()) - 1 + text[0].isspace() + text[-1].isspace())
+            runs = len(text.split()) - 1 + (text[0].isspace() and not self._spaced)
+            self._spaced = text[-1].isspace()
+            runs = 12 * (runs + self._spaced)
             least = size if text.isascii() else 2 * size
             self.output_twelfths += runs if runs > least else least
 
