@@ -241,25 +241,19 @@ class Claim:
 class _Recorder:
     """A client that remembers what it was sent, up to a bound; `parts` None: it was more."""
 
-    __slots__ = ("_client", "_room", "ended", "headers", "parts", "status")
+    __slots__ = ("_client", "_room", "ended", "headers", "parts", "started", "status")
 
     def __init__(self, client: Client, room: int) -> None:
         self._client = client
         self._room = room
+        self.started = client.started
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.parts: list[bytes] | None = []
         self.ended = False
 
-    @property
-    def started(self) -> bool:
-        return self._client.started
-
-    @started.setter
-    def started(self, value: bool) -> None:
-        self._client.started = value
-
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.started = True
         self.status, self.headers = status, dict(headers)
         await self._client.start(status, headers)
 

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from llmshield import client_keys, registry
 from llmshield.blocks import Blocks
@@ -42,8 +42,7 @@ __all__ = [
 ANONYMOUS = "anonymous"
 
 
-@dataclass(slots=True, frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who is calling. `key` is the client's own credential, to be passed on or dropped, never shown; `key_id` the
     start of its hash where it is one of our client keys (and must not travel on), or the signer; `tags` come from
     its token. `secret` is what this caller alone knows, where it knows anything: whatever is kept for it is sealed

@@ -8,6 +8,7 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 from llmshield.errors import CallError
 
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
+_BEARER = ("Bearer ", "bearer ")
 LONGEST = 16 * 1024
 """Characters of a key; tokens with many groups in them reach 8 KiB (nginx's limit for one header)."""
 
@@ -60,8 +61,9 @@ def carries_key(name: bytes, value: bytes) -> bool:
 
 
 def _bearer(authorization: str) -> str | None:
-    scheme, _, rest = authorization.partition(" ")
-    return (rest.strip() or None) if scheme.lower() == "bearer" else None
+    if authorization[:7] in _BEARER or authorization[:7].lower() == "bearer ":
+        return authorization[7:].strip() or None
+    return None
 
 
 def _two() -> CallError:

@@ -79,6 +79,8 @@ class VirtualKey(Way):
 
         Raises: CallError for one that was revoked, that is damaged, or whose form is ours and that nobody knows.
         """
+        if not self._listed and not client_keys.has_our_form(key):
+            return None
         digest = client_keys.digest_of(key)
         listed = self._listed.get(digest)
         table = self._table

@@ -33,11 +33,11 @@ def _key_set(value: Any) -> Any:
             return value
         try:
             url = urlsplit(value)
-            plain = url.hostname and url.username is None and not url.fragment and url.port != 0
-        except ValueError:  # a port that is no number, or half an IPv6 address
-            plain = False
-        if plain and (scheme == "https" or (scheme == "http" and _is_local(url.hostname or ""))):
-            return value
+            usable = url.hostname and url.username is None and not url.fragment and url.port != 0
+            if usable and (scheme == "https" or (scheme == "http" and _is_local(url.hostname or ""))):
+                return value
+        except ValueError:
+            pass  # a port that is no number, or half an IPv6 address: the message below says what was expected
     raise PydanticCustomError(
         "unit",
         "found {found}, expected https://HOST/PATH or file://PATH",
