@@ -67,8 +67,6 @@ class Bookkeeper:
             ):  # else it has been turned meanwhile, and not yet been kept
                 self._store.epoch, self._store.seen = known.epoch, known.count
         await self._store.open()
-        for warning in self._store.warnings:
-            log.warning("store", warning=warning)
         if self.journal is not None:
             self.journal.begin(self._store.epoch)
         if self._state is not None and self._store.epoch:
@@ -85,6 +83,8 @@ class Bookkeeper:
             await self._store.close()
         if not self.opened:
             await self.open()
+            for warning in self._store.warnings:
+                log.warning("store", warning=warning)
         await self.copy()
         if self._state is None:
             return

@@ -34,7 +34,7 @@ import orjson
 
 from llmshield import clock
 from llmshield.errors import StoreError
-from llmshield.stores import Labels, Line, StoreUrl
+from llmshield.stores import Labels, Line, Store, StoreUrl
 
 SEGMENT = 16 * 2**20
 """Size of a file in bytes; packed it is a tenth."""
@@ -96,6 +96,12 @@ class LocalState:
                 " back from a backup, or remove it and run `llmshield budget reset --yes`."
             ) from error
 
+    def recall(self, store: Store) -> Store:
+        """Have a store, not yet opened, be the book that this machine knows. Raises: StoreError."""
+        known = self.read()
+        store.epoch, store.seen = known.epoch, known.count
+        return store
+
     def write(self, known: Known) -> None:
         """Keep it, whole or not at all. What goes wrong is told in `failure`."""
         record = {"store": self.store, "epoch": known.epoch, "count": known.count, "at": int(clock.now())}
@@ -125,7 +131,7 @@ def _identity(url: StoreUrl) -> tuple[str, str]:
         text = f"redis://{text}#{url.options.get('prefix', 'llmshield')}"
     readable = "".join([char if char.isalnum() else "-" for char in text.partition("://")[2]]).strip("-")
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return text, f"{url.scheme.removesuffix('s')}-{readable[-40:]}-{digest}"
+    return text, f"{'sqlite' if url.scheme == 'sqlite' else 'redis'}-{readable[-40:]}-{digest}"
 
 
 class Journal:
@@ -327,6 +333,11 @@ class Reading:
                     ):
                         found[name] = path
         return [found[name] for name in sorted(found)]
+
+    def epochs(self) -> Iterator[str]:
+        """Every epoch that stands at the head of a file."""
+        for path in self.paths():
+            yield next((rest[0]["epoch"] for kind, *rest in self._parsed(path) if kind == "head"), "")
 
     def __iter__(self) -> Iterator[Record]:
         for path in self.paths():

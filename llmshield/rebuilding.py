@@ -180,7 +180,7 @@ def _of_book(records: Iterable[Record], base: str, done: Rebuilt) -> Iterable[Re
 
 def _base(known: Known, book: Book, reading: Reading) -> str:
     """The line of books that is meant: what this machine knows, else what was missed, else what all journals say."""
-    for epochs in ([known.epoch], [book.epoch], book.doubted, {record.epoch for record in reading}):
+    for epochs in ([known.epoch], [book.epoch], book.doubted, reading.epochs()):
         bases = {epoch.partition(".")[0] for epoch in epochs if epoch}
         if len(bases) == 1:
             return bases.pop()

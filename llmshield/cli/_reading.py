@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from llmshield.journals import LocalState
     from llmshield.policy import Policy
     from llmshield.stores import Store
 
@@ -43,11 +44,14 @@ def shared_store(policy: Path | None, url: str | None, command: str) -> Store:
     Raises: ShieldError where other processes have no part in it, or there is none; typer.Exit without any of these.
     """
     from llmshield.errors import ShieldError
+    from llmshield.journals import LocalState
     from llmshield.stores import open_store
 
+    folder = None
     if url is None:
         if policy is not None or _POLICY.is_file():
-            url = policy_at(policy or _POLICY, command).server.store
+            server = policy_at(policy or _POLICY, command).server
+            url, folder = server.store, server.state_dir
         elif _BOOK.is_file():
             url = f"sqlite:///{_BOOK}"
         else:
@@ -65,4 +69,22 @@ def shared_store(policy: Path | None, url: str | None, command: str) -> Store:
         raise ShieldError(
             f"There is no store at {store.url.path!r}; start `llmshield serve` once, or check the path."
         )
-    return store
+    return LocalState(store.url, Path(folder).expanduser() if folder else None).recall(store)
+
+
+def shared_state(policy: Policy | Path, command: str) -> tuple[Store, LocalState]:
+    """A policy's store (not yet opened, and perhaps not there any more), and what this machine knows of it.
+
+    Raises: ShieldError where other processes have no part in it.
+    """
+    from llmshield.errors import ShieldError
+    from llmshield.journals import LocalState
+    from llmshield.stores import open_store
+
+    if isinstance(policy, Path):
+        policy = policy_at(policy, command)
+    store = open_store(policy.server.store)
+    if not store.shared:
+        raise ShieldError("memory:// lives in the serving process only, and forgets at its end.")
+    folder = policy.server.state_dir
+    return store, LocalState(store.url, Path(folder).expanduser() if folder else None)

@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from llmshield.cli._reading import USAGE, policy_at
+from llmshield.cli._reading import USAGE, policy_at, shared_state
 from llmshield.errors import BookLost, ShieldError
 
 if TYPE_CHECKING:
-    from llmshield.journals import LocalState
     from llmshield.ledger import Ledger
     from llmshield.policy import Policy
-    from llmshield.stores import Store
 
 T = TypeVar("T")
 
@@ -130,26 +128,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(budget, name="budget")
 
 
-def opened(policy: Path, command: str) -> tuple[Policy, Store, LocalState]:
-    """The policy, its store (not yet opened) and this machine's state. Raises: ShieldError where nothing is shared."""
-    from llmshield.journals import LocalState
-    from llmshield.stores import open_store
-
-    loaded = policy_at(policy, command)
-    store = open_store(loaded.server.store)
-    if not store.shared:
-        raise ShieldError(
-            "memory:// lives in the serving process only and forgets at its end; its figures are at /usage on the admin port."
-        )
-    folder = loaded.server.state_dir
-    return loaded, store, LocalState(store.url, Path(folder).expanduser() if folder else None)
-
-
 def _run(policy: Path, work: Callable[[Ledger, Policy], Awaitable[int]]) -> int:
     """Do this with the policy's book, if that is not lost."""
     from llmshield.ledger import Ledger
 
-    loaded, store, state = opened(policy, "budget")
+    loaded = policy_at(policy, "budget")
+    store, state = shared_state(loaded, "budget")
 
     async def run() -> int:
         ledger = Ledger(store, state)
@@ -229,7 +213,7 @@ def _rebuild(policy: Path, folders: list[Path], base: str, dry: bool) -> int:
     from llmshield.prices import usd
     from llmshield.rebuilding import rebuild
 
-    _, store, state = opened(policy, "budget")
+    store, state = shared_state(policy, "budget")
 
     async def run() -> int:
         try:
@@ -253,7 +237,7 @@ def _rebuild(policy: Path, folders: list[Path], base: str, dry: bool) -> int:
 def _reset(policy: Path, yes: bool) -> int:
     from llmshield.rebuilding import reset
 
-    _, store, state = opened(policy, "budget")
+    store, state = shared_state(policy, "budget")
     if not yes:
         print(
             "llmshield budget: this forgets what every tenant has spent, and lets all of it be spent again."

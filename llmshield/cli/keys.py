@@ -203,6 +203,7 @@ def _listed(policy: Policy) -> dict[str, ClientKey]:
 
 def _with_store(policy: Policy, url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
     """Do something with the open store. Raises: ShieldError when there is none that others share."""
+    from llmshield.journals import LocalState
     from llmshield.stores import open_store
 
     store = open_store(url or policy.server.store)
@@ -211,6 +212,8 @@ def _with_store(policy: Policy, url: str | None, work: Callable[[Store], Awaitab
             "memory:// lives in one process only; name a store that gateways share in `server.store`, such as"
             " sqlite:///llmshield.db, or list the key's hash under `tenants`."
         )
+    folder = policy.server.state_dir
+    LocalState(store.url, Path(folder).expanduser() if folder else None).recall(store)
 
     async def run() -> T:
         await store.open()
