@@ -61,6 +61,11 @@ class Chain:
         """Every plugin of the policy with its mode, in policy order."""
         return {entry.name: entry.mode for entry in self._entries}
 
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Every plugin that is not disabled, in policy order."""
+        return tuple(entry.plugin for entry in self._entries if entry.mode != "disabled")
+
     async def start(self, resources: Resources) -> None:
         """Start every plugin, in policy order. Raises: PluginError naming the one that can't start."""
         for entry in self._entries:

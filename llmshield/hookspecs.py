@@ -12,14 +12,17 @@ An exception or a timeout means what the policy's `on_error` says: `closed` refu
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from llmshield.call import Call, Failure, Reply
 from llmshield.verdicts import Answer, Block, Route, Verdict
+
+if TYPE_CHECKING:
+    from llmshield.stores import Window
 
 PROJECT = "llmshield"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -78,6 +81,11 @@ class Plugin:
 
     async def close(self) -> None:
         """Let go of what `start` took."""
+
+    def windows_of(self, tenant: str) -> Mapping[str, Sequence[Window]]:
+        """For `/usage` on the admin port: the limits that this plugin counts a tenant's calls against, by what they
+        count (`requests`, `tokens`); none without this method."""
+        return {}
 
 
 class HookSpecs:

@@ -33,6 +33,7 @@ from llmshield.redact import remember
 from llmshield.stores import Store, open_store
 from llmshield.traffic import Dialects
 from llmshield.transport import HttpTransport, Transport
+from llmshield.usage import usage
 
 T = TypeVar("T")
 
@@ -198,8 +199,8 @@ class Runtime:
         }
 
     async def usage(self) -> dict[str, Any]:
-        """Spend per tenant, over all processes of the store. Raises: StoreError."""
-        return await self.ledger.usage(tuple(self.policy.tenants))
+        """What tenants spent, used and may still, over all processes of the store. Raises: StoreError."""
+        return await usage(self.ledger, self.store, self.chain.plugins, tuple(self.policy.tenants))
 
 
 class _House(Resources):

@@ -45,7 +45,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -58,10 +58,10 @@ from llmshield.hookspecs import Plugin, Resources
 from llmshield.metrics import Metrics
 from llmshield.policy import Percent, Policy, PositiveDuration, RateLimit
 from llmshield.prices import Prices
-from llmshield.stores import Admission, Seat, Store, open_store
+from llmshield.stores import Admission, Seat, Store, Window, open_store
 from llmshield.verdicts import Block, Wait
 from llmshield_plugins.rate_limit.headers import tell
-from llmshield_plugins.rate_limit.limits import PER, Limits, RuleBook, Rules
+from llmshield_plugins.rate_limit.limits import ANONYMOUS, PER, Limits, RuleBook, Rules, tenant_key
 from llmshield_plugins.rate_limit.queues import Full, Queues
 from llmshield_plugins.rate_limit.tokens import Ticket, TokenLimits, seconds
 
@@ -115,6 +115,8 @@ class RateLimiter(Plugin):
             name: Limits.of(tier.rate, tier.concurrent, tier.queue) for name, tier in policy.tiers.items()
         }
         address = Limits.of(self.settings.per_address, self.settings.concurrent_per_address)
+        self._tiers = tiers
+        self._tier_of = {name: tenant.tier for name, tenant in policy.tenants.items()}
         self._rules = RuleBook(tiers, address)
         self._shared_rules = RuleBook(
             {name: limits.shared(share) for name, limits in tiers.items()}, address.shared(share)
@@ -144,6 +146,14 @@ class RateLimiter(Plugin):
         if renewer is not None:
             renewer.cancel()
             await asyncio.wait({renewer, *self._later})
+
+    def windows_of(self, tenant: str) -> Mapping[str, Sequence[Window]]:
+        """The limits of a tenant's tier; callers without a key have theirs by address."""
+        limits = self._tiers.get(self._tier_of.get(tenant))
+        if limits is None or tenant == ANONYMOUS:
+            return {}
+        rules = Rules([(tenant_key(tenant), limits, "")])
+        return {"requests": rules.requests, "tokens": rules.tokens}
 
     def pre_request(self, call: Call) -> Block | Wait | Awaitable[Block | Wait | None] | None:
         """Count the call and take its places, let it wait for one, or refuse it."""

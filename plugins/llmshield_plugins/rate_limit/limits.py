@@ -135,7 +135,7 @@ class RuleBook:
         parts = list[tuple[str, Limits, str]]()
         limits = self._tiers.get(tier)
         if limits is not None:
-            parts.append((_address(client) if tenant == ANONYMOUS else _tenant(tenant), limits, ""))
+            parts.append((_address(client) if tenant == ANONYMOUS else tenant_key(tenant), limits, ""))
         if self._address is not None:
             parts.append(("each:" + _address(client), self._address, "address-"))
         if len(self._known) >= _MOST_KNOWN:
@@ -151,7 +151,8 @@ def _address(client: str) -> str:
     return f"address:{network_of(client)}"
 
 
-def _tenant(name: str) -> str:
+def tenant_key(name: str) -> str:
+    """Where a tenant's calls are counted."""
     return f"tenant:{quote(name, safe='', errors='replace')}"
 
 
