@@ -20,7 +20,6 @@ from llmshield.engine import Engine
 from llmshield.errors import BookLost, PluginError, SecretError, ShieldError, StoreError
 from llmshield.hookspecs import Resources
 from llmshield.idempotency import Repeats
-from llmshield.idempotency import Repeats
 from llmshield.identity import Identity
 from llmshield.journals import LocalState
 from llmshield.ledger import Ledger
@@ -103,7 +102,6 @@ class Runtime:
         self._engine = Engine(
             self.policy, self.chain, self.dialects, self.transports, keys,
             Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy), self.identity,
-            Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
             Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
         )  # fmt: skip
         self.ready = True
