@@ -17,8 +17,8 @@ from collections import OrderedDict
 from llmshield.stores import STEPS, Window
 from llmshield.stores._sums import Steps, add, prune
 
-HOT = 20_000
-"""Gates kept as objects before the oldest are packed: 8 MB."""
+HOT = 10_000
+"""Gates kept as objects before the oldest are packed: 4 MB."""
 
 _SHARDS = 4096
 _ENTRY = 8

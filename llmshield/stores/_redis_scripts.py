@@ -378,11 +378,12 @@ for i = 1, #ARGV, 2 do redis.call('ZREM', KEYS[1] .. 'seat:' .. ARGV[i], ARGV[i 
 return 0
 """
 
+# A seat ends by its own time; the key's end (an hour after the last sign of life) only forgets what nobody asks for.
 _SIT = """
-for i = 2, #ARGV, 3 do
-  local key, ttl = KEYS[1] .. 'seat:' .. ARGV[i], tonumber(ARGV[i + 2])
-  redis.call('ZADD', key, tonumber(ARGV[1]) + ttl, ARGV[i + 1])
-  redis.call('PEXPIRE', key, 2 * ttl)
+for i = 1, #ARGV, 3 do
+  local key = KEYS[1] .. 'seat:' .. ARGV[i]
+  redis.call('ZADD', key, tonumber(ARGV[i + 2]), ARGV[i + 1])
+  redis.call('PEXPIRE', key, 3600000)
 end
 return 0
 """

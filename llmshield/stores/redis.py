@@ -217,10 +217,8 @@ class RedisStore(Store):
 
     async def sit(self, seats: Sequence[Seat]) -> None:
         if seats:
-            # One clock for all: what a seat is measured by is the latest end minus its own time to live.
-            now_ms = min(seat.until_ms for seat in seats) - 1
-            args = [part for seat in seats for part in (seat.key, seat.id, seat.until_ms - now_ms)]
-            await self._do("sit", now_ms, *args)
+            args = [part for seat in seats for part in (seat.key, seat.id, seat.until_ms)]
+            await self._do("sit", *args)
 
     async def put(self, shelf: str, key: str, value: bytes, until_ms: int = 0) -> None:
         await self._step("put", shelf, key, value, until_ms)
