@@ -270,8 +270,7 @@ class Prices:
             return None
 
 
-@dataclass(slots=True, frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """What a call can grow to: `input` tokens sent, `choices` answers, `tools` searches of the web.
 
     `long_cache` and `media` as in `ModelPrice.worst`; `fees` are pico-USD for other tools, `extra_output` tokens
@@ -367,11 +366,10 @@ def cost(price: ModelPrice, usage: Usage, *, long_cache: bool = False) -> int:
 
 def sensible(usage: Usage | None) -> bool:
     """Whether a provider's report can be charged: both figures there, whole, and of a possible size."""
-    return usage is not None and not usage.malformed and _possible(usage.input) and _possible(usage.output)
-
-
-def _possible(figure: object) -> bool:
-    return type(figure) is int and 0 <= figure <= MOST_TOKENS
+    if usage is None or usage.malformed:
+        return False
+    into, out = usage.input, usage.output
+    return type(into) is int and 0 <= into <= MOST_TOKENS and type(out) is int and 0 <= out <= MOST_TOKENS
 
 
 def tokens(figure: object) -> int:

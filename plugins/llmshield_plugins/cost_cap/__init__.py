@@ -56,7 +56,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -72,7 +72,7 @@ from llmshield.prices import Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.booking import Booking, Terms
-from llmshield_plugins.cost_cap.bounds import bound_of, is_plain, plain_bound, seen_whole
+from llmshield_plugins.cost_cap.bounds import PLAIN, bound_of, plain_bound, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
 from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
@@ -168,6 +168,8 @@ class CostCap(Plugin):
             locking=settings.on_overrun == "lock", lost_in_full=settings.lost_reply == "full",
             cut_in_full=settings.cut_stream == "full", warnings=self._warnings,
         )  # fmt: skip
+        self._instant = self._ledger.instant
+        self._shortest = settings.min_max_tokens
         self._watch = asyncio.create_task(self._keep_warning(), name="llmshield-cost-warnings")
 
     def budgets(self, policy: Policy) -> tuple[_CapsOf, _CapsOf | None]:
@@ -193,26 +195,28 @@ class CostCap(Plugin):
         if attempt.provider == _APP and not self._tariff.prices_app:
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
         caps = self._caps.of_attempt(attempt)
-        plain = is_plain(attempt)
-        price = self._tariff.of(attempt, plain=plain)
+        plain = not attempt.unseen and PLAIN.issuperset(attempt.body)
+        price = self._tariff.plain(attempt) if plain else self._tariff.of(attempt)
         if price is None:
             return self._unpriced(attempt) if caps else None
-        output = self._output(attempt, price)
+        output = attempt.output_bound
+        if output is None or attempt.call.operation != "generate":
+            output = self._output(attempt, price)
+        offered = NOTHING
         if plain:
-            offered, bound, bounded = NOTHING, plain_bound(attempt, price), True
+            bound, bounded = plain_bound(attempt, price), True
         else:
             offered = offered_by(attempt, price, self.settings.tool_rounds)
             bound, bounded = bound_of(attempt, price, offered)
-        if caps:
-            if output is None or not bounded or not plain or self._locks:
-                block = self._refused(attempt, output, offered, bounded=bounded)
-                if block is not None:
-                    return block
+        if caps and (not plain or output is None or self._locks):
+            block = self._refused(attempt, output, offered, bounded=bounded)
+            if block is not None:
+                return block
             if offered.limit is not None:
                 attempt.limit_rounds(offered.limit)
         order = _Order(price, bound, Quote(price, bound), output or 0, offered.silent, plain)
         booked = self._book(enforced, attempt, caps, order)
-        return at_once(booked) if self._ledger.instant else booked
+        return at_once(booked) if self._instant else booked
 
     async def _book(
         self, enforced: bool, attempt: Attempt, caps: tuple[Cap, ...], order: _Order
@@ -220,14 +224,14 @@ class CostCap(Plugin):
         """Hold the money for an attempt, and hang its end on it."""
         call, quote, output = attempt.call, order.quote, order.output
         want = quote.worst_case(output)
-        shortest = self.settings.min_max_tokens
-        least = want if output <= shortest else quote.worst_case(shortest)
-        labels = Labels(_clean(call.tenant), attempt.provider, _clean(attempt.model))
+        least = want if output <= self._shortest else quote.worst_case(self._shortest)
+        labels = _labels(call.tenant, attempt.provider, attempt.model)
         id = f"{call.id}.{attempt.number}"
         block = None
         try:
             held = await self._ledger.reserve(id, labels, caps, want, least)
-            if isinstance(held, Refusal):
+            if type(held) is not Reservation:
+                assert isinstance(held, Refusal)
                 block = self._refuse("spent", describe(held, least), kind="budget_spent")
                 if enforced:
                     return block
@@ -326,6 +330,11 @@ class _Order(NamedTuple):
     output: int
     silent: int
     plain: bool
+
+
+@lru_cache(maxsize=4096)
+def _labels(tenant: str, provider: str, model: str) -> Labels:
+    return Labels(_clean(tenant), provider, _clean(model))
 
 
 def _clean(name: str) -> str:

@@ -43,7 +43,7 @@ _OPTIONS = {
     "service_tier": "service_tier", "serviceTier": "service_tier", "speed": "speed",
     "inference_geo": "inference_geo", "inferenceGeo": "inference_geo",
 }  # fmt: skip
-_PLAIN = frozenset(
+PLAIN = frozenset(
     {
         "model", "messages", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "top_p",
         "top_k", "stream", "stream_options", "stop", "stop_sequences", "n", "seed", "user", "metadata", "system",
@@ -55,18 +55,12 @@ _PLAIN = frozenset(
 """Keys of a body that change neither its price nor its bound beyond what `Attempt` says already."""
 
 
-def is_plain(attempt: Attempt) -> bool:
-    """Whether bytes, output bound and choices are all there is to know of an attempt."""
-    return not attempt.unseen and _PLAIN.issuperset(attempt.body)
-
-
 def plain_bound(attempt: Attempt, price: ModelPrice) -> Bound:
-    """The bound of a plain attempt."""
-    return Bound(
-        attempt.input_bytes + _TEMPLATE_TOKENS,
-        attempt.choices or 1,
-        long_cache=price.rates.cache_write_1h is not None and asks_long_cache(attempt.body),
-    )
+    """The bound of an attempt with nothing unseen and only `PLAIN` keys."""
+    tokens, choices = attempt.input_bytes + _TEMPLATE_TOKENS, attempt.choices or 1
+    if price.rates.cache_write_1h is not None and asks_long_cache(attempt.body):
+        return Bound(tokens, choices, 0, True)
+    return Bound(tokens, choices)
 
 
 def seen_whole(attempt: Attempt) -> bool:

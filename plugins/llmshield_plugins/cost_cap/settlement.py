@@ -42,6 +42,11 @@ def charge_for(
 ) -> Charge | None:
     """What this attempt costs; None: nothing was sent, or nothing is billed."""
     status = attempt.status
+    if attempt.outcome == "ok" and status == 200 and attempt.sent and not bound.media:
+        usage = attempt.usage
+        if usage is not None and sensible(usage) and attempt.call.operation != "passthrough":
+            amount = cost(price, usage, long_cache=bound.long_cache)
+            return Charge(amount, usage.input or 0, usage.output or 0)
     if not attempt.sent or (status is not None and status >= 400):
         return None
     call, usage = attempt.call, attempt.usage
