@@ -64,9 +64,11 @@ new_id = _Ids()
 
 
 class Client(Protocol):
-    """The other end of an exchange, whichever mount it came through. A client that is gone cancels the task."""
+    """The other end of an exchange, whichever mount it came through. A client that is gone cancels the task, unless
+    it `lingers`: then what is sent goes nowhere."""
 
     started: bool
+    lingers: bool
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head of the answer."""

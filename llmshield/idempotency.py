@@ -1,8 +1,8 @@
 """Idempotency-Key: a call that is sent again with the same key and the same body is asked once.
 
 The first one claims the key in the store, for all processes; its answer is kept there and given to those that come
-after it, byte for byte. One that comes while the first is under way waits, for a bounded time. Keys belong to a
-tenant. A failure that may pass is not kept: whoever comes next asks again, and so it is after a crash.
+after it, byte for byte. One that comes while the first is under way waits, for a bounded time; the first goes on when
+its client has left. Keys belong to a tenant. A failure that may pass is not kept: whoever comes next asks again, and so it is after a crash.
 
 An answer may hold what a provider never saw (restored values), so it is sealed with AES-256-GCM under a key that the
 store can't derive: from the client's Idempotency-Key, its credential and the request itself (HKDF, RFC 5869). The
@@ -188,6 +188,7 @@ class Claim:
         self._renewing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(LEASE_S / 3, self._renew)
+        x.client.lingers = True  # one that has lost its connection will ask for the answer again
         self._recorder = x.client = _Recorder(x.client, repeats._settings.largest)
 
     def _renew(self) -> None:
@@ -241,12 +242,13 @@ class Claim:
 class _Recorder:
     """A client that remembers what it was sent, up to a bound; `parts` None: it was more."""
 
-    __slots__ = ("_client", "_room", "ended", "headers", "parts", "started", "status")
+    __slots__ = ("_client", "_room", "ended", "headers", "lingers", "parts", "started", "status")
 
     def __init__(self, client: Client, room: int) -> None:
         self._client = client
         self._room = room
         self.started = client.started
+        self.lingers = True
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.parts: list[bytes] | None = []

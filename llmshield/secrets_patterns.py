@@ -30,6 +30,7 @@ MAX_PEM = 16_384
 # Tokens that their issuer made recognisable. The name is for readers of this file and for tests; the shapes are
 # those that the issuers document or that their own keys show.
 TOKEN_SHAPES: dict[str, str] = {
+    "llmshield": r"llmsk_[0-9A-Za-z]{40,}",
     "openai": r"sk-(?:proj|svcacct|admin|None|service)-[A-Za-z0-9_-]{20,}",
     "openai_legacy": r"sk-[A-Za-z0-9]{32,}",
     "anthropic": r"sk-ant-[A-Za-z0-9]{2,12}-[A-Za-z0-9_-]{20,}",

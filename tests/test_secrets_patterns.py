@@ -21,6 +21,7 @@ def _random(alphabet: str, size: int, seed: int = 7) -> str:
 
 # name of the issuer -> a key of its shape, made here
 SAMPLES = {
+    "llmshield": "llmsk_" + _random(ALNUM, 49),
     "openai": "sk-proj-" + _random(ALNUM + "_-", 120) + "a",
     "openai_legacy": "sk-" + _random(ALNUM, 48),
     "anthropic": "sk-ant-api03-" + _random(ALNUM + "_-", 90) + "AA",

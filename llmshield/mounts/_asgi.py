@@ -41,6 +41,7 @@ class AsgiClient:
         "_watched",
         "app_headers",
         "gone",
+        "lingers",
         "receive_s",
         "started",
         "was_cut",
@@ -59,6 +60,8 @@ class AsgiClient:
         self.started = False
         self.gone = False
         """It hung up, or took nothing for too long: the exchange was cancelled for its sake."""
+        self.lingers = False
+        """The answer is made all the same: it is wanted when the client comes again."""
         self.was_cut = False
 
     async def read_body(self, limit: int) -> bytes:
@@ -103,7 +106,7 @@ class AsgiClient:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone = True
-        if self._task is not None:
+        if self._task is not None and not self.lingers:
             self._task.cancel()
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:

@@ -41,6 +41,7 @@ class HttpRequest:
         "gone",
         "headers",
         "keeps_alive",
+        "lingers",
         "method",
         "raw_path",
         "raw_query",
@@ -88,6 +89,8 @@ class HttpRequest:
         """The answer is complete."""
         self.gone = False
         """The client hung up before that."""
+        self.lingers = False
+        """The answer is made all the same: it is wanted when the client comes again."""
 
     @property
     def peer(self) -> str:
@@ -160,10 +163,10 @@ class HttpRequest:
             self._waiter.set_result(None)
 
     def hang_up(self) -> None:
-        """The client is gone: whoever answers it is cancelled."""
+        """The client is gone: whoever answers it is cancelled, unless the answer is kept."""
         if not self.ended and not self.gone:
             self.gone = True
-            if self.task is not None:
+            if self.task is not None and not self.lingers:
                 self.task.cancel()
 
     # -- its answer --------------------------------------------------------------------------------------------
