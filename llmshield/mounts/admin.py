@@ -71,8 +71,9 @@ class Admin:
     def _refusal(self, headers: dict[str, str], scope: Scope) -> Answer | None:
         if self._token:
             scheme, _, given = headers.get("authorization", "").partition(" ")
+            # Latin-1 gives back the bytes that came: a token may be any text.
             if scheme.lower() == "bearer" and hmac.compare_digest(
-                given.strip().encode(), self._token.encode()
+                given.strip().encode("latin-1"), self._token.encode()
             ):
                 return None
             return _json(401, {"error": "Send Authorization: Bearer with LLMSHIELD_ADMIN_TOKEN."})

@@ -1,10 +1,14 @@
 """The admin port: who may look, what is there, and that the data port leads nowhere near it."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 
+from llmshield.mounts.admin import Admin
+from llmshield.runtime import Runtime
 from llmshield.simulator import Simulator
-from llmshield.testing import gateway
+from llmshield.testing import gateway, policy
 
 POLICY = "providers: {{a: {{dialect: openai, base_url: {url}/v1, circuit: {{failures: 2}}}}}}"
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
@@ -52,6 +56,59 @@ async def test_with_a_token_it_is_asked_for(
     monkeypatch.setenv("LLMSHIELD_ADMIN_TOKEN", "right")
     async with gateway(POLICY.format(url=primary.url)) as (_, admin):
         assert status == await get(admin + path, **({"authorization": f"Bearer {token}"} if token else {}))
+
+
+LOOKS = [
+    # the token that is set, what is sent, who asks, the path, and the answer
+    ("", None, "127.0.0.1", "/usage", 200),
+    ("", None, "::1", "/usage", 200),
+    ("", None, "::ffff:127.0.0.1", "/usage", 200),
+    ("", None, "10.0.0.7", "/usage", 403),
+    ("", "Bearer anything", "10.0.0.7", "/usage", 403),
+    ("", None, "2001:db8::1", "/metrics", 403),
+    ("", None, None, "/usage", 403),
+    ("", None, "10.0.0.7", "/healthz", 200),
+    ("right", "Bearer right", "10.0.0.7", "/usage", 200),
+    ("right", "bearer right", "10.0.0.7", "/usage", 200),
+    ("right", "Bearer right ", "10.0.0.7", "/usage", 200),
+    ("right", None, "127.0.0.1", "/usage", 401),
+    ("right", "right", "127.0.0.1", "/usage", 401),
+    ("right", "Bearer", "127.0.0.1", "/usage", 401),
+    ("right", "Basic right", "127.0.0.1", "/usage", 401),
+    ("right", "Bearer righ", "127.0.0.1", "/usage", 401),
+    ("right", "Bearer right2", "127.0.0.1", "/usage", 401),
+    ("right", "Bearer Right", "127.0.0.1", "/usage", 401),
+    ("schlüssel€", "Bearer schlüssel€", "10.0.0.7", "/usage", 200),
+    ("schlüssel€", "Bearer schlussel", "10.0.0.7", "/usage", 401),
+]
+
+
+@pytest.mark.parametrize(("token", "sent", "peer", "path", "status"), LOOKS)
+async def test_who_may_look(
+    monkeypatch: pytest.MonkeyPatch, token: str, sent: str | None, peer: str | None, path: str, status: int
+) -> None:
+    monkeypatch.setenv("LLMSHIELD_ADMIN_TOKEN", token)
+    runtime = Runtime(policy("plugins: []"), mount="gateway")
+    await runtime.start()
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    headers = [(b"host", b"127.0.0.1:9787")]
+    if sent is not None:
+        headers.append((b"authorization", sent.encode()))
+    scope: Any = {
+        "type": "http", "method": "GET", "path": path, "headers": headers,
+        "client": (peer, 5000) if peer is not None else None,
+    }  # fmt: skip
+    await Admin(runtime)(scope, None, send)  # type: ignore[arg-type]
+    await runtime.close()
+
+    assert said[0]["status"] == status
+    if status != 200:
+        assert b"tenants" not in said[1]["body"]
+        assert token.encode() not in said[1]["body"] or not token
 
 
 @pytest.mark.parametrize("path", ["/status", "/metrics", "/usage", "/healthz", "/readyz"])
