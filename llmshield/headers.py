@@ -35,6 +35,17 @@ _REMAINING = (
     ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-tokens-remaining"),
 )
 
+_LIMITS = tuple(
+    (
+        form.format(unit=unit, what="remaining"),
+        form.format(unit=unit, what="limit"),
+        form.format(unit=unit, what="reset"),
+    )
+    for form in ("x-ratelimit-{what}-{unit}", "anthropic-ratelimit-{unit}-{what}")
+    for unit in ("requests", "tokens")
+)
+"""Headers of one limit: what is left, of how much, until when."""
+
 _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
     "content-length", "content-encoding", "content-type", "set-cookie2", "server", "date", "alt-svc", "via", "nel",
     "report-to", "strict-transport-security", "proxy-authenticate", "access-control-allow-origin",
@@ -68,6 +79,17 @@ def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
         for name, value in headers.items()
         if _comes_back(name) and name not in nominated and value.isprintable()
     }
+
+
+def add_own(headers: dict[str, str], own: Mapping[str, str]) -> None:
+    """Add what plugins tell the client to an answer's headers. Of two limits, the provider's and ours, the client
+    reads the one that leaves it less: all three figures of it."""
+    for names in _LIMITS:
+        if names[0] in headers and names[0] in own:
+            theirs, ours = _count(headers[names[0]]), _count(own[names[0]])
+            if theirs is not None and ours is not None and theirs < ours:
+                own = {name: value for name, value in own.items() if name not in names}
+    headers.update(own)
 
 
 def content_type(headers: Mapping[str, str], default: str) -> str:

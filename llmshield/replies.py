@@ -12,7 +12,7 @@ from llmshield.dialects import WireReply
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import client_headers, content_type
+from llmshield.headers import add_own, client_headers, content_type
 from llmshield.traffic import Dialects
 from llmshield.verdicts import Answer
 
@@ -98,8 +98,8 @@ class Replies:
             headers["x-llmshield-overhead-ms"] = f"{overhead * 1000:.1f}"
         if self._debug:
             headers["x-llmshield-plugins"] = ", ".join(_debug(took) for took in x.trail.took)
-        if x.call is not None:
-            headers.update(x.call.response_headers)
+        if x.call is not None and x.call.response_headers:
+            add_own(headers, x.call.response_headers)
         return headers
 
 

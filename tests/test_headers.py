@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmshield.headers import client_headers, content_type, remaining, upstream_headers
+from llmshield.headers import add_own, client_headers, content_type, remaining, upstream_headers
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,28 @@ def test_what_a_providers_rate_limit_leaves(
     headers: dict[str, str], expected: tuple[int | None, int | None] | None
 ) -> None:
     assert expected == remaining(headers)
+
+
+OURS = {
+    "ratelimit": "x",
+    "x-ratelimit-remaining-requests": "50",
+    "x-ratelimit-limit-requests": "100",
+    "x-ratelimit-reset-requests": "1h",
+}
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"), [("49", "theirs"), ("50", "ours"), ("51", "ours"), ("many", "ours"), (None, "ours")]
+)
+def test_of_two_limits_the_client_reads_the_tighter(left: str | None, kept: str) -> None:
+    theirs = {"x-ratelimit-limit-requests": "7", "x-ratelimit-reset-requests": "1s"}
+    headers = {"x-other": "1", **theirs, "x-ratelimit-remaining-tokens": "3"}
+    if left is not None:
+        headers["x-ratelimit-remaining-requests"] = left
+    add_own(headers, OURS)
+
+    assert headers["x-ratelimit-limit-requests"] == ("7" if kept == "theirs" else "100")
+    assert headers["x-ratelimit-reset-requests"] == ("1s" if kept == "theirs" else "1h")
+    assert headers["x-ratelimit-remaining-requests"] == (left if kept == "theirs" else "50")
+    assert (headers["ratelimit"], headers["x-other"]) == ("x", "1")
+    assert headers["x-ratelimit-remaining-tokens"] == "3"
