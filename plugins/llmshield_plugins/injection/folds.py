@@ -17,6 +17,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import Final
 
+from .slices import characters, translated
+
 # More distinct characters than any honest text has; past it, entries are computed and not kept,
 # so that a client who sends all 1.1 million code points cannot make the tables grow.
 _MAX_ENTRIES: Final = 20_000
@@ -199,7 +201,7 @@ class Fold(dict[int, str]):
     def apply(self, text: str) -> str:
         """The folded text. Linear in the length of the text."""
         changed = []
-        for character in set(text):
+        for character in characters(text):
             if character > "\x7f":
                 folded = self[ord(character)]
                 if folded != character:
@@ -207,7 +209,7 @@ class Fold(dict[int, str]):
         if not changed:
             return text
         if len(changed) > _REPLACE_LIMIT:
-            return text.translate(self)
+            return translated(text, self)
         for character, folded in changed:
             text = text.replace(character, folded)
         return text

@@ -19,6 +19,7 @@ import orjson
 
 from .folds import PLAIN
 from .lexicon import by_frequency
+from .slices import SLICE, at_blanks
 
 WINDOW: Final = 96
 STEP: Final = 48
@@ -47,7 +48,12 @@ def words(text: str) -> list[bytes]:
     """The words of a text, folded and in lower case, as UTF-8."""
     if not text.isascii():
         text = PLAIN.apply(text)
-    return text.encode().translate(_PARTS).split()
+    if len(text) <= SLICE:
+        return text.encode().translate(_PARTS).split()
+    parts: list[bytes] = []
+    for part in at_blanks(text):
+        parts += part.encode().translate(_PARTS).split()
+    return parts
 
 
 def windows(parts: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
@@ -171,10 +177,10 @@ def _worst_window(parts: list[bytes], weights: dict[bytes, float]) -> tuple[floa
 
     A window is two steps, so each step's known n-grams (the pair that leads out of it included) are found once.
     """
-    pairs = list(map(b" ".join, pairwise(parts)))
     known = weights.keys()
     steps = [
-        (known & parts[at : at + STEP]) | (known & pairs[at : at + STEP]) for at in range(0, len(parts), STEP)
+        (known & parts[at : at + STEP]) | (known & list(map(b" ".join, pairwise(parts[at : at + STEP + 1]))))
+        for at in range(0, len(parts), STEP)
     ]
     worst, first = -inf, 0
     for number, (one, two) in enumerate(pairwise(steps)):

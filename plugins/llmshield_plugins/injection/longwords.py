@@ -8,10 +8,12 @@ for words that are glued in it.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from . import encodings, spellings
 from .matcher import Matcher
+from .slices import at_blanks
 
 # The encodings whose triggers fire on letters without a blank; each decodes a word by itself as it does in a text.
 ENCODINGS: Final = ("base64", "base32", "base58", "base85", "base85_rfc")
@@ -20,6 +22,15 @@ SHORTEST: Final = 14
 _LONGEST: Final = 48
 _REMEMBERED: Final = 4_096
 _EDGES: Final = ".,;:!?\"'()"
+
+
+# Glued words that are replaced one after the other, each in the whole text; more of them take time in its square.
+_EACH: Final = 64
+
+
+def _read_in(token: str, apart: dict[str, str]) -> str:
+    word = token.strip(_EDGES)
+    return token.replace(word, apart[word]) if word in apart else token
 
 
 class LongWords:
@@ -37,8 +48,8 @@ class LongWords:
         """
         if "<~" in text:
             return None
-        out = text
-        for token in text.split():
+        apart: dict[str, str] = {}
+        for token in chain.from_iterable(map(str.split, at_blanks(text))):
             if len(token) >= SHORTEST and len(word := token.strip(_EDGES)) >= SHORTEST:
                 # No capital after the first letter and no digit: base64 over several lines has both, and so have keys.
                 letters = word if word.isalpha() else word.replace("-", "").replace("/", "").replace("'", "")
@@ -48,8 +59,14 @@ class LongWords:
                 if words is None:
                     return None
                 if words is not word:
-                    out = out.replace(word, words)
-        return out
+                    apart[word] = words
+        if len(apart) > _EACH:
+            return "\n".join(
+                [" ".join([_read_in(token, apart) for token in line.split(" ")]) for line in text.split("\n")]
+            )
+        for word, words in apart.items():
+            text = text.replace(word, words)
+        return text
 
     def _read_word(self, word: str) -> str | None:
         if any(True for decode in self._decoders for _ in decode(word)):

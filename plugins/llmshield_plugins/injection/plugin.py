@@ -78,7 +78,7 @@ class Injection(Plugin):
         for text, value, key in texts:
             if call.deadline is not None and clock.monotonic() > call.deadline:
                 raise PluginError("the texts of this call were not all judged in time")
-            judgement = self._scanner.scan(value, text.role, exact=False)
+            judgement = self._scanner.scan(value, text.role, exact=False, deadline=call.deadline)
             if judgement.action == "allow":
                 if key is not None:
                     self._clean.add(key)
@@ -101,7 +101,8 @@ class Injection(Plugin):
             self._roles, self._longest,
         )  # fmt: skip
         judgement = judge(
-            self._scanner.rules, conversation.across(self._scanner.scan(conversation.text, "joined").hits)
+            self._scanner.rules,
+            conversation.across(self._scanner.scan(conversation.text, "joined", deadline=call.deadline).hits),
         )
         if judgement.action == "allow":
             return None

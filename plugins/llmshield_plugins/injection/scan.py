@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import re2
 
+from llmshield import clock
+
 from . import learned, views
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
@@ -131,8 +133,12 @@ class Scanner:
             learned.rate(self._without_allowed(t), self._least).score < _LIKELY for t in texts
         )
 
-    def scan(self, text: str, role: str = "user", *, exact: bool = True) -> Judgement:
+    def scan(
+        self, text: str, role: str = "user", *, exact: bool = True, deadline: float | None = None
+    ) -> Judgement:
         """Judge one text. Any string gets a judgement.
+
+        Raises: TimeoutError when a view would begin after `deadline` (`clock.monotonic()` seconds).
 
         Unless `exact`, the score of a text that is to be allowed may be given as 0: most texts need no more than a
         bound of what the trained scorer can say.
@@ -156,7 +162,7 @@ class Scanner:
                 matched = None
         else:
             text = _speakable(text)
-        return self._walk(View("text", text), matched, role, likeness=likeness)
+        return self._walk(View("text", text), matched, role, likeness=likeness, deadline=deadline)
 
     def _like(self, view: View, rated: learned.Learned) -> Hit:
         """The finding of the trained scorer."""
@@ -192,15 +198,8 @@ class Scanner:
         for match in self._pattern(index, squeezed=False).finditer(view.text):
             if (begins or match.start() > 0) and match.end() < len(view.text):
                 score = min(1.0, signature.score * self.rules.weights.get(signature.family, 1.0))
-                return [
-                    Hit(
-                        signature.id,
-                        signature.family,
-                        score,
-                        *view.span(match.start(), match.end()),
-                        view.path(),
-                    )
-                ]
+                where = view.span(match.start(), match.end())
+                return [Hit(signature.id, signature.family, score, *where, view.path())]
         return []
 
     def _match(self, view: View, *, again: bool) -> list[int]:
@@ -246,7 +245,9 @@ class Scanner:
         blanked: str = self._allow.sub(lambda match: "0" * (match.end() - match.start()), text)
         return blanked
 
-    def _walk(self, root: View, matched: list[int] | None, role: str, *, likeness: bool) -> Judgement:
+    def _walk(
+        self, root: View, matched: list[int] | None, role: str, *, likeness: bool, deadline: float | None
+    ) -> Judgement:
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
         found: dict[int, list[View]] = {}
@@ -258,6 +259,8 @@ class Scanner:
         ending = role != "joined"
         while queue:
             view, again = queue.popleft()
+            if deadline is not None and clock.monotonic() > deadline:
+                raise TimeoutError
             if view.text in seen and view.name != "squeezed":
                 continue
             left -= len(view.text)

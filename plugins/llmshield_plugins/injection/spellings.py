@@ -13,6 +13,7 @@ from typing import Final
 import re2
 
 from .lexicon import split
+from .slices import at_blanks
 from .view import Piece
 
 _LOWER: Final = string.ascii_lowercase
@@ -87,14 +88,32 @@ def worded(pieces: Iterator[Piece]) -> Iterator[Piece]:
                 yield Piece(f" {read} ", start, end)
 
 
+# Everything in ASCII but letters and digits.
+_NO_WORD: Final = bytes(code if code > 127 or chr(code).isalnum() else 32 for code in range(256))
+
+
 def words_backwards(text: str) -> str:
     """Each word mirrored where it stands; the length stays."""
-    return "".join(part[::-1] if part.isalnum() else part for part in _parts(text))
+    if not text.isascii():
+        return "".join(part[::-1] if part.isalnum() else part for part in _parts(text))
+    data = text.encode()
+    blanked = data.translate(_NO_WORD)
+    out = bytearray(data)
+    end = 0
+    for part in at_blanks(text):
+        for word in part.encode().translate(_NO_WORD).split():
+            start = blanked.index(word, end)
+            end = start + len(word)
+            out[start:end] = word[::-1]
+    return out.decode()
 
 
 def word_order_backwards(text: str) -> str:
     """The last word first."""
-    return " ".join(reversed(text.split()))
+    words: list[str] = []
+    for part in at_blanks(text):
+        words += part.split()
+    return " ".join(reversed(words))
 
 
 def _parts(text: str) -> Iterator[str]:

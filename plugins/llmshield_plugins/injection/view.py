@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from .folds import Fold
+from .slices import translated
 
 Span = tuple[int, int]
 Locate = Callable[[int, int], Span]
@@ -86,7 +87,7 @@ def same_length(name: str, parent: View, text: str) -> View:
 
 def without(name: str, parent: View, characters: str) -> View:
     """The parent's text without these ASCII characters; the parent itself if it has none of them."""
-    text = parent.text.translate(dict.fromkeys(map(ord, characters)))
+    text = translated(parent.text, dict.fromkeys(map(ord, characters)))
     if len(text) == len(parent.text):
         return parent
     origins: list[int] = []

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 from . import encodings, escapes, hidden, longwords, markup, spellings
 from .folds import PLAIN, SKELETON
 from .matcher import Pattern
+from .slices import characters, translated
 from .view import Piece, View, edited, folded, mirrored, same_length, without
 
 Make = Callable[[View], Iterable[View]]
@@ -54,7 +55,7 @@ def _payload(name: str, decode: Callable[[str], Iterator[Piece]]) -> Make:
 
 
 def _cipher(name: str, table: dict[int, int]) -> Make:
-    return lambda view: (_deeper(same_length(name, view, view.text.translate(table))),)
+    return lambda view: (_deeper(same_length(name, view, translated(view.text, table))),)
 
 
 def _deeper(view: View) -> View:
@@ -79,9 +80,9 @@ def _word_order(view: View) -> Iterable[View]:
 
 
 def _leet(view: View) -> Iterable[View]:
-    yield same_length("leet", view, view.text.translate(spellings.LEET))
+    yield same_length("leet", view, translated(view.text, spellings.LEET))
     if "1" in view.text or "!" in view.text or "|" in view.text:
-        yield same_length("leet", view, view.text.translate(spellings.LEET_L))
+        yield same_length("leet", view, translated(view.text, spellings.LEET_L))
 
 
 def _unmarked(view: View) -> Iterable[View]:
@@ -244,12 +245,12 @@ def of_unicode(view: View) -> Iterator[View]:
         made = edited(name, view, decode(view.text), keep=name == "bidi", deeper=True)
         if made is not None:
             yield made
-    characters = set(view.text)
-    if len(characters & _TURNED) >= 3:
-        turned = same_length("turned", view, view.text.translate(spellings.FLIP))
+    seen = characters(view.text)
+    if len(seen & _TURNED) >= 3:
+        turned = same_length("turned", view, translated(view.text, spellings.FLIP))
         yield turned
         yield mirrored("turned", turned, turned.text[::-1])
-    if any("\u2800" < c <= "\u28ff" for c in characters):
+    if any("\u2800" < c <= "\u28ff" for c in seen):
         made = edited("braille", view, encodings.braille_text(view.text), keep=_ONLY, deeper=True)
         if made is not None:
             yield made

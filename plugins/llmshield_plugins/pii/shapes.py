@@ -92,6 +92,10 @@ def shape_of(char: str) -> str:
     return "0" if char.isnumeric() else OTHER
 
 
+_SLICE = 1 << 16
+"""Characters that are encoded in one call, a few milliseconds: a call into C keeps all others waiting."""
+
+
 class Ascii(dict[int, bytes]):
     """Code point -> the ASCII bytes that stand for it; what is not known yet is asked of `of`, and remembered."""
 
@@ -112,6 +116,12 @@ def to_ascii(text: str, table: Ascii, handler: str) -> bytes:
     The handler costs a microsecond for each run of other characters and nothing for the rest, the table a twentieth
     of that for every character: an English text with a dash in it is for the one, a French or Russian one for the other.
     """
+    if len(text) > _SLICE:  # the loop and other threads want their turn
+        return b"".join(
+            [to_ascii(text[at : at + _SLICE], table, handler) for at in range(0, len(text), _SLICE)]
+        )
+    if text.isascii():
+        return text.encode()
     if (len(text.encode("utf-8", "surrogatepass")) - len(text)) * 32 < len(text):
         return text.encode("ascii", handler)
     return codecs.charmap_encode(text, "strict", table)[0]

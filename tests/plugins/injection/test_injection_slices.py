@@ -1,0 +1,68 @@
+"""Long texts in slices: the same as in one go, and work that ends at the deadline."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmshield import clock
+from llmshield_plugins.injection import learned, longwords, slices, spellings
+from llmshield_plugins.injection.folds import PLAIN
+from llmshield_plugins.injection.longwords import LongWords
+from llmshield_plugins.injection.scan import Scanner
+
+LONG = [
+    "ab c\n" * 50_000,
+    "x" * 200_000,
+    f"{'y' * 100_000} {'z' * 100_000}\n",
+    "né Ünal, Straße " * 20_000,
+    "\t".join(["word"] * 60_000),
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: repr(text[:12]))
+def test_slices_lose_nothing_and_cut_no_word(text: str) -> None:
+    parts = list(slices.at_blanks(text))
+
+    assert text == "".join(parts)
+    assert text.split() == [word for part in parts for word in part.split()]
+    assert slices.characters(text) == set(text)
+    assert PLAIN.apply(text) == text.translate(PLAIN)
+    assert learned.words(text) == PLAIN.apply(text).encode().translate(learned._PARTS).split()
+    assert spellings.word_order_backwards(text) == " ".join(reversed(text.split()))
+
+
+@given(st.text(st.sampled_from("aB3 ,._-\n'é"), max_size=40))
+def test_words_are_mirrored_where_they_stand(text: str) -> None:
+    mirrored = "".join(part[::-1] if part.isalnum() else part for part in spellings._parts(text))
+
+    assert mirrored == spellings.words_backwards(text)
+
+
+def test_many_glued_words_take_no_time_in_their_square(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_words = LongWords(scanner._squeezed_matcher)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    glued = [f"conversation{a}{b}table" for a in letters for b in letters]
+    text = "\n".join(f"see ({word}), {word}." for word in glued)
+    began = time.process_time()
+    read = long_words.read(text)
+    spent = time.process_time() - began
+
+    monkeypatch.setattr(longwords, "_EACH", 10_000)
+
+    assert read is not None
+    assert read == long_words.read(text)
+    assert read.startswith("see ( conversation a a table ),")
+    assert spent < 5.0
+
+
+def test_a_long_text_is_left_at_the_deadline(scanner: Scanner) -> None:
+    text = "Ünal says: aGVsbG8gd29ybGQgYWdhaW4gYW5kIGFnYWlu " * 1_000
+
+    with pytest.raises(TimeoutError):
+        scanner.scan(text, deadline=clock.monotonic() - 1)
+
+    assert scanner.scan(text, deadline=clock.monotonic() + 60).action == "allow"
