@@ -98,17 +98,28 @@ local function account(name, ends, now)
   end
   return key, has[1], has[2]
 end
+local function whole(high, low)
+  local over = math.floor(low / HALF)
+  local sum = join(high + over, low - over * HALF)
+  if less(MAX, sum) then return MAX end
+  return sum
+end
 local function rolling(since)
   local steps = P .. 'steps:' .. string.match(since, '^(.*:)')
-  local spent, held, oldest = '0', '0', ''
+  local spent_high, spent_low, held_high, held_low, oldest = 0, 0, 0, 0, ''
   for _, name in ipairs(redis.call('ZRANGEBYLEX', steps, '[' .. since, '+')) do
     local has = redis.call('HMGET', P .. 'acc:' .. name, 's', 'h')
     if has[1] and (has[1] ~= '0' or has[2] ~= '0') then
       if oldest == '' then oldest = name end
-      spent, held = plus(spent, has[1]), plus(held, has[2])
+      local high, low = split(has[1])
+      spent_high, spent_low = spent_high + high, spent_low + low
+      if has[2] ~= '0' then
+        high, low = split(has[2])
+        held_high, held_low = held_high + high, held_low + low
+      end
     end
   end
-  return spent, held, oldest
+  return whole(spent_high, spent_low), whole(held_high, held_low), oldest
 end
 local function ended(id)
   local text = redis.call('GET', P .. 'end:' .. id)

@@ -3,7 +3,7 @@
     python tests/bench/ledger_bench.py [memory sqlite redis]
 
 The figures to hold (p50, one client): 60 us on memory, 150 us on SQLite, 400 us on Redis; 10,000 steps a second on
-SQLite with 64 clients. Also: what rate_limit adds to a call (25 us on memory).
+SQLite with 64 clients. Also: a rolling budget with something in each of its steps, and what rate_limit adds to a call (25 us on memory).
 """
 
 import asyncio
@@ -21,20 +21,22 @@ from typing import Any
 from llmshield.errors import StoreUnavailable
 from llmshield.ledger import Cap, Ledger, Reservation, tenant_account
 from llmshield.metrics import Metrics
-from llmshield.stores import Labels, Store, open_store
+from llmshield.stores import Labels, Line, Store, open_store
 from llmshield.testing import Lent, policy, read
+from llmshield.windows import step_ms, window
 from llmshield_plugins.rate_limit import RateLimiter
 
 LABELS = Labels("acme", "openai", "gpt-4o")
 CAPS = (Cap(tenant_account("acme"), 10**18, "day"),)
+ROLLING = (Cap(tenant_account("acme"), 10**18, "24h"),)
 ROUNDS, CLIENTS = 3_000, 64
 
 
-async def pair(ledger: Ledger, id: str) -> None:
+async def pair(ledger: Ledger, id: str, caps: tuple[Cap, ...] = CAPS) -> None:
     """One reservation and its settlement; on a crowded machine Redis may answer too late, then it is repeated."""
     while True:
         try:
-            held = await ledger.reserve(id, LABELS, CAPS, 1_000)
+            held = await ledger.reserve(id, LABELS, caps, 1_000)
             break
         except StoreUnavailable:
             await asyncio.sleep(0.01)
@@ -42,8 +44,8 @@ async def pair(ledger: Ledger, id: str) -> None:
     await ledger.settle(held, 500, 10, 10)
 
 
-async def measure(store: Store) -> tuple[list[float], float]:
-    """Percentiles of one pair in us with one client, and steps a second with many."""
+async def measure(store: Store) -> tuple[list[float], float, list[float]]:
+    """Percentiles of one pair in us with one client, and steps a second with many; percentiles on a rolling budget."""
     ledger = Ledger(store)
     await ledger.start()
     waits = []
@@ -59,8 +61,21 @@ async def measure(store: Store) -> tuple[list[float], float]:
     began = time.perf_counter()
     await asyncio.gather(*[client(name) for name in range(CLIENTS)])
     rate = 2 * CLIENTS * (ROUNDS // 10) / (time.perf_counter() - began)
+    rolling = []
+    for index in range(60):  # every step of the window counts something
+        await store.settle(f"fill.{index:03}", (_step(index),), 1, 0, LABELS)
+    for index in range(ROUNDS // 3):
+        began = time.perf_counter()
+        await pair(ledger, f"rolling.{index:06}", ROLLING)
+        rolling.append((time.perf_counter() - began) * 1e6)
     await ledger.close()
-    return quantiles(waits, n=100), rate
+    return quantiles(waits, n=100), rate, quantiles(rolling, n=100)
+
+
+def _step(back: int) -> Line:
+    """A step of the rolling window that has begun so many steps ago."""
+    found = window("24h", time.time() - back * step_ms("24h") / 1000)
+    return Line(ROLLING[0].account, found.name, None, int(found.over * 1000))
 
 
 async def limiter(store: Store) -> list[float]:
@@ -99,7 +114,7 @@ async def run(names: list[str], folder: Path) -> None:
         try:
             store = open_store(url)
             await store.open()
-            waits, rate = await measure(store)
+            waits, rate, rolling = await measure(store)
             limits = await limiter(store)
             await store.close()
         finally:
@@ -108,7 +123,7 @@ async def run(names: list[str], folder: Path) -> None:
                 server.wait()
         print(
             f"{name:8} reserve+settle p50 {waits[49]:6.0f} us  p99 {waits[98]:6.0f} us   {CLIENTS} clients {rate:8,.0f} steps/s"
-            f"   rate_limit p50 {limits[49]:5.1f} us"
+            f"   rolling p50 {rolling[49]:5.0f} us   rate_limit p50 {limits[49]:5.1f} us"
         )
 
 

@@ -263,3 +263,19 @@ async def test_room_comes_back_step_by_step() -> None:
 
         assert isinstance(await ledger.reserve("z", LABELS, (cap,), 100), Reservation)
         assert isinstance(await ledger.reserve("z2", LABELS, (cap,), 100), Refusal)
+
+
+async def test_sums_over_steps_are_exact_at_any_size(store: Store) -> None:
+    """Doubles are exact to 2^53 only, and Lua has nothing else; sums are cut, never wrapped."""
+    amounts = [2**53 + 1, 999_999_999, 10**18 - 1, 1, 10**9, 10**9 - 1, 3]
+    for index, amount in enumerate(amounts):
+        await store.settle(f"s{index}", (step(100 + index, None),), amount, NOW, LABELS)
+        await store.reserve(
+            f"h{index}", (step(100 + index, None),), amount + 7, amount + 7, ENDS, NOW, LABELS
+        )
+    (found,) = await store.standing([step(160)])
+    assert found == Standing(sum(amounts), sum(amounts) + 49, "24h:00000000100")
+    for index in range(3):
+        await store.settle(f"b{index}", (step(130 + index, None),), 2**62 - 1, NOW, LABELS)
+
+    assert (await store.standing([step(160)]))[0].spent == 2**62 - 1
