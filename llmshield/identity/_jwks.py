@@ -21,6 +21,7 @@ from llmshield import clock
 from llmshield.dialects import WireRequest
 from llmshield.errors import ShieldError, UpstreamError
 from llmshield.logs import log
+from llmshield.policy.identity import is_key_set
 from llmshield.transport import HttpTransport, Timeouts
 
 Key: TypeAlias = RSAKey | ECKey | OKPKey
@@ -33,6 +34,7 @@ RETRY_S = 5.0
 """The next try after a fetch that failed."""
 _LARGEST = 512 * 1024
 _MOST_KEYS = 200
+_DESCRIPTION = "/.well-known/openid-configuration"
 _RSA_BITS = 2048
 _KINDS: dict[str, type[Any]] = {"RS": RSAKey, "PS": RSAKey, "ES": ECKey, "Ed": OKPKey}
 """The kind of key by how an algorithm's name begins."""
@@ -40,19 +42,27 @@ _TIMEOUTS = Timeouts(connect=FETCH_S, first_token=FETCH_S, idle=FETCH_S, total=F
 
 
 class Jwks:
-    """The keys at `source` (`https://...` or `file://path`). `changed` is called whenever they are others."""
+    """The keys at `source` (`https://...` or `file://path`), or where the issuer's own description says that they are.
+    `changed` is called whenever they are others."""
 
     def __init__(
-        self, source: str, base: Path, *, refresh_s: float, outage_s: float, changed: Callable[[], None]
+        self,
+        source: str | None,
+        issuer: str,
+        base: Path,
+        *,
+        refresh_s: float,
+        outage_s: float,
+        changed: Callable[[], None],
     ) -> None:
+        self._issuer = issuer
         self._refresh_s = refresh_s
         self._outage_s = outage_s
         self._changed = changed
-        scheme, _, rest = source.partition("://")
+        scheme, _, rest = (source or "").partition("://")
         self._file = base / rest if scheme == "file" else None
-        url = urlsplit(source)
-        self._target = (url.path or "/", url.query)
-        self._transport = None if self._file else HttpTransport(f"{url.scheme}://{url.netloc}")
+        self._source = source
+        self._transports: dict[str, HttpTransport] = {}
         self._text = b""
         self._keys: dict[str, Key] = {}
         self._nameless: list[Key] = []
@@ -81,8 +91,12 @@ class Jwks:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-        if self._transport is not None:
-            await self._transport.close()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        while self._transports:
+            _, transport = self._transports.popitem()
+            await transport.close()
 
     def usable(self) -> bool:
         """False when there are no keys, or they are too old to be believed. Starts a fetch when it is time for one;
@@ -126,17 +140,34 @@ class Jwks:
                 if self._file is not None:
                     text = await asyncio.to_thread(self._read_file, self._file)
                 else:
-                    text = await self._ask()
+                    text = await self._ask(self._source or await self._discover())
             self._take(text)
         except (UpstreamError, OSError, TimeoutError, ValueError) as error:
             log.warning("jwks_unavailable", error=type(error).__name__, reason=str(error))
             return False
         return True
 
-    async def _ask(self) -> bytes:
-        assert self._transport is not None
+    async def _discover(self) -> str:
+        """Where the issuer says that its keys are (OpenID Connect Discovery 1.0, 4). Raises: ValueError when it says
+        nothing of use, or calls itself by another name (4.3)."""
+        tree = orjson.loads(await self._ask(f"{self._issuer.rstrip('/')}{_DESCRIPTION}"))
+        if not isinstance(tree, dict) or tree.get("issuer") != self._issuer:
+            raise ValueError("the issuer's description is another issuer's")
+        found = str(tree.get("jwks_uri"))
+        if not is_key_set(found) or found.startswith("file:"):
+            raise ValueError("the issuer's description names no https address of its keys")
+        return found
+
+    async def _ask(self, address: str) -> bytes:
+        url = urlsplit(address)
+        origin = f"{url.scheme}://{url.netloc}"
+        transport = self._transports.get(origin)
+        if transport is None:
+            if len(self._transports) > 1:  # the keys have moved
+                await self._let_go()
+            transport = self._transports[origin] = HttpTransport(origin)
         headers = {"accept": "application/json", "accept-encoding": "identity"}
-        answer = await self._transport.ask(WireRequest("GET", *self._target, headers), _TIMEOUTS)
+        answer = await transport.ask(WireRequest("GET", url.path or "/", url.query, headers), _TIMEOUTS)
         try:
             if answer.status != 200:  # a redirect is none: the policy names where the keys are
                 raise ValueError(f"the issuer answered {answer.status}")

@@ -47,6 +47,7 @@ class Jwt(Way):
         self._seen: dict[str, tuple[Who, float]] = {}
         self._jwks = Jwks(
             settings.jwks,
+            settings.issuer,
             house.base,
             refresh_s=settings.refresh,
             outage_s=settings.outage,

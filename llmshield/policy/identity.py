@@ -25,19 +25,24 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def is_key_set(value: Any) -> bool:
+    """Whether this is where a key set may be: `https://...`, `http://` on this machine, or `file://path`."""
+    if not isinstance(value, str) or len(value) > 2000 or any(char.isspace() for char in value):
+        return False
+    scheme, _, rest = value.partition("://")
+    if scheme == "file":
+        return bool(rest)
+    try:
+        url = urlsplit(value)
+        usable = bool(url.hostname) and url.username is None and not url.fragment and url.port != 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        return False
+    return usable and (scheme == "https" or (scheme == "http" and _is_local(url.hostname or "")))
+
+
 def _key_set(value: Any) -> Any:
-    """`https://...`, `http://` on this machine, or `file://path`."""
-    if isinstance(value, str) and len(value) <= 2000 and not any(char.isspace() for char in value):
-        scheme, _, rest = value.partition("://")
-        if scheme == "file" and rest:
-            return value
-        try:
-            url = urlsplit(value)
-            usable = url.hostname and url.username is None and not url.fragment and url.port != 0
-            if usable and (scheme == "https" or (scheme == "http" and _is_local(url.hostname or ""))):
-                return value
-        except ValueError:
-            pass  # a port that is no number, or half an IPv6 address: the message below says what was expected
+    if is_key_set(value):
+        return value
     raise PydanticCustomError(
         "unit",
         "found {found}, expected https://HOST/PATH or file://PATH",
@@ -87,7 +92,11 @@ class Jwt(Section):
 
     issuer: Line = Field(description="`iss`, exactly.")
     audience: Several = Field(description="One of these must be in `aud`.")
-    jwks: KeySet = Field(description="Where the issuer's keys are: `https://...` or `file://path`.")
+    jwks: KeySet | None = Field(
+        default=None,
+        description="Where the issuer's keys are: `https://...` or `file://path`; else its description says it"
+        " (`/.well-known/openid-configuration`).",
+    )
     algorithms: Annotated[
         tuple[Algorithm, ...],
         BeforeValidator(_listed, json_schema_input_type=Algorithm | tuple[Algorithm, ...]),

@@ -13,7 +13,7 @@ from llmshield.policy import addresses
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import Path, did_you_mean
 from llmshield.policy.globs import is_glob
-from llmshield.policy.identity import Ways
+from llmshield.policy.identity import Ways, is_key_set
 from llmshield.policy.masking import is_secret_key
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import APP, BASE_URLS, ProviderShape
@@ -178,6 +178,10 @@ def _identify(draft: Draft, report: Report) -> None:
             report.add("LS319", ("identity", kind), message, "add it to `identify`", at="key")
     tiers = dict.fromkeys(draft.written("tiers"))
     named: list[tuple[Path, str | None]] = []
+    jwt = ways.jwt
+    if jwt is not None and jwt.jwks is None and (jwt.issuer[:5] == "file:" or not is_key_set(jwt.issuer)):
+        message = "the key 'jwks' is missing, and `issuer` is no https address that could tell"
+        report.add("LS202", ("identity", "jwt"), message)
     if ways.jwt is not None:
         named.append((("identity", "jwt", "tier"), ways.jwt.tier))
     tenants = draft.items("tenants")

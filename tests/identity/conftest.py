@@ -22,6 +22,8 @@ class Issuer:
         self.keys: dict[str, Any] = {"k1": RSAKey.generate_key(2048, {"kid": "k1"})}
         self.answer: bytes | None = None
         """What is sent instead of the key set."""
+        self.others: dict[str, bytes] = {}
+        """What else it serves, by path."""
         self.head = "200 OK"
         self.down = False
         self.asked = 0
@@ -45,10 +47,10 @@ class Issuer:
         return signed
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
         self.asked += 1
         if not self.down:
-            body = self.answer if self.answer is not None else self.published()
+            body = self.others.get(path) or (self.answer if self.answer is not None else self.published())
             head = (
                 f"HTTP/1.1 {self.head}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             )

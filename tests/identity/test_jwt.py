@@ -332,6 +332,44 @@ async def test_keys_from_a_file(issuer: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("issuer_says", "jwks_uri", "good"),
+    [
+        ("{base}", "{base}/keys.json", True),
+        ("{base}/", "{base}/keys.json", False),
+        ("https://issuer.test/", "{base}/keys.json", False),
+        ("{base}", "http://issuer.test/keys.json", False),
+        ("{base}", "file:///etc/passwd", False),
+        ("{base}", None, False),
+    ],
+)
+async def test_keys_by_the_issuers_own_description(
+    issuer: Any, issuer_says: str, jwks_uri: str | None, good: bool
+) -> None:
+    base = issuer.url.removesuffix("/keys.json")
+    said = {"issuer": issuer_says.format(base=base), "jwks_uri": jwks_uri and jwks_uri.format(base=base)}
+    issuer.others["/.well-known/openid-configuration"] = json.dumps(said).encode()
+    text = POLICY.format(url="https://x.test/", more="").replace("    jwks: https://x.test/\n", "")
+    made = Identity(policy(text.replace("https://issuer.test/", base)))
+    await made.start()
+    token = issuer.token(iss=base)
+    if good:
+        assert "acme" == (await who(made, token)).tenant
+        assert 2 == issuer.asked
+    else:
+        assert "policy_unavailable" == (await refusal(made, token)).kind
+        assert 1 == issuer.asked
+    await made.close()
+
+
+def test_an_issuer_without_an_address_needs_a_key_set() -> None:
+    text = POLICY.format(url="https://x.test/", more="").replace("    jwks: https://x.test/\n", "")
+    for issuer in ("issuer", "file:///etc/passwd", "http://issuer.test/"):
+        with pytest.raises(PolicyError, match="LS202"):
+            policy(text.replace("https://issuer.test/", issuer))
+    policy(text)
+
+
+@pytest.mark.parametrize(
     ("claims", "tenant", "tier", "tags"),
     [
         ({"sub": "acme"}, "acme", "pro", None),
