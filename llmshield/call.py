@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 Operation: TypeAlias = Literal["generate", "embed", "count_tokens", "models", "passthrough"]
 
-ChannelKind: TypeAlias = Literal["content", "reasoning", "refusal", "tool_name", "tool_arguments", "other"]
+ChannelKind: TypeAlias = Literal["content", "reasoning", "refusal", "tool_name", "tool_arguments", "echo", "other"]
+"""`echo`: the provider repeats what the caller has sent; restorers see it, guards do not."""
 
 FinishKind: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "error", "other"]
 

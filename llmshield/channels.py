@@ -134,7 +134,10 @@ class Channels:
 
     def _plain(self, channel: Channel) -> _Pipe | None:
         stages: list[_Stage] = []
+        echo = channel.kind == "echo"
         for attached in self._filters:
+            if echo and attached.phase == "guard":
+                continue
             try:
                 made = attached.factory(channel)
             except Exception as error:

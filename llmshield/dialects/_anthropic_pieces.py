@@ -47,7 +47,8 @@ NOT_TEXT: dict[str, str] = {
 }
 """Leaves of the API's own making that show no text of model, user or web."""
 
-_SEALS = ("signature", "encrypted_content")
+SEALS = ("signature", "encrypted_content")
+"""What seals a text; it goes when the text changes."""
 _CALLS = ("tool_use", "server_tool_use", "mcp_tool_use")
 
 
@@ -93,5 +94,5 @@ def _call_pieces(pieces: list[Piece], block: dict[str, Any], index: int) -> None
 def _stream(pieces: list[Piece], block: dict[str, Any], key: str, channel: Channel) -> None:
     """A text of the block's own channel; what seals it is taken away when it changes."""
     if type(block.get(key)) is str and block[key]:
-        seals = tuple((block, seal) for seal in _SEALS if block.get(seal))
+        seals = tuple((block, seal) for seal in SEALS if block.get(seal))
         pieces.append(Piece(channel, block, key, True, shadows=seals))

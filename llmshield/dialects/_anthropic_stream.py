@@ -4,7 +4,8 @@ Rule 1: `feed` keeps the books of what the provider said, `write` and `late` tho
 the latter decide what `stop` and `finalise` still have to close.
 Rule 2: no edited text travels with a valid signature. The reasoning channel of a thinking block ends with its
 `signature_delta`; if what was written differs from what was read, the signature goes out as `EDITED` (see _anthropic_sealed). Text that nobody changed keeps its signature.
-Rule 3: unknown events, deltas and fields pass on; their strings go through the filters in one piece.
+Rule 3: unknown events, deltas and fields pass on. Each text of an unknown delta is a channel of its own, by block,
+type of delta and field; all other strings go through the filters in one piece.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from llmshield.call import Channel, ChannelKind
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._anthropic import UsageMeter, error_event, error_in_reply, finish_kind
+from llmshield.dialects._anthropic_block import Block, ShapeError
+from llmshield.dialects._anthropic_own import delta_event, own_message
 from llmshield.dialects._anthropic_pieces import add_others, block_pieces
 from llmshield.dialects._anthropic_sealed import EDITED
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
@@ -36,30 +39,6 @@ _KINDS: dict[str, tuple[ChannelKind, str]] = {
 }
 
 
-class _Block:
-    """One content block: its channels, and for thinking what was read and what was written."""
-
-    __slots__ = ("channels", "index", "read", "signed", "tool", "written")
-
-    def __init__(self, index: int, tool: str | None) -> None:
-        self.index = index
-        self.tool = tool
-        self.channels: dict[ChannelKind, Channel] = {}
-        self.read: list[str] = []
-        self.written: list[str] = []
-        self.signed = False
-
-    def channel(self, kind: ChannelKind) -> Channel:
-        found = self.channels.get(kind)
-        if found is None:
-            found = self.channels[kind] = Channel(kind, 0, self.index, (), self.tool)
-        return found
-
-    @property
-    def edited(self) -> bool:
-        return "".join(self.read) != "".join(self.written)
-
-
 class MessagesStream(StreamCodec):
     """See StreamCodec."""
 
@@ -71,8 +50,8 @@ class MessagesStream(StreamCodec):
         self._over = False
         self._started = False
         self._indices: set[int] = set()
-        self._blocks: dict[int, _Block] = {}
-        self._thinking: dict[int, _Block] = {}
+        self._blocks: dict[int, Block] = {}
+        self._thinking: dict[int, Block] = {}
         # What the client got so far:
         self._got_start = False
         self._got_stop = False
@@ -107,7 +86,7 @@ class MessagesStream(StreamCodec):
         if type(kind) is str and kind in _READERS:
             try:
                 return _READERS[kind](self, kind, tree)
-            except _ShapeError as error:
+            except ShapeError as error:
                 return self._malformed(str(error))
         if "error" in tree and kind is None:
             return self._error(name, tree)
@@ -118,7 +97,7 @@ class MessagesStream(StreamCodec):
     def _message_start(self, name: str, tree: dict[str, Any]) -> Event:
         message = tree.get("message")
         if type(message) is not dict or self._started:
-            raise _ShapeError("message_start comes twice or without a message")
+            raise ShapeError("message_start comes twice or without a message")
         self._started = True
         model = message.get("model")
         self.model = model if type(model) is str else ""
@@ -127,7 +106,7 @@ class MessagesStream(StreamCodec):
         blocks = message.get("content")
         if type(blocks) is list and blocks:
             if any(type(block) is not dict for block in blocks):
-                raise _ShapeError("message_start holds something else than blocks")
+                raise ShapeError("message_start holds something else than blocks")
             block_pieces(event.pieces, blocks)
             event.output = True
         add_others(event.pieces, message, Channel("other"), ("content",))
@@ -136,13 +115,13 @@ class MessagesStream(StreamCodec):
     def _block_start(self, name: str, tree: dict[str, Any]) -> Event:
         index, content = tree.get("index"), tree.get("content_block")
         if type(index) is not int or type(content) is not dict:
-            raise _ShapeError("content_block_start lacks its index or block")
+            raise ShapeError("content_block_start lacks its index or block")
         if index in self._indices:
-            raise _ShapeError("content_block_start opens a block twice")
+            raise ShapeError("content_block_start opens a block twice")
         self._indices.add(index)
         kind = content.get("type")
         tool = content.get("name")
-        block = self._blocks[index] = _Block(index, tool if type(tool) is str else None)
+        block = self._blocks[index] = Block(index, tool if type(tool) is str else None)
         event = Event(name, tree)
         pieces = event.pieces
         if kind == "text":
@@ -158,7 +137,7 @@ class MessagesStream(StreamCodec):
             block.channel("reasoning")
             thinking = content.get("thinking")
             if thinking is not None and type(thinking) is not str:
-                raise _ShapeError("a thinking block holds no text")
+                raise ShapeError("a thinking block holds no text")
             if thinking:
                 event.output = True
                 block.read.append(thinking)
@@ -176,7 +155,7 @@ class MessagesStream(StreamCodec):
         block = self._blocks.get(index) if type(index) is int else None
         delta = tree.get("delta")
         if block is None or type(delta) is not dict:
-            raise _ShapeError("content_block_delta belongs to no open block")
+            raise ShapeError("content_block_delta belongs to no open block")
         kind = delta.get("type")
         known = _KINDS.get(kind) if type(kind) is str else None
         event = Event(name, tree)
@@ -186,16 +165,16 @@ class MessagesStream(StreamCodec):
                 if "reasoning" in block.channels:
                     event.ends = (block.channels["reasoning"],)
             else:
-                block_pieces(event.pieces, [delta], block.index)
+                block.read_other(event.pieces, kind if type(kind) is str else "", delta)
                 event.output = True
             return event
         channel_kind, key = known
         text = delta.get(key)
         if type(text) is not str:
-            raise _ShapeError("a delta of the stream holds no text")
+            raise ShapeError("a delta of the stream holds no text")
         if channel_kind == "reasoning":
             if block.signed:
-                raise _ShapeError("a thinking block goes on behind its signature")
+                raise ShapeError("a thinking block goes on behind its signature")
             block.read.append(text)
         channel = block.channels.get(channel_kind)
         if channel is None:
@@ -212,8 +191,8 @@ class MessagesStream(StreamCodec):
         index = tree.get("index")
         block = self._blocks.pop(index, None) if type(index) is int else None
         if block is None:
-            raise _ShapeError("content_block_stop belongs to no open block")
-        return Event(name, tree, ends=tuple(block.channels.values()))
+            raise ShapeError("content_block_stop belongs to no open block")
+        return Event(name, tree, ends=block.ends)
 
     def _message_delta(self, name: str, tree: dict[str, Any]) -> Event:
         event = Event(name, tree, ends=self._end_blocks())
@@ -226,7 +205,7 @@ class MessagesStream(StreamCodec):
                 self.finished = True
                 event.output = finish == "content_filter"
         elif delta is not None:
-            raise _ShapeError("message_delta holds no delta")
+            raise ShapeError("message_delta holds no delta")
         add_others(event.pieces, tree, Channel("other"))
         return event
 
@@ -253,7 +232,7 @@ class MessagesStream(StreamCodec):
         """The channels of blocks whose stop the provider left out."""
         if not self._blocks:
             return ()
-        ends = tuple(channel for block in self._blocks.values() for channel in block.channels.values())
+        ends = tuple(channel for block in self._blocks.values() for channel in block.ends)
         self._blocks.clear()
         return ends
 
@@ -298,20 +277,25 @@ class MessagesStream(StreamCodec):
         elif kind == "signature_delta":
             self._sign(block, delta)
 
-    def _sign(self, block: _Block, holder: dict[str, Any]) -> None:
+    def _sign(self, block: Block, holder: dict[str, Any]) -> None:
         self._got_open[block.index] = False
         if block.edited:
             holder["signature"] = EDITED
 
     def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
-        if channel.path or channel.kind not in _DELTAS or channel.index not in self._got_open:
+        if channel.index not in self._got_open:
+            return b""
+        if channel.kind == "other" and len(channel.path) == 2:
+            kind, key = str(channel.path[0]), str(channel.path[1])
+        elif channel.path or channel.kind not in _DELTAS:
             # Text that a guard let go with its stop, from a place that arrives whole: it has no delta.
             return b""
-        kind, key = _DELTAS[channel.kind]
+        else:
+            kind, key = _DELTAS[channel.kind]
         block = self._thinking.get(channel.index)
         if block is not None and channel.kind == "reasoning":
             block.written.append(text)
-        return _delta(channel.index, {"type": kind, key: text})
+        return delta_event(channel.index, {"type": kind, key: text})
 
     def finalise(self) -> bytes:
         if self._got_stop or not self.finished:
@@ -338,7 +322,7 @@ class MessagesStream(StreamCodec):
         out = b""
         for index, unsigned in self._got_open.items():
             if unsigned:  # half a thought has no signature: it must not come back as if it had one
-                out += _delta(index, {"type": "signature_delta", "signature": EDITED})
+                out += delta_event(index, {"type": "signature_delta", "signature": EDITED})
             out += write_event({"type": "content_block_stop", "index": index}, "content_block_stop")
         self._got_open.clear()
         return out
@@ -348,42 +332,6 @@ class MessagesStream(StreamCodec):
         message = own_message(self._call_id, self.model or self._asked_model, [], None)
         message["usage"] = self._meter.wire()
         return write_event({"type": "message_start", "message": message}, "message_start")
-
-
-def own_message(call_id: str, model: str, content: list[Any], reason: str | None) -> dict[str, Any]:
-    """A message object of our own, with zero usage."""
-    return {
-        "id": f"msg_{call_id}",
-        "type": "message",
-        "role": "assistant",
-        "model": model,
-        "content": content,
-        "stop_reason": reason,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 0, "output_tokens": 0},
-    }
-
-
-def own_stream(message: dict[str, Any]) -> bytes:
-    """The same as a complete stream."""
-    start = {**message, "content": [], "stop_reason": None}
-    out = write_event({"type": "message_start", "message": start}, "message_start")
-    for index, block in enumerate(message["content"]):
-        empty = {"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}}
-        out += write_event(empty, "content_block_start")
-        out += _delta(index, {"type": "text_delta", "text": block["text"]})
-        out += write_event({"type": "content_block_stop", "index": index}, "content_block_stop")
-    delta = {"stop_reason": message["stop_reason"], "stop_sequence": None}
-    end = {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0}}
-    return out + write_event(end, "message_delta") + write_event({"type": "message_stop"}, "message_stop")
-
-
-class _ShapeError(Exception):
-    """An event that breaks the dialect; the message names no content."""
-
-
-def _delta(index: int, delta: dict[str, Any]) -> bytes:
-    return write_event({"type": "content_block_delta", "index": index, "delta": delta}, "content_block_delta")
 
 
 _READERS: dict[str, Callable[[MessagesStream, str, dict[str, Any]], Event]] = {

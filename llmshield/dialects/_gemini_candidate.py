@@ -60,6 +60,13 @@ class Candidate:
             self.read.clear()
             self.written.clear()
 
+    def end_thought(self) -> Channel:
+        """What is left of a thought stands before the answer; a later thought is another channel."""
+        ended = self.reasoning
+        self.thinking = False
+        self.reasoning = Channel("reasoning", self.choice, ended.index + 1)
+        return ended
+
     @property
     def level(self) -> bool:
         """True while the client has what the provider sent."""

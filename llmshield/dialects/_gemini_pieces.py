@@ -1,7 +1,9 @@
 """The texts of a Gemini reply or chunk: every string leaf is a piece, unless it is listed here.
 
-A candidate's text is one channel, its thoughts another, whatever parts they come in; each function call has its
-own. Other strings (code, its output, citations, search results, unknown fields) are pieces that arrive whole.
+A candidate's text is one channel, whatever parts it comes in; so are thoughts up to the next text. Thoughts behind it
+are another channel: what is held of a thought has to be shown before the answer goes on, so that a stream could not
+put a value together over that border, and a whole reply does not either. Each function call has its own channels.
+Other strings (code, its output, citations, search results, unknown fields) are pieces that arrive whole.
 """
 
 from __future__ import annotations
@@ -56,7 +58,6 @@ NOT_TEXT: dict[str, str] = {
     "sourceId": "id of a source",
     "logprobsResult": "spells the text again; goes when the text changes (see _gemini_stream)",
     "nullValue": "enum",
-    "jsonPath": "names inside a function's arguments; names are no texts of a reply",
 }
 """Leaves of the API's own making that show no text of model, user or web."""
 
@@ -126,12 +127,14 @@ class Spoken:
     """What a candidate says in a whole reply (or in all chunks of an array): parts with text, what repeats them,
     how many functions it calls, why it ended."""
 
-    __slots__ = ("calls", "choice", "reason", "shadows", "texts", "thoughts")
+    __slots__ = ("_answering", "calls", "choice", "reason", "shadows", "texts", "thoughts")
 
     def __init__(self, choice: int) -> None:
         self.choice = choice
         self.texts: list[dict[str, Any]] = []
-        self.thoughts: list[dict[str, Any]] = []
+        self.thoughts: list[list[dict[str, Any]]] = []
+        """Thoughts with a text between them stand apart, as in a stream."""
+        self._answering = True
         self.shadows: list[tuple[Any, Any]] = []
         self.calls = 0
         self.reason: Any = None
@@ -140,7 +143,14 @@ class Spoken:
         """Take a candidate, or the next chunk of it."""
         for part in parts_of(candidate):
             if is_text(part):
-                (self.thoughts if part.get("thought") else self.texts).append(part)
+                if not part.get("thought"):
+                    self.texts.append(part)
+                    self._answering = True
+                else:
+                    if self._answering:
+                        self.thoughts.append([])
+                        self._answering = False
+                    self.thoughts[-1].append(part)
             if any(name in part for name in CALL_FIELDS):
                 call_pieces(pieces, part, self.choice, self.calls)
                 self.calls += 1
@@ -149,14 +159,15 @@ class Spoken:
         rest_pieces(pieces, candidate, self.choice)
 
     def pieces(self) -> list[Piece]:
-        """The text and the thoughts, each as one piece."""
-        made: list[Piece] = []
-        for kind, parts in (("reasoning", self.thoughts), ("content", self.texts)):
-            if parts:
-                channel = Channel("reasoning" if kind == "reasoning" else "content", self.choice)
-                holder = parts[0] if len(parts) == 1 else JoinedText(parts)
-                made.append(Piece(channel, holder, "text", True, shadows=tuple(self.shadows)))
-        return made
+        """The thoughts and the text, each as one piece."""
+        found = [(Channel("reasoning", self.choice, n), parts) for n, parts in enumerate(self.thoughts)]
+        if self.texts:
+            found.append((Channel("content", self.choice), self.texts))
+        shadows = tuple(self.shadows)
+        return [
+            Piece(channel, parts[0] if len(parts) == 1 else JoinedText(parts), "text", True, shadows=shadows)
+            for channel, parts in found
+        ]
 
 
 def call_pieces(pieces: list[Piece], part: dict[str, Any], choice: int, index: int) -> None:

@@ -31,6 +31,7 @@ from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_even
 from llmshield.dialects._tree import dump, load_reply
 from llmshield.dialects._wire import may_be_deep, too_deep
 from llmshield.errors import CallError, UpstreamError
+from llmshield.json_pieces import NAME
 
 _ARRAY_END = "]"
 _KNOWN_TOP = ("candidates", "usageMetadata")
@@ -52,6 +53,8 @@ class GeminiStream(StreamCodec):
         self._ahead: deque[list[tuple[Candidate, str, bool]]] = deque()
         """Of each chunk that was read and not yet written: what its candidates say, and if something repeats it."""
         self._candidates: dict[int, Candidate] = {}
+        self._paths: dict[Channel, dict[str, Any]] = {}
+        """Of arguments in pieces: the last one, which has the path as the client is to see it."""
         self._over = False
         self._written = 0
         self._closed = False
@@ -155,9 +158,8 @@ class GeminiStream(StreamCodec):
                     channel = state.content
                     state.speaking = True
                     said += text
-                    if state.thinking:  # what is left of a thought stands before the answer
-                        state.thinking = False
-                        event.ends = (*event.ends, state.reasoning)
+                    if state.thinking:
+                        event.ends = (*event.ends, state.end_thought())
                 event.pieces.append(Piece(channel, part, "text"))
                 event.output = True
                 if len(part) == 1:
@@ -204,6 +206,10 @@ class GeminiStream(StreamCodec):
                 tool = tool if type(tool) is str else None
                 channel = Channel("tool_arguments", state.choice, state.calls - 1, (path,), tool)
                 state.arguments[path] = channel
+            if path:
+                named = Channel(channel.kind, channel.choice, channel.index, (path, NAME), channel.tool)
+                event.pieces.append(Piece(named, one, "jsonPath", True))
+                self._paths[channel] = one
             for leaf in ("stringValue", "numberValue"):
                 if leaf in one and type(one[leaf]) in (str, int, float):
                     event.pieces.append(Piece(channel, one, leaf, leaf != "stringValue"))
@@ -291,7 +297,8 @@ class GeminiStream(StreamCodec):
             if piece.channel == channel and piece.key == "stringValue":
                 piece.holder[piece.key] += text
                 return b""
-        one = {"jsonPath": channel.path[0], "stringValue": text, "willContinue": True}
+        path = self._paths[channel]["jsonPath"] if channel in self._paths else channel.path[0]
+        one = {"jsonPath": path, "stringValue": text, "willContinue": True}
         part: dict[str, Any] = {"functionCall": {"partialArgs": [one], "willContinue": True}}
         return self._frame(_own_part(part, channel.choice))
 

@@ -11,10 +11,12 @@ import orjson
 from llmshield.call import Call, Channel, Path, Tree
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._openai import error_object, malformed, upstream_error
+from llmshield.dialects._pieces import Names
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
 from llmshield.dialects._surrogates import Halves
 from llmshield.dialects._tree import dump_str, load_reply
 from llmshield.errors import CallError, UpstreamError
+from llmshield.json_pieces import NAME
 
 CUSTOM: Path = (-1,)
 """Path of free text among `tool_arguments` (a custom tool's input, code): it must not be read as JSON."""
@@ -105,30 +107,6 @@ class OpenAICodec(StreamCodec):
         """Meter the usage in this tree, if there is any."""
 
 
-class Names:
-    """The names of an object in a reply, as a Piece's holder: reading gives the name, writing renames.
-
-    Its Piece comes after those of the values: once it is renamed, a value is no more found under the old name.
-    """
-
-    __slots__ = ("_node",)
-
-    def __init__(self, node: Tree) -> None:
-        self._node = node
-
-    def __getitem__(self, name: str) -> str:
-        return name
-
-    def __setitem__(self, name: str, new: str) -> None:
-        node = self._node
-        while new in node:  # two names masked alike must not swallow each other
-            new += "_"
-        items = list(node.items())
-        node.clear()
-        for key, value in items:
-            node[new if key == name else key] = value
-
-
 def other_pieces(
     pieces: list[Piece],
     holder: Any,
@@ -157,7 +135,7 @@ def other_pieces(
             other_pieces(pieces, value, name, choice, (*path, name), whole=whole, index=index, free=free)
         for name in value:
             if free or not _is_field(name):
-                pieces.append(Piece(Channel("other", choice, index, (*path, "~")), Names(value), name, True))
+                pieces.append(Piece(Channel("other", choice, index, (*path, NAME)), Names(value), name, True))
     elif kind is list:
         for position in range(len(value)):
             other_pieces(
@@ -215,7 +193,8 @@ def _child(node: Any, step: str | int, new: Any) -> Any:
 
 def as_arguments(channel: Channel, text: str) -> str:
     """Text of a leaf inside JSON arguments as it stands in the JSON text; other text as it is."""
-    return dump_str(text)[1:-1] if channel.path and channel.path != CUSTOM else text
+    inside = channel.kind == "tool_arguments" and channel.path and channel.path != CUSTOM
+    return dump_str(text)[1:-1] if inside else text
 
 
 def spelled(entries: Any) -> str | None:

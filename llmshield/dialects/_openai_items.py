@@ -23,6 +23,7 @@ THOUGHT = "response.reasoning_text"
 SUMMARY = "response.reasoning_summary_text"
 SPOKEN = "response.audio.transcript"
 COMMAND = "response.shell_call_command"
+PRINTED = "response.shell_call_output_content"
 
 _KINDS: dict[str, tuple[ChannelKind, Path]] = {
     TEXT: ("content", ()),
@@ -39,15 +40,15 @@ _KINDS: dict[str, tuple[ChannelKind, Path]] = {
 
 ECHO = frozenset(
     (
-        "id", "object", "model", "status", "instructions", "tools", "tool_choice", "text", "prompt",
-        "conversation", "previous_response_id", "reasoning", "service_tier", "truncation", "usage", "prompt_cache_retention", "moderation", "prompt_cache_options",
+        "id", "object", "model", "status", "tool_choice", "text", "conversation", "previous_response_id", "reasoning", "service_tier", "truncation", "usage", "prompt_cache_retention", "moderation", "prompt_cache_options",
         "prompt_cache_diagnostics", "access_programs", "image", "input_transformations", "tool_usage", "billing",
         "error", "incomplete_details",
     )
 )  # fmt: skip
-"""Fields of a response that repeat the request as it was sent, or are ids and enums: no model wrote them. They
-are left as they are, so that a filter never judges the caller's own instructions as if they were the answer.
-`user`, `metadata` and the like are echoed as well, but filtered: personal data is put back into them."""
+"""Fields of a response that are ids, enums and settings: no model wrote them."""
+
+_SENT = ("tool_choice", "text")
+"""Those of them that hold texts where the caller sent some (the schema of the answer)."""
 
 LABELS: dict[str, str] = {
     **dict.fromkeys(
@@ -203,8 +204,32 @@ def check_logprobs(holder: Tree, text: str) -> tuple[tuple[Any, Any], ...]:
     return ((holder, "logprobs"),)
 
 
-def read_items(response: Tree, reader: ItemReader, *, repeats: bool) -> tuple[list[Piece], FinishKind | None]:
-    """All texts of a response object, and how it ended."""
+def _echo(pieces: list[Piece], sent: Any, channel: Channel, *, start: int) -> None:
+    """Say of the pieces from `start` on which repeat what the caller has sent.
+
+    A guard never judges the caller's own instructions as if they were the answer, but what a restorer puts in place
+    of it comes back there too. A text that was not sent (of a prompt that the provider holds) is one like any other.
+    """
+    known: set[str] = set()
+    stack = [sent]
+    while stack:
+        node = stack.pop()
+        if type(node) is str:
+            known.add(node)
+        elif type(node) is dict:
+            known.update(node)
+            stack += node.values()
+        elif type(node) is list:
+            stack += node
+    for piece in pieces[start:]:
+        if piece.holder[piece.key] in known:
+            piece.channel, piece.repeats = channel, True
+
+
+def read_items(
+    response: Tree, reader: ItemReader, sent: Tree, *, repeats: bool
+) -> tuple[list[Piece], FinishKind | None]:
+    """All texts of a response object, and how it ended; `sent` is the call's body, which it repeats in part."""
     pieces: list[Piece] = []
     called = False
     output = response.get("output")
@@ -212,8 +237,11 @@ def read_items(response: Tree, reader: ItemReader, *, repeats: bool) -> tuple[li
         reader.item(pieces, item, index, repeats=repeats)
         called = called or (type(item) is dict and item.get("type") in ("function_call", "custom_tool_call"))
     for key in response:
-        if key != "output" and key not in ECHO:
+        if key != "output" and (key not in ECHO or (key in _SENT and sent.get(key))):
+            start = len(pieces)
             reader.rest(pieces, response, key, 0, repeats=repeats)
+            if len(pieces) > start and sent.get(key):
+                _echo(pieces, sent[key], Channel("echo", 0, 0, (key,)), start=start)
     finish: FinishKind | None = None
     status = response.get("status")
     if status == "completed":
@@ -240,5 +268,5 @@ def read_response(call: Call, tree: Any) -> WholeReply:
     output = tree.get("output")
     if type(output) is not list or not all(type(item) is dict for item in output):
         return WholeReply(tree, [], usage, None, model, malformed("has no output"))
-    pieces, finish = read_items(tree, ItemReader(), repeats=False)
+    pieces, finish = read_items(tree, ItemReader(), call.body, repeats=False)
     return WholeReply(tree, pieces, usage, finish, model)

@@ -13,6 +13,7 @@ from llmshield.dialects import Event, Piece, WholeReply
 from llmshield.dialects._openai import FINISH, malformed, read_served, read_usage, upstream_error
 from llmshield.dialects._openai_choices import CHUNK_KEYS
 from llmshield.dialects._openai_codec import CUSTOM, offsets, other_pieces, spelled
+from llmshield.dialects._pieces import TextSoFar, argument_pieces
 
 _REASONING = frozenset(("reasoning_content", "reasoning"))
 CHOICE_KEYS = frozenset(("index", "delta", "message", "finish_reason", "logprobs"))
@@ -23,13 +24,14 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 class Tool:
     """One tool call: its channel, its id and its index on the wire."""
 
-    __slots__ = ("channel", "custom", "id", "wire")
+    __slots__ = ("channel", "custom", "id", "name", "wire")
 
     def __init__(self, channel: Channel, id: str, wire: int, custom: bool) -> None:
         self.channel = channel
         self.id = id
         self.wire = wire
         self.custom = custom
+        self.name = TextSoFar()
 
 
 class MessageReader:
@@ -158,7 +160,7 @@ class MessageReader:
             elif key not in ("index", "id", "type"):
                 self._other(pieces, call, key, number, ("tool_calls", wire, key))
         if type(body) is dict:
-            self._body(pieces, body, tool.channel, "input" if custom else "arguments", number)
+            self._body(event, pieces, body, tool, "input" if custom else "arguments", number)
 
     def _function(self, event: Event | None, pieces: list[Piece], body: Tree, number: int) -> None:
         """The legacy `function_call` of a message: one call, without index and id."""
@@ -168,18 +170,24 @@ class MessageReader:
             channel = Channel("tool_arguments", number, -1, (), name if type(name) is str else None)
             self.open.setdefault(number, []).append(channel)
             tool = self.tools[number, -1] = Tool(channel, "", -1, False)
-        self._body(pieces, body, tool.channel, "arguments", number)
+        self._body(event, pieces, body, tool, "arguments", number)
 
-    def _body(self, pieces: list[Piece], body: Tree, channel: Channel, field: str, number: int) -> None:
+    def _body(
+        self, event: Event | None, pieces: list[Piece], body: Tree, tool: Tool, field: str, number: int
+    ) -> None:
+        channel = tool.channel
         for key, value in body.items():
             if value in _EMPTY:
                 continue
             if key == field and type(value) is str:
                 pieces.append(Piece(channel, body, key, self._whole))
             elif key == "name" and type(value) is str:
-                pieces.append(
-                    Piece(Channel("tool_name", number, channel.index, (), channel.tool), body, key, True)
-                )
+                holder = body if event is None else tool.name.part(body, key)
+                if holder is None and event is not None:
+                    event.error = malformed("spells the name of a tool in too many parts")
+                    return
+                name = Channel("tool_name", number, channel.index, (), channel.tool)
+                pieces.append(Piece(name, holder, key, True))
             elif key == field:
                 _leaves(pieces, body, key, channel)
             else:
@@ -256,13 +264,14 @@ def _drop_unspelled(logprobs: Any, choice: Tree, message: Tree, pieces: list[Pie
             logprobs[field] = None
 
 
-def _leaves(pieces: list[Piece], holder: Any, key: Any, channel: Channel, path: Path = ()) -> None:
+def _leaves(pieces: list[Piece], holder: Any, key: Any, channel: Channel) -> None:
     """Arguments that came as an object, as a few local servers send them: each leaf by itself."""
     value = holder[key]
     kind = type(value)
     if kind is dict or kind is list:
-        for step in value if kind is dict else range(len(value)):
-            _leaves(pieces, value, step, channel, (*path, step))
-    elif kind is str or kind is int or kind is float:
-        leaf = Channel("tool_arguments", channel.choice, channel.index, path or ("arguments",), channel.tool)
+        argument_pieces(
+            pieces, value, Channel("tool_arguments", channel.choice, channel.index, (), channel.tool)
+        )
+    elif kind is int or kind is float:
+        leaf = Channel("tool_arguments", channel.choice, channel.index, ("arguments",), channel.tool)
         pieces.append(Piece(leaf, holder, key, True))

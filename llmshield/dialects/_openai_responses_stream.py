@@ -23,6 +23,7 @@ from llmshield.dialects._openai import (
 from llmshield.dialects._openai_codec import OpenAICodec, as_arguments, other_pieces
 from llmshield.dialects._openai_items import (
     COMMAND,
+    PRINTED,
     SUMMARY,
     ItemReader,
     Place,
@@ -42,6 +43,7 @@ _DELTA_KEYS = frozenset(
         "delta", "logprobs", "obfuscation",
     )
 )  # fmt: skip
+_INDEX = {SUMMARY: "summary_index", COMMAND: "command_index", PRINTED: "command_index"}
 _FIRST = frozenset(("response.created", "response.in_progress", "response.queued"))
 _LAST = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 
@@ -54,6 +56,8 @@ class ResponsesCodec(OpenAICodec):
         self._reader = ItemReader()
         self._open: dict[Place, Channel] = {}
         self._deltas: dict[Channel, Tree] = {}
+        self._fields: dict[Channel, str] = {}
+        """The fields of deltas that hold several texts."""
         self._response: Tree = {}
         self._item: str | None = None
         """The item that the last delta belonged to."""
@@ -70,7 +74,7 @@ class ResponsesCodec(OpenAICodec):
             self._delta(event, tree, kind[:-6])
         elif kind in _FIRST:
             self._head(tree)
-            event.pieces, _ = read_items(self._response, self._reader, repeats=True)
+            event.pieces, _ = read_items(self._response, self._reader, self._call.body, repeats=True)
         elif kind in _LAST:
             self._last(event, tree, kind)
         elif kind == "error":
@@ -89,22 +93,45 @@ class ResponsesCodec(OpenAICodec):
                 tree["logprobs"] = []
             return
         place = _place(base, tree)
-        if type(value) is not str:  # a shell's output: an object of streams
-            start = len(event.pieces)
-            other_pieces(event.pieces, tree, "delta", 0, (base, place[2]), index=place[1])
-            event.output = len(event.pieces) > start
+        if type(value) is not str:
+            self._deltas_of(event, tree, value, place)
             return
+        channel = self._streaming(place, tree)
+        if channel is None:
+            # Its filters have let go of what they held: a value that goes on here would not be seen.
+            event.error = malformed("goes on behind the end of a text")
+            return
+        shadows = check_logprobs(tree, value) if "logprobs" in tree else ()
+        event.pieces.append(Piece(channel, tree, "delta", False, False, shadows))
+        event.output = True
+
+    def _deltas_of(self, event: Event, tree: Tree, value: Any, place: Place) -> None:
+        """A delta of several texts: what a shell printed, on each of its streams."""
+        start = len(event.pieces)
+        for key, text in value.items() if type(value) is dict else ():
+            if type(text) is str and text:
+                channel = self._streaming((f"{place[0]}/{key}", *place[1:]), tree)
+                if channel is None:
+                    event.error = malformed("goes on behind the end of a text")
+                    return
+                self._fields[channel] = key
+                event.pieces.append(Piece(channel, value, key))
+        rest: list[Piece] = []
+        other_pieces(rest, tree, "delta", 0, (place[0], place[2]), index=place[1])
+        event.pieces += [
+            piece for piece in rest if not (piece.holder is value and type(value.get(piece.key)) is str)
+        ]
+        event.output = len(event.pieces) > start
+
+    def _streaming(self, place: Place, tree: Tree) -> Channel | None:
+        """The channel of a text that a delta goes on with; None if it has ended."""
         channel = self._open.get(place)
         if channel is None:
             channel = self._open[place] = self._reader.channel(*place)
             if channel in self._deltas:
-                # Its filters have let go of what they held: a value that goes on here would not be seen.
-                event.error = malformed("goes on behind the end of a text")
-                return
+                return None
         self._deltas[channel] = tree
-        shadows = check_logprobs(tree, value) if "logprobs" in tree else ()
-        event.pieces.append(Piece(channel, tree, "delta", False, False, shadows))
-        event.output = True
+        return channel
 
     def _around_delta(self, event: Event, tree: Tree) -> None:
         """What a delta event holds besides its delta."""
@@ -151,7 +178,8 @@ class ResponsesCodec(OpenAICodec):
                 place for place in self._open if place == (SUMMARY, output, _index(tree, "summary_index"))
             ]
         else:
-            places = [place for place in self._open if place == _place(kind[:-5], tree)]
+            base, *where = _place(kind[:-5], tree)
+            places = [p for p in self._open if p[0].partition("/")[0] == base and [*p[1:]] == where]
         return tuple(self._open.pop(place) for place in places)
 
     def _head(self, tree: Tree) -> None:
@@ -172,7 +200,7 @@ class ResponsesCodec(OpenAICodec):
             event.error = upstream_error(response)
             return
         self._head(tree)
-        event.pieces, self.finish = read_items(response, self._reader, repeats=True)
+        event.pieces, self.finish = read_items(response, self._reader, self._call.body, repeats=True)
         event.output = bool(event.pieces)
         event.ends = tuple(self._open.values())
         self._open = {}
@@ -202,7 +230,11 @@ class ResponsesCodec(OpenAICodec):
             return b""  # a text that never streamed: it has no delta to be put into
         self._written += 1
         self._shift += 1
-        tree = {**pattern, "delta": as_arguments(channel, text), "sequence_number": self._written}
+        delta: Any = as_arguments(channel, text)
+        if channel in self._fields:
+            empty = {key: "" for key, value in pattern["delta"].items() if type(value) is str}
+            delta = {**empty, self._fields[channel]: text}
+        tree = {**pattern, "delta": delta, "sequence_number": self._written}
         if "logprobs" in tree:
             tree["logprobs"] = []
         return write_event(tree, tree["type"])
@@ -249,7 +281,7 @@ class ResponsesCodec(OpenAICodec):
 
 
 def _place(base: str, tree: Tree) -> Place:
-    field = "summary_index" if base == SUMMARY else "command_index" if base == COMMAND else "content_index"
+    field = _INDEX.get(base, "content_index")
     return base, _index(tree, "output_index"), _index(tree, field)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from llmshield.call import Call, Channel, Operation, Tree, Usage
 from llmshield.dialects import Dialect, StreamCodec, WholeReply, WireReply, WireRequest, _anthropic
 from llmshield.dialects._anthropic import UsageMeter, error_in_reply, finish_kind
+from llmshield.dialects._anthropic_own import own_message, own_stream
 from llmshield.dialects._anthropic_pieces import add_others, block_pieces
-from llmshield.dialects._anthropic_stream import MessagesStream, own_message, own_stream
+from llmshield.dialects._anthropic_stream import MessagesStream
 from llmshield.dialects._anthropic_texts import read_texts
 from llmshield.dialects._tree import expect, refuse
 from llmshield.dialects._wire import too_deep, without_credentials

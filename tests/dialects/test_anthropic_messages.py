@@ -414,6 +414,8 @@ def test_pieces_of_a_whole_reply() -> None:
         ("tool_name[0.2]", "f"),
         ("tool_arguments[0.2]/a/0", "b"),
         ("tool_arguments[0.2]/a/1", 5),
+        ("tool_arguments[0.2]/*", "a"),
+        ("tool_arguments[0.2]/*", "c"),
         ("other[0.4]", "wt"),
         ("other[0.4]", "wu"),
         ("other[0.0]", "END"),
@@ -684,6 +686,91 @@ def test_edited_thinking_never_travels_with_a_valid_signature() -> None:
     assert edited["content"][0]["thinking"] == "LET ME THINK…"
     assert edited["content"][0]["signature"] == EDITED
     assert edited["content"][1]["text"] == "GRÜSSE \u2028 AN ALLE 🎉"
+
+
+def said(data: bytes, kind: str, field: str) -> dict[int, str]:
+    """What the deltas of one type say, block by block."""
+    found: dict[int, str] = {}
+    for event in (json.loads(block.partition("\ndata: ")[2]) for block in data.decode().split("\n\n")[:-1]):
+        if event.get("delta", {}).get("type") == kind:
+            found[event["index"]] = found.get(event["index"], "") + event["delta"].get(field, "")
+    return found
+
+
+def replaces(replacing: Any) -> Callable[[Channel], Any]:
+    return lambda channel: replacing("secret", "X")[0].factory(channel)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_deltas_that_nobody_knows_are_channels_by_block_type_and_field(at_once: bool, replacing: Any) -> None:
+    data = sse(
+        HEAD,
+        start(0, type="new"), start(1, type="new"),
+        delta(0, "new_delta", text="a sec", note="sec", stop_reason="enum"),
+        delta(1, "new_delta", text="ret"),
+        delta(0, "old_delta", text="ret"),
+        delta(0, "new_delta", text="ret se", more={"deep": "secret"}),
+        stop(0), stop(1), *TAIL,
+    )  # fmt: skip
+    parts = [data] if at_once else [data[i : i + 9] for i in range(0, len(data), 9)]
+    out = drive(opened(), parts, replaces(replacing))
+
+    assert said(out, "new_delta", "text") == {0: "a X se", 1: "ret"}
+    assert said(out, "new_delta", "note") == {0: "sec", 1: ""}
+    assert said(out, "old_delta", "text") == {0: "ret"}
+    assert b'"more":{"deep":"X"}' in out
+    assert drive(opened(), parts) == data
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown", "seals"),
+    [
+        (["a summary"], "a summary", ["e"]),
+        (["a secret"], "a X", [None]),
+        (["a sec", "ret"], "a seca X", ["e", None]),
+        (["a secret, ", "a secret"], "a X, a X", [None, None]),
+    ],
+)
+def test_a_compaction_is_judged_with_what_came_before_it(
+    parts: list[str], shown: str, seals: list[str | None], replacing: Any
+) -> None:
+    deltas = [delta(0, "compaction_delta", content=part, encrypted_content="e") for part in parts]
+    data = sse(HEAD, start(0, type="compaction", content=None), *deltas, stop(0), *TAIL)
+    out = drive(opened(), [data], replaces(replacing))
+
+    assert said(out, "compaction_delta", "content") == {0: shown}
+    assert out.count(b"compaction_delta") == len(parts)
+    found = [json.loads(block.partition("\ndata: ")[2]) for block in out.decode().split("\n\n")[:-1]]
+    assert [
+        event["delta"]["encrypted_content"] for event in found if event["type"] == "content_block_delta"
+    ] == seals
+
+
+def test_a_compaction_in_very_many_parts_breaks_the_stream() -> None:
+    deltas = [delta(0, "compaction_delta", content=f"{number}") for number in range(100)]
+    *_, last = opened().feed(sse(HEAD, start(0, type="compaction", content=None), *deltas))
+
+    assert last.error is not None
+    assert last.error.reason == "malformed"
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_names_in_the_input_of_a_tool_are_filtered(streams: bool, filtered: Any, replacing: Any) -> None:
+    given = {"secret": {"my secret": ["secret"], "to": 1}}
+    if streams:
+        written = json.dumps(given)
+        deltas = [delta(0, "input_json_delta", partial_json=char) for char in written]
+        data = sse(HEAD, start(0, type="tool_use", id="t", name="f", input={}), *deltas, stop(0), *TAIL)
+        found = json.loads(
+            said(drive(opened(), [data], replaces(replacing)), "input_json_delta", "partial_json")[0]
+        )
+    else:
+        reply = DIALECT.read_reply(
+            read(minimal()), message({"type": "tool_use", "id": "t", "name": "f", "input": given})
+        )
+        found = filtered(reply, replacing("secret", "X"))["content"][0]["input"]
+
+    assert found == {"X": {"my X": ["X"], "to": 1}}
 
 
 def test_a_signature_in_the_start_event_is_checked_as_well() -> None:

@@ -447,6 +447,8 @@ def test_pieces_of_a_whole_reply() -> None:
         ("other[0.0]", "q1"),
         ("other[0.0]", "q2"),
         ("reasoning[0.0]", "th"),
+        ("tool_arguments[0.0]/*", "a"),
+        ("tool_arguments[0.0]/*", "c"),
         ("tool_arguments[0.0]/a/0", "b"),
         ("tool_arguments[0.0]/a/1", 5),
         ("tool_name[0.0]", "f"),
@@ -667,7 +669,13 @@ def test_events_of_a_recorded_stream() -> None:
         ([("content[0.0]", 'alle 🎉 \\" {[]}')], [], True),
         ([("other[0.0]", "print(1)")], [], True),
         (
-            [("tool_name[0.0]", "mail"), ("tool_arguments[0.0]/to", "bé"), ("tool_arguments[0.0]/n", 1234)],
+            [
+                ("tool_name[0.0]", "mail"),
+                ("tool_arguments[0.0]/to", "bé"),
+                ("tool_arguments[0.0]/n", 1234),
+                ("tool_arguments[0.0]/*", "to"),
+                ("tool_arguments[0.0]/*", "n"),
+            ],
             [],
             True,
         ),
@@ -717,11 +725,9 @@ def test_held_text_goes_into_the_chunk_that_ends_its_candidate(query: str) -> No
     assert spoken(held) == 'GRÜSSE \u2028 AN ALLE 🎉 \\" {[]}.'
     assert spoken(held, 1) == "ZWEITE"
     assert spoken(held[:3], thought=True) == "LET ME THINK…"
-    assert (
-        held[6]["candidates"][0]["content"]["parts"]
-        == [{"functionCall": {"name": "MAIL", "args": {"to": "BÉ", "n": 1234}}, "thoughtSignature": "c2ln"}]
-        or held[6]["candidates"][0]["content"]["parts"][0]["functionCall"]["args"]["to"] == "BÉ"
-    )
+    assert held[6]["candidates"][0]["content"]["parts"] == [
+        {"functionCall": {"name": "MAIL", "args": {"TO": "BÉ", "N": 1234}}, "thoughtSignature": "c2ln"}
+    ]
 
 
 def test_text_of_a_candidate_that_never_ends_stands_before_the_end_of_the_array() -> None:
@@ -767,9 +773,12 @@ def test_arguments_that_come_in_pieces() -> None:
     ]
     assert seen == [
         ([("tool_name[0.0]", "mail")], []),
-        ([("tool_arguments[0.0]/$.to", "bob@")], []),
-        ([("tool_arguments[0.0]/$.to", "example.org")], ["tool_arguments[0.0]/$.to"]),
-        ([("tool_arguments[0.0]/$.cc", "eve")], []),
+        ([("tool_arguments[0.0]/$.to/*", "$.to"), ("tool_arguments[0.0]/$.to", "bob@")], []),
+        (
+            [("tool_arguments[0.0]/$.to/*", "$.to"), ("tool_arguments[0.0]/$.to", "example.org")],
+            ["tool_arguments[0.0]/$.to"],
+        ),
+        ([("tool_arguments[0.0]/$.cc/*", "$.cc"), ("tool_arguments[0.0]/$.cc", "eve")], []),
         ([], ["tool_arguments[0.0]/$.cc"]),
         ([], []),
     ]
@@ -779,7 +788,46 @@ def test_arguments_that_come_in_pieces() -> None:
         for part in one["candidates"][0]["content"]["parts"]:
             for each in part["functionCall"].get("partialArgs", ()):
                 arguments[each["jsonPath"]] = arguments.get(each["jsonPath"], "") + each["stringValue"]
-    assert arguments == {"$.to": "BOB@EXAMPLE.ORG", "$.cc": "EVE"}
+    assert arguments == {"$.TO": "BOB@EXAMPLE.ORG", "$.CC": "EVE"}
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_thoughts_with_an_answer_between_them_stand_apart_in_every_form(
+    streams: bool, filtered: Any, replacing: Any
+) -> None:
+    """The first has to be shown before the answer: a value over that border is seen in neither form."""
+    parts = [
+        {"text": "a sec", "thought": True}, {"text": "ret, a sec", "thought": True}, {"text": "x sec"},
+        {"text": "ret", "thought": True}, {"text": "ret"},
+    ]  # fmt: skip
+    if streams:
+        data = b"".join(
+            b"data: %b\n\n" % orjson.dumps(chunk(part, finish="STOP" if part is parts[-1] else None))
+            for part in parts
+        )
+        chunks = trees(drive(opened(), [data], lambda channel: replacing("secret", "X")[0].factory(channel)))
+    else:
+        chunks = [
+            filtered(DIALECT.read_reply(read(minimal()), reply(candidate(*parts))), replacing("secret", "X"))
+        ]
+
+    assert spoken(chunks) == "x X"
+    assert spoken(chunks, thought=True) == "a X, a secret"
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_names_in_the_arguments_of_a_call_are_filtered(streams: bool, filtered: Any, replacing: Any) -> None:
+    parts = [{"functionCall": {"name": "f", "args": {"secret": {"my secret": ["secret"], "to": 1}}}}]
+    if streams:
+        data = b"data: %b\n\n" % orjson.dumps(chunk(*parts, finish="STOP"))
+        (tree,) = trees(drive(opened(), [data], lambda channel: replacing("secret", "X")[0].factory(channel)))
+    else:
+        tree = filtered(
+            DIALECT.read_reply(read(minimal()), reply(candidate(*parts))), replacing("secret", "X")
+        )
+
+    (part,) = tree["candidates"][0]["content"]["parts"]
+    assert part["functionCall"]["args"] == {"X": {"my X": ["X"], "to": 1}}
 
 
 def spelled(texts: list[str]) -> bytes:

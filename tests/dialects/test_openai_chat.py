@@ -618,6 +618,66 @@ def test_calls_that_share_an_index_are_told_apart_by_their_ids(relay, replacing)
 
 
 @pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (["get_", "weather"], "get_weather"),
+        (["a_secret"], "a_X"),
+        (["a_sec", "ret_call"], "a_seca_X_call"),  # half is out: what follows is no name of a tool
+        (["a_secret_", "call"], "a_X_call"),
+        (["f_secret", "f_secret"], "f_Xf_X"),  # a few servers say it with each delta
+        (["cret", "cret", "se", "cret"], "cretcretsecretcretX"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_tools_name_in_several_deltas_is_judged_as_one(
+    parts, name, at_once, legacy, relay, replacing, filtered
+):
+    raw = [
+        chunk(delta(function_call={"name": part}))
+        if legacy
+        else chunk(delta(tool_calls=[{"index": 0, "id": "" if number else "c", "function": {"name": part}}]))
+        for number, part in enumerate(parts)
+    ]
+    whole_stream = b"".join(raw) + chunk(delta(finish="tool_calls")) + DONE
+    cuts = () if at_once else [sum(map(len, raw[:number])) for number in range(1, len(raw))]
+    got = relay(CHAT.open_stream(read(stream=True)), whole_stream, replacing("secret", "X"), cuts)
+    deltas = [tree["choices"][0]["delta"] for tree in got.trees]
+    calls = [
+        d.get("function_call") or d["tool_calls"][0]["function"]
+        for d in deltas
+        if "function_call" in d or "tool_calls" in d
+    ]
+
+    assert "".join(call.get("name", "") for call in calls) == name
+
+
+def test_a_tools_name_in_very_many_deltas_breaks_the_stream(relay):
+    raw = b"".join(
+        chunk(delta(tool_calls=[{"index": 0, "function": {"name": f"n{number}"}}])) for number in range(100)
+    )
+    got = relay(CHAT.open_stream(read(stream=True)), raw)
+
+    assert got.error is not None
+    assert got.error.reason == "malformed"
+
+
+@pytest.mark.parametrize("arguments", [{"secret": {"a secret": ["secret"]}, "n": 1}])
+def test_names_in_arguments_that_came_as_an_object_are_filtered(arguments, filtered, relay, replacing):
+    call = {"function_call": {"name": "f", "arguments": json.loads(json.dumps(arguments))}}
+    got = relay(
+        CHAT.open_stream(read(stream=True)),
+        chunk(delta(**json.loads(json.dumps(call)))),
+        replacing("secret", "X"),
+    )
+    reply = filtered(CHAT.read_reply(read(), whole(call)), replacing("secret", "X"))
+
+    expected = {"X": {"a X": ["X"]}, "n": 1}
+    assert reply["choices"][0]["message"]["function_call"]["arguments"] == expected
+    assert got.trees[0]["choices"][0]["delta"]["function_call"]["arguments"] == expected
+
+
+@pytest.mark.parametrize(
     ("parts", "field", "said"),
     [
         ([{"refusal": "no sec"}, {"refusal": "ret"}], "refusal", "no X"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmshield.call import Call, Usage
+from llmshield.call import AttachedFilter, Call, Usage
 from llmshield.dialects import WireRequest
 from llmshield.dialects._sse import write_event
 from llmshield.dialects._tree import dump, parse_body
@@ -202,8 +202,12 @@ def response(output, **more) -> dict:
     }  # fmt: skip
 
 
+SENT = {"instructions": "keep the secret", "tools": [{"type": "function", "name": "secret"}]}
+"""What `response` repeats."""
+
+
 def test_every_text_of_a_whole_reply_is_filtered_and_the_echo_of_the_request_is_not(filtered, replacing):
-    reply = API.read_reply(read(), response(json.loads(json.dumps(OUTPUT))))
+    reply = API.read_reply(read(**SENT), response(json.loads(json.dumps(OUTPUT))))
     tree = filtered(reply, replacing("secret", "X"))
     out = tree["output"]
 
@@ -222,7 +226,12 @@ def test_every_text_of_a_whole_reply_is_filtered_and_the_echo_of_the_request_is_
     assert (out[7]["arguments"], out[7]["output"]) == ('{"a":"X"}', "X")
     assert (tree["instructions"], tree["tools"][0]["name"]) == ("keep the secret", "secret")
     assert reply.usage == Usage(
-        5, 9, cache_read=2, reasoning=3, tool_requests=1, tools={"code_interpreter": 1, "image_generation": 1, "mcp": 1}
+        5,
+        9,
+        cache_read=2,
+        reasoning=3,
+        tool_requests=1,
+        tools={"code_interpreter": 1, "image_generation": 1, "mcp": 1},
     )
     assert (reply.finish, reply.model) == ("tool_calls", "gpt-5-2025")
 
@@ -300,7 +309,7 @@ STREAM = _stream()
 @MANY
 @given(cuts=st.lists(st.integers(0, 9000), max_size=12))
 def test_a_text_says_the_same_everywhere_it_appears(cuts, relay, replacing):
-    codec = API.open_stream(read(stream=True))
+    codec = API.open_stream(read(stream=True, **SENT))
     got = relay(codec, STREAM, replacing("secret", "X"), cuts)
     by_type: dict[str, list] = {}
     for tree in got.trees:
@@ -333,7 +342,49 @@ def test_what_is_echoed_of_no_prompt_is_put_back(relay, replacing):
 
     for tree in got.trees:
         assert (tree["response"]["user"], tree["response"]["metadata"]) == ("ann", {"who": "ann"})
-        assert tree["response"]["instructions"] == "keep the secret"
+        assert tree["response"]["instructions"] == "keep the ann"
+
+
+ECHOED = {
+    "instructions": "call <P> at noon",
+    "tools": [{"type": "function", "name": "f", "parameters": {"properties": {"<P>": {"description": "as <P> says"}}}}],
+    "prompt": {"id": "pmpt_1", "variables": {"who": "<P>"}},
+    "metadata": {"who": "<P>"},
+    "user": "<P>",
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {"description": "what <P> said"}}},
+}  # fmt: skip
+"""A request as it was sent, with a placeholder for a value."""
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("field", ECHOED)
+def test_values_come_back_in_what_is_echoed_and_guards_do_not_judge_it(
+    field, streams, relay, filtered, replacing
+):
+    (restore,) = replacing("<P>", "ann")
+    (guard,) = replacing("<P>", "seen by a guard")
+    filters = [guard, AttachedFilter("r", restore.factory, "restore", 64, True, False)]
+    call = read(stream=streams, **{field: json.loads(json.dumps(ECHOED[field]))})
+    tree = response([], **{field: json.loads(json.dumps(ECHOED[field]))})
+    if streams:
+        raw = events({"type": "created", "response": tree}, {"type": "completed", "response": tree})
+        found = [got["response"] for got in relay(API.open_stream(call), raw, filters).trees]
+    else:
+        found = [filtered(API.read_reply(call, tree), filters)]
+
+    expected = json.loads(json.dumps(ECHOED[field]).replace("<P>", "ann"))
+    assert [got[field] for got in found] == [expected] * len(found)
+
+
+@pytest.mark.parametrize("field", ["instructions", "tools", "prompt"])
+@pytest.mark.parametrize("sent", [True, False])
+def test_what_a_held_prompt_brings_with_it_is_judged(field, sent, filtered, replacing):
+    """`prompt: {id}`: the response shows the instructions that the provider holds, and nobody has seen them."""
+    held = json.loads(json.dumps(ECHOED[field]).replace("<P>", "secret"))
+    body = {field: ECHOED[field]} if sent else {}
+    tree = filtered(API.read_reply(read(**body), response([], **{field: held})), replacing("secret", "X"))
+
+    assert tree[field] == json.loads(json.dumps(held).replace("secret", "X"))
 
 
 def test_a_stream_that_nothing_changes_comes_out_as_it_went_in(relay, replacing):
@@ -368,6 +419,58 @@ def test_every_kind_of_delta_is_a_channel_and_its_end_repeats_it(kind, field, mo
     done = next(tree for tree in got.trees if tree["type"].endswith(".done"))
 
     assert "".join(deltas) == '"a X s"' == done[field]
+
+
+def test_what_a_shell_printed_is_a_channel_for_each_of_its_streams(relay, replacing):
+    place = {"item_id": "i_1", "output_index": 3}
+
+    def printed(command, **streams):
+        return {
+            "type": "shell_call_output_content.delta",
+            **place,
+            "command_index": command,
+            "delta": streams,
+        }
+
+    raw = events(
+        printed(0, stdout='"a sec', stderr="no se"),
+        printed(1, stdout="ret, a sec", stderr=""),
+        printed(0, stdout='ret\n" se', stderr="cret"),
+        {"type": "shell_call_output_content.done", **place, "command_index": 0, "output": [
+            {"stdout": '"a secret\n" se', "stderr": "no secret", "outcome": {"type": "exit", "exit_code": 0}}]},
+        printed(1, stdout="ret.", stderr=""),
+        {"type": "output_item.done", "output_index": 3, "item": {"type": "shell_call_output", "output": []}},
+        {"type": "completed", "response": response([])},
+    )  # fmt: skip
+    got = relay(API.open_stream(read(stream=True)), raw, replacing("secret", "X"))
+    said: dict[tuple[int, str], str] = {}
+    for tree in got.trees:
+        for stream, text in tree["delta"].items() if "delta" in tree else ():
+            said[tree["command_index"], stream] = said.get((tree["command_index"], stream), "") + text
+
+    assert said == {
+        (0, "stdout"): '"a X\n" se',
+        (0, "stderr"): "no X",
+        (1, "stdout"): "ret, a X.",
+        (1, "stderr"): "",
+    }
+    done = next(tree for tree in got.trees if tree["type"].endswith("content.done"))
+    assert [done["output"][0][stream] for stream in ("stdout", "stderr")] == [
+        said[0, "stdout"],
+        said[0, "stderr"],
+    ]
+    assert [tree["sequence_number"] for tree in got.trees] == list(range(len(got.trees)))
+
+
+@pytest.mark.parametrize("kind", ["output_text", "something_new"])
+def test_text_that_is_left_of_an_unknown_text_is_no_json(kind, relay, replacing):
+    raw = events(
+        {"type": f"{kind}.delta", **TEXT, "delta": '"a"\n"b"'},
+        {"type": "completed", "response": response([])},
+    )
+    got = relay(API.open_stream(read(stream=True)), raw, replacing('"a"\n"b"c', ""))
+
+    assert "".join(tree.get("delta", "") for tree in got.trees) == '"a"\n"b"'
 
 
 def test_texts_that_end_without_done_come_out_before_the_last_event(relay, replacing):
