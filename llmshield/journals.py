@@ -88,7 +88,7 @@ class LocalState:
         try:
             found = orjson.loads(path.read_bytes())
             return Known(str(found["epoch"]), int(found["count"]))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Known()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
@@ -148,7 +148,9 @@ class Journal:
         self._file: Any = None
         self._size = 0
         self._number = 0
-        self._name = f"{int(clock.now() * 1000):013d}-{socket.gethostname()[:40]}-{os.getpid()}"
+        self._name = (
+            f"{int(clock.now() * 1000):013d}-{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        )
         self._keys: dict[Any, int] = {}
         self._unsynced = False
         self.failure = ""
@@ -162,7 +164,6 @@ class Journal:
 
     def turned(self, epoch: str) -> None:
         """From here on it is about this book."""
-        self._epoch = epoch
         self._add(("epoch", epoch))
 
     def reserved(self, id: str, at_ms: int, amount: int, lines: Sequence[Line], labels: Labels) -> None:
@@ -277,6 +278,8 @@ class Journal:
 
     def _lines(self, record: tuple[Any, ...]) -> Iterator[bytes]:
         if record[0] not in ("r", "s"):
+            if record[0] == "epoch":
+                self._epoch = record[1]  # for the head of the next file
             yield _line(record)
             return
         *fields, lines, labels = record

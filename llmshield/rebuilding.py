@@ -51,25 +51,29 @@ async def rebuild(
     Raises: StoreError where there is nothing to rebuild, or no telling which book is meant.
     """
     known, book = await _found(store, state)
-    reading = Reading(
-        [folder for folder in (state.journals, *folders) if folder is not state.journals or folder.is_dir()]
-    )
+    own = state.journals
+    reading = Reading([*([own] if own.is_dir() else []), *folders])
     base = base or _base(known, book, reading)
     if book.state == "open" and not (folders and base == book.epoch.partition(".")[0]) and not dry:
         raise StoreError(
             "The store has its money book: there is nothing to rebuild. More journals of this book can be added with"
             " --journal; `llmshield budget reset --yes` begins a fresh budget."
         )
-    done = Rebuilt(book.epoch if book.state == "rebuilding" else _following(base, known, book), dry)
+    done = Rebuilt(f"{base}.0", dry)
     if not dry:
         await store.turn(REBUILDING + done.epoch)
         store.epoch, store.seen = REBUILDING + done.epoch, 0
-    await _replay(store, _of_book(reading, base, done), done)
+    seen = {known.epoch, book.epoch, *book.doubted}
+    await _replay(store, _of_book(reading, base, done, seen), done)
     done.files, done.torn = reading.files, reading.torn
+    numbers = [each.removeprefix(f"{base}.") for each in seen if each.startswith(f"{base}.")]
+    last = max([int(number) for number in numbers if number.isdigit()], default=0)
+    done.epoch = f"{base}.{last + 1}"
     if not dry:
         while await store.expire(int(clock.now() * 1000)):
             pass  # some hundred at a time
-        await store.turn(done.epoch, [known.epoch] if known.epoch and known.epoch != done.epoch else [])
+        # All of this line, also what other machines know.
+        await store.turn(done.epoch, [f"{base}.{number}" for number in range(last + 1)])
         store.epoch = done.epoch
         state.write(Known(done.epoch))
     return done
@@ -170,9 +174,10 @@ def _add(done: Rebuilt, record: Record, amount: int) -> None:
         done.amounts[name] = done.amounts.get(name, 0) + amount
 
 
-def _of_book(records: Iterable[Record], base: str, done: Rebuilt) -> Iterable[Record]:
+def _of_book(records: Iterable[Record], base: str, done: Rebuilt, seen: set[str]) -> Iterable[Record]:
     for record in records:
         if record.epoch.partition(".")[0] == base:
+            seen.add(record.epoch)
             yield record
         else:
             done.others += 1
@@ -187,14 +192,3 @@ def _base(known: Known, book: Book, reading: Reading) -> str:
         if bases:
             raise StoreError(f"Several books are meant: {', '.join(sorted(bases))}; name one with --book.")
     raise StoreError("No journal and no state of this machine tells of a book; give folders with --journal.")
-
-
-def _following(base: str, known: Known, book: Book) -> str:
-    """The next epoch of this line."""
-    numbers = [
-        int(number)
-        for epoch in (known.epoch, book.epoch, *book.doubted)
-        for name, _, number in [epoch.partition(".")]
-        if name == base and number.isdigit()
-    ]
-    return f"{base}.{max(numbers, default=1) + 1}"
