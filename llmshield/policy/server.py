@@ -67,18 +67,6 @@ class Idempotency(Section):
     )
 
 
-class Idempotency(Section):
-    """How calls with an Idempotency-Key are answered when they are sent again."""
-
-    keep: PositiveDuration = Field(default=86_400.0, description="How long an answer is kept.")
-    largest: Size = Field(
-        default=2**20, description="Bytes of an answer that are kept; of a larger one only that it was given."
-    )
-    wait: Duration = Field(
-        default=10.0, description="How long a call waits while the same one is under way, before it gets 409."
-    )
-
-
 class Server(Section):
     """Where calls come in and where state is kept."""
 
@@ -105,10 +93,6 @@ class Server(Section):
     paths: tuple[PathRule, ...] = Field(default=(), description="Exceptions to `unknown_traffic`.")
     limits: Limits = Field(default=Limits(), description="What a request may be.")
     cors: Cors | None = Field(default=None, description="Which web pages may call; none without it.")
-    idempotency: Idempotency | None = Field(
-        default=Idempotency(),
-        description="What an Idempotency-Key does; `null`: nothing.",
-    )
     idempotency: Idempotency | None = Field(
         default=Idempotency(),
         description="What an Idempotency-Key does; `null`: nothing.",
