@@ -51,7 +51,7 @@ class Gates:
 
     def __init__(self, hot: int = HOT) -> None:
         self._most = hot
-        self._hot: OrderedDict[tuple[str, int], Gate] = OrderedDict()
+        self.objects: OrderedDict[tuple[str, int], Gate] = OrderedDict()
         self._packed: dict[int, _Packed] = {}
         self._salt = os.urandom(16)
         self.crowded = False
@@ -59,12 +59,12 @@ class Gates:
 
     def __len__(self) -> int:
         """How many windows count something, as objects and packed."""
-        return len(self._hot) + sum(len(packed) for packed in self._packed.values())
+        return len(self.objects) + sum(len(packed) for packed in self._packed.values())
 
     def at(self, window: Window, now_ms: int) -> Gate:
         """The gate of this window, without what lies outside of it now."""
         key, _, seconds = window
-        gate = self._hot.get((key, seconds))
+        gate = self.objects.get((key, seconds))
         if gate is None:
             return self._made(window, now_ms)
         steps = gate.steps
@@ -75,9 +75,9 @@ class Gates:
 
     def forget(self, now_ms: int) -> None:
         """Drop objects that count nothing any more."""
-        for key, gate in list(self._hot.items()):
+        for key, gate in list(self.objects.items()):
             if not gate.steps or gate.steps[-2] < now_ms // gate.step_ms - STEPS:
-                del self._hot[key]
+                del self.objects[key]
 
     def _made(self, window: Window, now_ms: int) -> Gate:
         """A gate that is no object yet: unpacked, or new."""
@@ -90,8 +90,8 @@ class Gates:
             if entry >> _HITS >= oldest and entry:
                 gate.steps = [entry >> _HITS, entry & (1 << _HITS) - 1]
                 gate.hits = gate.steps[1]
-        self._hot[window.key, window.seconds] = gate
-        self.crowded = len(self._hot) > self._most
+        self.objects[window.key, window.seconds] = gate
+        self.crowded = len(self.objects) > self._most
         return gate
 
     def trim(self, now_ms: int) -> None:
@@ -99,7 +99,7 @@ class Gates:
 
         Not while somebody holds a gate: hits added to it would be lost.
         """
-        hot = self._hot
+        hot = self.objects
         for _ in range(min(_AT_ONCE, len(hot) - self._most)):
             (key, seconds), gate = hot.popitem(last=False)
             steps, oldest = gate.steps, now_ms // gate.step_ms - STEPS

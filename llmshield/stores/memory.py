@@ -7,15 +7,12 @@ forgotten after a while: the journal keeps `KEPT_ENTRIES`, an account whose wind
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import ClassVar
 
 from llmshield.stores import (
-    MAX_AMOUNT,
     STEPS,
     Admission,
     Balance,
@@ -34,6 +31,7 @@ from llmshield.stores import (
     Window,
     book_of,
 )
+from llmshield.stores._accounts import Accounts
 from llmshield.stores._ages import Age
 from llmshield.stores._gates import Gate, Gates
 from llmshield.stores._sums import added, room, wait_ms
@@ -49,15 +47,6 @@ _AFTER = STEPS + 1
 
 _SWEEP_MS = 30_000
 """How often forgotten accounts and gates are looked for: with 100,000 of them a look takes 20 ms."""
-
-
-@dataclass(slots=True)
-class _Account:
-    ends_ms: int
-    spent: int = 0
-    held: int = 0
-    requests: int = 0
-    tokens: int = 0
 
 
 class _Hold:
@@ -78,9 +67,7 @@ class MemoryStore(Store):
 
     def __init__(self, url: StoreUrl) -> None:
         super().__init__(url)
-        self._accounts: dict[tuple[str, str], _Account] = {}
-        self._steps: dict[tuple[str, str], list[str]] = {}
-        """Steps of rolling windows that there are, in order, by account and kind."""
+        self._accounts = Accounts()
         self._holds: dict[str, _Hold] = {}
         self._entries: deque[Entry] = deque()
         self._ended: dict[str, tuple[EntryKind, int]] = {}
@@ -116,6 +103,18 @@ class MemoryStore(Store):
         now_ms: int,
         labels: Labels,
     ) -> Grant | Shortage:
+        return self.reserve_now(id, lines, want, least, until_ms, now_ms, labels)
+
+    def reserve_now(
+        self,
+        id: str,
+        lines: Sequence[Line],
+        want: int,
+        least: int,
+        until_ms: int,
+        now_ms: int,
+        labels: Labels,
+    ) -> Grant | Shortage:
         if now_ms >= self._due_ms:
             self._expire(now_ms)
         hold = self._holds.get(id)
@@ -124,13 +123,13 @@ class MemoryStore(Store):
         if id in self._ended:
             return Grant(0, repeated=True)
         amount = want
-        touched = [self._account(line) for line in lines]
+        touched = [self._accounts.at(line) for line in lines]
         for index, line in enumerate(lines):
             if line.limit is not None:
-                found = self._standing(line) if line.since else touched[index]
+                found = self._accounts.standing(line) if line.since else touched[index]
                 left = room(line.limit, found.spent, found.held)
                 if left < least:
-                    return Shortage(index, *self._standing(line))
+                    return Shortage(index, *self._accounts.standing(line))
                 if left < amount:
                     amount = left
         for account in touched:
@@ -141,6 +140,12 @@ class MemoryStore(Store):
         return Grant(amount)
 
     async def settle(
+        self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+        tokens_in: int = 0, tokens_out: int = 0,
+    ) -> Settled:  # fmt: skip
+        return self.settle_now(id, lines, actual, now_ms, labels, tokens_in, tokens_out)
+
+    def settle_now(
         self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
         tokens_in: int = 0, tokens_out: int = 0,
     ) -> Settled:  # fmt: skip
@@ -161,7 +166,7 @@ class MemoryStore(Store):
         if hold is None:
             return 0
         for line in lines:
-            account = self._account(line)
+            account = self._accounts.at(line)
             account.held = added(account.held, -hold.amount)
         return hold.amount
 
@@ -180,12 +185,12 @@ class MemoryStore(Store):
         return self._expire(now_ms) if now_ms >= self._due_ms else 0
 
     async def standing(self, lines: Sequence[Line]) -> list[Standing]:
-        return [self._standing(line) for line in lines]
+        return [self._accounts.standing(line) for line in lines]
 
     async def balances(self, prefix: str = "") -> list[Balance]:
         return sorted(
             Balance(name, window, account.spent, account.held, account.requests, account.tokens)
-            for (name, window), account in self._accounts.items()
+            for (name, window), account in self._accounts.by_key.items()
             if name.startswith(prefix)
         )
 
@@ -208,11 +213,15 @@ class MemoryStore(Store):
         book = self._gates
         if book.crowded:
             book.trim(now_ms)
+        objects = book.objects
         gates: list[Gate] = []
         full, longest = -1, 0
         for window in windows:
-            gate = book.at(window, now_ms)
-            if gate.hits + cost > window[1]:
+            key, limit, seconds = window
+            gate = objects.get((key, seconds))
+            if gate is None or (gate.steps and gate.steps[0] < now_ms // gate.step_ms - STEPS):
+                gate = book.at(window, now_ms)
+            if gate.hits + cost > limit:
                 wait = wait_ms(window, gate.steps, now_ms, cost)
                 if wait > longest:
                     full, longest = len(gates), wait
@@ -304,30 +313,6 @@ class MemoryStore(Store):
     def _changed(self, shelf: str) -> None:
         self._revisions[shelf] = self._revisions.get(shelf, 0) + 1
 
-    def _account(self, line: Line) -> _Account:
-        key = (line.account, line.window)
-        account = self._accounts.get(key)
-        if account is None:
-            account = self._accounts[key] = _Account(line.ends_ms)
-            if line.window[:1].isdigit():
-                insort(self._steps.setdefault(_kind(*key), []), line.window)
-        return account
-
-    def _standing(self, line: Line) -> Standing:
-        if not line.since:
-            account = self._accounts.get(line[:2])
-            return Standing(account.spent, account.held) if account is not None else Standing(0, 0)
-        names = self._steps.get(_kind(line.account, line.since), [])
-        spent = held = 0
-        oldest = ""
-        for at in range(bisect_left(names, line.since), len(names)):
-            step = self._accounts[line.account, names[at]]
-            if step.spent or step.held:
-                oldest = oldest or names[at]
-                spent += step.spent
-                held += step.held
-        return Standing(min(spent, MAX_AMOUNT), min(held, MAX_AMOUNT), oldest)
-
     def _charge(
         self, id: str, kind: EntryKind, lines: Sequence[Line], charge: int, held: int, now_ms: int,
         labels: Labels, tokens_in: int, tokens_out: int,
@@ -335,7 +320,7 @@ class MemoryStore(Store):
         tokens = tokens_in + tokens_out
         requests = kind != "correct"
         for line in lines:
-            account = self._account(line)
+            account = self._accounts.at(line)
             account.spent = added(account.spent, charge)
             account.held = added(account.held, -held)
             account.requests += requests
@@ -380,15 +365,7 @@ class MemoryStore(Store):
         if abs(now_ms - self._swept_ms) < _SWEEP_MS:
             return
         self._swept_ms = now_ms
-        over_ms = self._age(now_ms) - KEPT_MS
-        for key, account in list(self._accounts.items()):
-            if 0 < account.ends_ms < over_ms and not account.held:
-                del self._accounts[key]
-                if key[1][:1].isdigit():
-                    kind = _kind(*key)
-                    self._steps[kind].remove(key[1])
-                    if not self._steps[kind]:
-                        del self._steps[kind]
+        self._accounts.forget(self._age(now_ms) - KEPT_MS)
         self._gates.forget(now_ms)
         for name in list(self._seats):
             if not self._taken(name, now_ms):
@@ -401,8 +378,3 @@ class MemoryStore(Store):
             if 0 < notes.get(key, (b"", 0))[1] <= now_ms:
                 del notes[key]
                 self._changed(shelf)
-
-
-def _kind(account: str, step: str) -> tuple[str, str]:
-    """Where the steps of one rolling window are listed."""
-    return account, step.partition(":")[0]

@@ -3,7 +3,7 @@
     python tests/bench/ledger_bench.py [memory sqlite redis]
 
 The figures to hold (p50, one client): 60 us on memory, 150 us on SQLite, 400 us on Redis; 10,000 steps a second on
-SQLite with 64 clients. Also: a rolling budget with something in each of its steps, and what rate_limit adds to a call (25 us on memory).
+SQLite with 64 clients. Also: a rolling budget with something in each of its steps, and what rate_limit's hook and its end take (10 us on memory).
 """
 
 import asyncio

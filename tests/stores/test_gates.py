@@ -39,7 +39,7 @@ def test_who_came_once_takes_little_and_who_came_often_stays() -> None:
     for index in range(5_000):
         hit(gates, f"once {index}", NOW + 180_000)
 
-    assert len(gates._hot) < 40
+    assert len(gates.objects) < 40
     assert len(gates) == 5_001
     assert hit(gates, "often", NOW + 200_000) == 4
     assert hit(gates, "once 17", NOW + 200_000) == 2
@@ -63,7 +63,7 @@ def test_what_is_over_is_forgotten() -> None:
 
     assert gates.at(window("once 5"), late).hits == 0
     gates.forget(late)
-    assert len(gates._hot) == 0
+    assert len(gates.objects) == 0
 
 
 def test_a_packed_table_holds_at_most_twice_what_counts() -> None:

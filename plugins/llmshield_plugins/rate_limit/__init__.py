@@ -262,13 +262,12 @@ class RateLimiter(Plugin):
         )
 
     def _tell(self, call: Call, rules: Rules, said: Admission, now: float) -> str:
-        items, own = tell(
-            call.family, "requests", rules.names, rules.requests, said.used, said.resets_ms, now
-        )
         headers = call.response_headers
+        items = tell(
+            headers, call.family, "requests", rules.names, rules.requests, said.used, said.resets_ms, now
+        )
         headers["ratelimit-policy"] = rules.policy
         headers["ratelimit"] = items
-        headers.update(own)
         return items
 
     def _tell_away(self, away: bool) -> None:

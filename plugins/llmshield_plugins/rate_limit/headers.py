@@ -18,11 +18,12 @@ Unit = Literal["requests", "tokens"]
 
 
 def tell(
-    family: str, unit: Unit, names: Sequence[str], windows: Sequence[Window], used: Sequence[int],
-    resets_ms: Sequence[int], now: float,
-) -> tuple[str, dict[str, str]]:  # fmt: skip
-    """The items of RateLimit for these windows, and the provider's own headers for the tightest of them."""
-    items: list[str] = []
+    headers: dict[str, str], family: str, unit: Unit, names: Sequence[str], windows: Sequence[Window],
+    used: Sequence[int], resets_ms: Sequence[int], now: float,
+) -> str:  # fmt: skip
+    """Put the provider's own headers for the tightest of these windows into `headers`; returns the items of RateLimit
+    for all of them."""
+    items = ""
     limit = left = reset_ms = 0
     least = 2.0
     for index, name in enumerate(names):
@@ -30,17 +31,21 @@ def tell(
         remaining = most - used[index]
         if remaining < 0:
             remaining = 0
-        items.append(f"{name};r={remaining};t={(ms + 999) // 1000}")
+        item = f"{name};r={remaining};t={(ms + 999) // 1000}"
+        items = f"{items}, {item}" if items else item
         share = remaining / most
         if share < least:
             least, limit, left, reset_ms = share, most, remaining, ms
-    if family == "anthropic":
-        limit_name, left_name, reset_name = _ANTHROPIC[unit]
-        reset = _rfc3339(int(now + (reset_ms + 999) / 1000))
-    else:
-        limit_name, left_name, reset_name = _OPENAI[unit]
-        reset = _go_duration(reset_ms if reset_ms < 60_000 else (reset_ms + 999) // 1000 * 1000)
-    return ", ".join(items), {limit_name: str(limit), left_name: str(left), reset_name: reset}
+    anthropic = family == "anthropic"
+    limit_name, left_name, reset_name = (_ANTHROPIC if anthropic else _OPENAI)[unit]
+    headers[limit_name] = str(limit)
+    headers[left_name] = str(left)
+    headers[reset_name] = (
+        _rfc3339(int(now + (reset_ms + 999) / 1000))
+        if anthropic
+        else _go_duration(reset_ms if reset_ms < 60_000 else (reset_ms + 999) // 1000 * 1000)
+    )
+    return items
 
 
 _OPENAI = {

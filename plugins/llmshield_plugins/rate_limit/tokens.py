@@ -203,19 +203,25 @@ class TokenLimits:
         if not self._headers or not said.used:
             return ""
         used = [hits - 1 for hits in said.used]
-        items, own = tell(call.family, "requests", rules.names, rules.requests, used, said.resets_ms, now)
-        call.response_headers.update(own)
-        return items
+        return tell(
+            call.response_headers,
+            call.family,
+            "requests",
+            rules.names,
+            rules.requests,
+            used,
+            said.resets_ms,
+            now,
+        )
 
     def _tell(self, ticket: Ticket, rules: Rules, said: Admission, now: float) -> None:
         call = ticket.call
-        items, own = tell(
-            call.family, "tokens", rules.token_names, rules.tokens, said.used, said.resets_ms, now
-        )
         headers = call.response_headers
+        items = tell(
+            headers, call.family, "tokens", rules.token_names, rules.tokens, said.used, said.resets_ms, now
+        )
         headers["ratelimit-policy"] = rules.policy
         headers["ratelimit"] = f"{ticket.items}, {items}" if ticket.items else items
-        headers.update(own)
 
 
 def used_by(attempt: Attempt, held: int) -> int:
