@@ -15,6 +15,7 @@ from typing import Final
 
 import re2
 
+from .matches import finditer
 from .view import Piece
 
 Decode = Callable[[str], Iterator[Piece]]
@@ -87,7 +88,7 @@ _BASE64_RUN: Final = re2.compile(r"[A-Za-z0-9+/_-]{8,}(?:[ \t]*(?:\r?\n)[ \t]*[A
 
 def base64_text(text: str) -> Iterator[Piece]:
     """Base64, standard or url-safe, with line breaks, with or without padding."""
-    for match in _BASE64_RUN.finditer(text):
+    for match in finditer(_BASE64_RUN, text):
         run: str = match.group()
         if len(run) < 12:
             continue
@@ -128,7 +129,7 @@ def blobs(text: str) -> Iterator[tuple[int, int]]:
     A run counts as base64 when both of its marks occur about as often as they do in random bytes (one letter in 32);
     other encodings have none of them.
     """
-    for match in _BLOB.finditer(text):
+    for match in finditer(_BLOB, text):
         body = "".join(match.group().split()).rstrip("=").replace("-", "+").replace("_", "/")
         marks = min(body.count("+"), body.count("/"))
         if marks * 200 >= len(body) and _base64(body) is None and _base64(body[::-1]) is None:
@@ -140,7 +141,7 @@ _BASE32: Final = re2.compile(r"[A-Za-z2-7]{16,}(?:[ \t]*\r?\n[ \t]*[A-Za-z2-7]{8
 
 def base32_text(text: str) -> Iterator[Piece]:
     """Base32 (RFC 4648), padding optional."""
-    for match in _BASE32.finditer(text):
+    for match in finditer(_BASE32, text):
         body = "".join(match.group().split()).rstrip("=").upper()
         body = body[: len(body) - (len(body) % 8 in (1, 3, 6))]
         try:
@@ -163,7 +164,7 @@ _DIGITS: Final = tuple({letter: value for value, letter in enumerate(alphabet)} 
 
 def base_n_text(text: str) -> Iterator[Piece]:
     """Base58 and base62: one big number, so runs of at most 1,000 characters."""
-    for match in _BASE_N.finditer(text):
+    for match in finditer(_BASE_N, text):
         run: str = match.group()
         if len(run) > _MAX_BIG or run.isdigit():
             continue
@@ -192,7 +193,7 @@ _BASE85: Final = re2.compile(r"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}")
 
 def base85_text(text: str) -> Iterator[Piece]:
     """Ascii85 (`<~...~>` or bare), and RFC 1924's alphabet as Python and git write it."""
-    for match in _ASCII85.finditer(text):
+    for match in finditer(_ASCII85, text):
         body: str = match.group(1) or match.group(2)
         try:
             found = readable(base64.a85decode(body))
@@ -204,7 +205,7 @@ def base85_text(text: str) -> Iterator[Piece]:
 
 def base85_rfc_text(text: str) -> Iterator[Piece]:
     """RFC 1924's alphabet, as `base64.b85encode` and git write it."""
-    for match in _BASE85.finditer(text):
+    for match in finditer(_BASE85, text):
         try:
             found = readable(base64.b85decode(match.group()))
         except ValueError:
@@ -219,7 +220,7 @@ _HEX_DROP: Final = {ord(c): None for c in " \t\r\n,;:-"}
 
 def hex_text(text: str) -> Iterator[Piece]:
     """Pairs of hex digits: bare, spaced, with colons, `0x` or `\\x`."""
-    for match in _HEX.finditer(text):
+    for match in finditer(_HEX, text):
         body = match.group().translate(_HEX_DROP).replace("0x", "").replace("\\x", "")
         found = _text(bytes.fromhex(body[: len(body) // 2 * 2]))
         if found is not None:
@@ -234,7 +235,7 @@ _NUMBER: Final = re2.compile(r"[0-9]+")
 
 def binary_text(text: str) -> Iterator[Piece]:
     """Groups of eight (or seven) binary digits."""
-    for match in _BINARY.finditer(text):
+    for match in finditer(_BINARY, text):
         groups = match.group().replace(",", " ").replace(";", " ").replace("_", " ").replace("-", " ").split()
         if len(groups) == 1:
             run = groups[0]
@@ -246,7 +247,7 @@ def binary_text(text: str) -> Iterator[Piece]:
 
 def _numbers(pattern: object, base: int) -> Decode:
     def decode(text: str) -> Iterator[Piece]:
-        for match in pattern.finditer(text):  # type: ignore[attr-defined]
+        for match in finditer(pattern, text):
             run = match.group().replace("0o", " ").replace("\\", " ").replace(",", " ").replace(";", " ")
             values = [int(part, base) for part in run.split()]
             if all(value < 256 for value in values):
@@ -313,7 +314,7 @@ _MORSE_CODE: Final = dict(
 
 def morse_text(text: str) -> Iterator[Piece]:
     """Morse: letters parted by blanks, words by a slash, a bar or a wider gap."""
-    for match in _MORSE.finditer(text):
+    for match in finditer(_MORSE, text):
         run = match.group().replace("_", "-").replace("|", "/").replace("\n", "/").replace("\r", "")
         run = run.replace("   ", " / ").replace("  ", " / ")
         letters = [_MORSE_CODE.get(code, " ") for code in run.replace("/", " / ").split()]
@@ -334,9 +335,9 @@ _NATO_ONE: Final = re2.compile(rf"(?i)({_NATO_ANY}|space)([\s,./|_-]*)")
 
 def nato_text(text: str) -> Iterator[Piece]:
     """The spelling alphabet; a line, a slash, a bar, a wide gap or the word "space" parts words."""
-    for match in _NATO_RUN.finditer(text):
+    for match in finditer(_NATO_RUN, text):
         letters: list[str] = []
-        for part in _NATO_ONE.finditer(match.group()):
+        for part in finditer(_NATO_ONE, match.group()):
             letters.append(_NATO.get(part.group(1).lower(), " "))
             gap: str = part.group(2)
             if (len(gap) > 1 and not gap.startswith(",")) or gap in ("/", "|", "\n"):
@@ -357,7 +358,7 @@ _BRAILLE_LETTERS: Final[dict[int, str]] = dict(
 
 def braille_text(text: str) -> Iterator[Piece]:
     """Uncontracted Braille; the blank cell is a space."""
-    for match in _BRAILLE.finditer(text):
+    for match in finditer(_BRAILLE, text):
         letters = (_BRAILLE_LETTERS.get(ord(c) - 0x2800, " ") if c >= "\u2800" else c for c in match.group())
         yield Piece("".join(letters), match.start(), match.end())
 
@@ -367,7 +368,7 @@ _UU: Final = re2.compile(r"(?m)^(?:begin [0-7]{3} [^\n]{0,80}\n)?((?:[!-M][ -`]{
 
 def uu_text(text: str) -> Iterator[Piece]:
     """uuencode, with or without its `begin` line."""
-    for match in _UU.finditer(text):
+    for match in finditer(_UU, text):
         decoded = bytearray()
         for line in match.group(1).splitlines():
             try:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import re2
 
+from .matches import finditer
 from .view import Piece
 
 Decode = Callable[[str], Iterator[Piece]]
@@ -52,7 +53,7 @@ def utf8(raw: bytes) -> str:
 
 def html_entities(text: str) -> Iterator[Piece]:
     """`&#105;`, `&#x69;`, `&lt;`, with or without the semicolon."""
-    for match in _ENTITY.finditer(text):
+    for match in finditer(_ENTITY, text):
         hexadecimal, decimal, name = match.group(1), match.group(2), match.group(3)
         if name is not None:
             read = html.entities.html5.get(name + ";")
@@ -65,7 +66,7 @@ def html_entities(text: str) -> Iterator[Piece]:
 
 def percent(text: str) -> Iterator[Piece]:
     """`%69%67`, also `%u0069`."""
-    for match in _PERCENT.finditer(text):
+    for match in finditer(_PERCENT, text):
         run: str = match.group()
         if "%u" in run:
             read = "".join(
@@ -93,7 +94,7 @@ def _one_backslash(match: Any) -> str:
 
 def backslash(text: str) -> Iterator[Piece]:
     """`\\u0069`, `\\x69`, `\\u{69}`, `\\U00000069`, `\\151`, `\\N{LATIN SMALL LETTER I}` and `\\n`."""
-    for match in _BACKSLASH.finditer(text):
+    for match in finditer(_BACKSLASH, text):
         run: str = match.group()
         if len(run) == 2:
             read = _SIMPLE.get(run[1], run[1])
@@ -101,31 +102,31 @@ def backslash(text: str) -> Iterator[Piece]:
             # A pair of surrogates is one character.
             units = "".join(
                 chr(int(m.group(2), 16)) if m.group(2) else _one_backslash(m)
-                for m in _BACKSLASH_ONE.finditer(run)
+                for m in finditer(_BACKSLASH_ONE, run)
             )
             read = units.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         else:
-            read = "".join(_one_backslash(m) for m in _BACKSLASH_ONE.finditer(run))
+            read = "".join(_one_backslash(m) for m in finditer(_BACKSLASH_ONE, run))
         yield Piece(read, match.start(), match.end())
 
 
 def css(text: str) -> Iterator[Piece]:
     """`\\69 \\67 \\6e`: one to six hex digits and the space that ends them."""
-    for match in _CSS.finditer(text):
+    for match in finditer(_CSS, text):
         numbers = match.group().split("\\")[1:]
         yield Piece("".join(_character(int(n, 16)) for n in numbers), match.start(), match.end())
 
 
 def quoted_printable(text: str) -> Iterator[Piece]:
     """`=69=67`, and the soft line breaks that cut words in two."""
-    for match in _QUOTED.finditer(text):
+    for match in finditer(_QUOTED, text):
         digits = match.group().replace("\r", "").replace("=\n", "").replace("=", "")
         yield Piece(utf8(bytes.fromhex(digits)), match.start(), match.end())
 
 
 def mime_words(text: str) -> Iterator[Piece]:
     """`=?utf-8?B?aWdub3Jl?=` and the Q form, of mail headers."""
-    for match in _MIME.finditer(text):
+    for match in finditer(_MIME, text):
         body: str = match.group(2)
         if match.group(1) in "Bb":
             try:
@@ -148,7 +149,7 @@ def _filled(text: str) -> Iterator[Piece]:
 
 def utf7(text: str) -> Iterator[Piece]:
     """`+AGkAZw-`: UTF-16 in base64 between plus and minus."""
-    for match in _UTF7.finditer(text):
+    for match in finditer(_UTF7, text):
         body: str = match.group(1)
         raw = binascii.a2b_base64(
             body[: len(body) - (len(body) % 4 == 1)] + "=" * (-len(body) % 4 if len(body) % 4 != 1 else 0)
@@ -165,7 +166,7 @@ def _mostly_ascii(text: str) -> bool:
 
 def punycode(text: str) -> Iterator[Piece]:
     """`xn--gnr-…`: the labels of international domain names, which carry look-alikes."""
-    for match in _PUNYCODE.finditer(text):
+    for match in finditer(_PUNYCODE, text):
         try:
             yield Piece(match.group(1).encode().decode("punycode"), match.start(), match.end())
         except UnicodeError:

@@ -11,6 +11,7 @@ from typing import Final
 import re2
 
 from .escapes import utf8
+from .matches import finditer
 from .view import Piece
 
 _TAGS: Final = re2.compile("[\U000e0020-\U000e007e]{4,}")
@@ -23,20 +24,20 @@ _BIDI: Final = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u20
 
 def tags(text: str) -> Iterator[Piece]:
     """ASCII written in the invisible characters U+E0020 to U+E007E."""
-    for match in _TAGS.finditer(text):
+    for match in finditer(_TAGS, text):
         yield Piece("".join(chr(ord(c) - 0xE0000) for c in match.group()), match.start(), match.end())
 
 
 def selectors(text: str) -> Iterator[Piece]:
     """Bytes written as variation selectors after an emoji."""
-    for match in _SELECTORS.finditer(text):
+    for match in finditer(_SELECTORS, text):
         raw = bytes(ord(c) - 0xFE00 if c <= "\ufe0f" else ord(c) - 0xE0100 + 16 for c in match.group())
         yield Piece(utf8(raw), match.start(), match.end())
 
 
 def bits(text: str) -> Iterator[Piece]:
     """Bytes written with two invisible characters as 0 and 1, most significant bit first, either way round."""
-    for match in _BITS.finditer(text):
+    for match in finditer(_BITS, text):
         run: str = match.group()
         kinds = sorted(set(run))
         if len(kinds) == 2:
@@ -53,7 +54,7 @@ def bits(text: str) -> Iterator[Piece]:
 def bidi(text: str) -> Iterator[Piece]:
     """What stands between a right-to-left override and its end, in the order in which it is displayed."""
     drop = dict.fromkeys(map(ord, _BIDI))
-    for match in _OVERRIDE.finditer(text):
+    for match in finditer(_OVERRIDE, text):
         yield Piece(match.group(1)[::-1].translate(drop), match.start(), match.end())
 
 

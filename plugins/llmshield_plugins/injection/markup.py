@@ -10,6 +10,7 @@ from typing import Final
 
 import re2
 
+from .matches import finditer
 from .view import Piece
 
 # A comment, or one tag; bounded so that "a < b" never swallows a page.
@@ -19,11 +20,11 @@ _LINK: Final = re2.compile(r"!?\[([^\[\]]{1,200})\]\([^()\s]{0,400}\)")
 
 def without_tags(text: str) -> Iterator[Piece]:
     """Tags and comments taken out, nothing put in: `ig<b></b>nore` reads `ignore`."""
-    for match in _TAG.finditer(text):
+    for match in finditer(_TAG, text):
         yield Piece("", match.start(), match.end())
 
 
 def link_labels(text: str) -> Iterator[Piece]:
     """Markdown links reduced to their label."""
-    for match in _LINK.finditer(text):
+    for match in finditer(_LINK, text):
         yield Piece(match.group(1), match.start(), match.end())

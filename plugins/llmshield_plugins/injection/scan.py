@@ -20,6 +20,7 @@ from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
 from .longwords import LongWords
 from .matcher import Matcher, Pattern
+from .matches import finditer
 from .signatures import GAP, Signature, builtin
 from .view import View, folded
 
@@ -195,7 +196,7 @@ class Scanner:
     def _inside(self, index: int, view: View, *, begins: bool) -> list[Hit]:
         """The first hit of a signature that touches no end of a view behind which there may be more."""
         signature = self._signatures[index]
-        for match in self._pattern(index, squeezed=False).finditer(view.text):
+        for match in finditer(self._pattern(index, squeezed=False), view.text):
             if (begins or match.start() > 0) and match.end() < len(view.text):
                 score = min(1.0, signature.score * self.rules.weights.get(signature.family, 1.0))
                 where = view.span(match.start(), match.end())
@@ -358,7 +359,7 @@ class Scanner:
         """Where a signature matches in a view: spans of the text as given, and whether it stands in quotes."""
         pattern = self._pattern(index, squeezed=view.name == "squeezed")
         spans: list[tuple[int, int, bool]] = []
-        for match in pattern.finditer(view.text):
+        for match in finditer(pattern, view.text):
             start, end = view.span(match.start(), match.end())
             spans.append((start, end, _is_quoted(view.text, match.start(), match.end())))
             if len(spans) == _MAX_SPANS:

@@ -13,6 +13,7 @@ from typing import Final
 import re2
 
 from .lexicon import split
+from .matches import finditer
 from .slices import at_blanks
 from .view import Piece
 
@@ -45,7 +46,7 @@ _SPACED: Final = re2.compile(
 
 def spaced(text: str) -> Iterator[Piece]:
     """`i g n o r e`, `i-g-n-o-r-e`, `i.g.n.o.r.e`: letters drawn together, wider gaps kept as blanks."""
-    for match in _SPACED.finditer(text):
+    for match in finditer(_SPACED, text):
         run: str = match.group()
         letters = [c if c.isalnum() or c in "@$!" else "" for c in run]
         yield Piece("".join(letters), match.start(), match.end())
@@ -58,7 +59,7 @@ _JOINED: Final = re2.compile(r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[
 
 def joined(text: str) -> Iterator[Piece]:
     """Strings that a program would join, `"ig" + "nore"`, and words cut by a hyphen at the end of a line."""
-    for match in _JOINED.finditer(text):
+    for match in finditer(_JOINED, text):
         glue: str = match.group()
         yield Piece(" " if glue.strip("\"' \t\r\n") == "" else "", match.start(), match.end())
 
@@ -69,13 +70,13 @@ _LONG: Final = re2.compile(r"[A-Za-z0-9]{14,}")
 
 def squeezed(text: str) -> Iterator[Piece]:
     """Runs of letters without blanks: spaced-out words drawn together, and words glued to one."""
-    for match in _LETTERS.finditer(text):
+    for match in finditer(_LETTERS, text):
         yield Piece("".join(c for c in match.group() if c.isalnum()), match.start(), match.end())
 
 
 def glued(text: str) -> Iterator[Piece]:
     """Runs of 14 and more letters and digits."""
-    for match in _LONG.finditer(text):
+    for match in finditer(_LONG, text):
         yield Piece(match.group(), match.start(), match.end())
 
 
