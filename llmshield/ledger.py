@@ -26,12 +26,16 @@ from llmshield.errors import BookLost, StoreUnavailable
 from llmshield.journals import LocalState
 from llmshield.logs import log
 from llmshield.prices import usd
-from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Standing, Store
+from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Shortage, Standing, Store
 from llmshield.windows import ClockWatch, is_rolling, stops_counting
 from llmshield.windows import iso as iso
 
 LEASE_S = 60.0
 """How long a hold outlives its last sign of life."""
+
+_LEASE_MS = int(LEASE_S * 1000)
+_MOST_KEPT = 10_000
+"""Tenants whose accounts are kept ready."""
 
 _TICK_S = 0.5
 """How often due holds and notes are looked for: an orphan is charged within its lease and this."""
@@ -79,6 +83,7 @@ class Ledger:
         self._keeper: asyncio.Task[None] | None = None
         self._caps_of: list[Callable[[str], Sequence[Cap]]] = []
         self._caps_on: list[Callable[[str], Sequence[Cap]]] = []
+        self._lately: dict[str, tuple[Sequence[Cap], float, float, tuple[Line, ...]]] = {}
         self._renew_at = 0.0
         self._watch = ClockWatch()
         self.available = True
@@ -154,11 +159,7 @@ class Ledger:
         Raises: StoreUnavailable; then nothing may be sent.
         """
         now = clock.now()
-        if caps:
-            if self.books.failure:
-                raise closed(self.books.failure)
-            caps = self.books.raised(_distinct(caps) if len(caps) > 1 else caps, now)
-        lines = (Line(tenant_account(labels.tenant), EVER), *[self._line(cap, now) for cap in caps])
+        caps, lines = self._lines(labels.tenant, caps, now)
         want = min(want, MAX_AMOUNT)
         least = want if least is None else min(least, want)
         now_ms = int(now * 1000)
@@ -171,11 +172,34 @@ class Ledger:
             # is not found again within these tries is charged in full by its lease.
             self._later(self._until_done(lambda: self._store.release(id, lines), id, tries=4))
             raise
-        if isinstance(grant, Grant):
+        return self._answered(grant, id, labels, caps, lines, want, now)
+
+    def reserve_now(
+        self, id: str, labels: Labels, caps: Sequence[Cap], want: int, least: int
+    ) -> Reservation | Refusal:
+        """`reserve` over an `instant` store, without a coroutine."""
+        now = clock.now()
+        caps, lines = self._lines(labels.tenant, caps, now)
+        if want > MAX_AMOUNT:
+            want = MAX_AMOUNT
+        now_ms = int(now * 1000)
+        grant = self._store.reserve_now(
+            id, lines, want, least if least < want else want, now_ms + _LEASE_MS, now_ms, labels
+        )
+        return self._answered(grant, id, labels, caps, lines, want, now)
+
+    def _answered(
+        self, grant: Grant | Shortage, id: str, labels: Labels, caps: Sequence[Cap], lines: tuple[Line, ...],
+        want: int, now: float,
+    ) -> Reservation | Refusal:  # fmt: skip
+        """What a store's answer means."""
+        if type(grant) is Grant:
             reservation = Reservation(id, grant.amount, want, lines, labels, caps)
             self._open[id] = reservation
-            self.books.reserved(id, now_ms, grant.amount, lines, labels)
+            if self.books.journal is not None:
+                self.books.reserved(id, int(now * 1000), grant.amount, lines, labels)
             return reservation
+        assert isinstance(grant, Shortage)
         cap = caps[grant.line - 1]
         resets_at = stops_counting(cap.period, grant.oldest) if grant.oldest else window_of(cap, now).ends
         return Refusal(cap, grant.spent, grant.held, resets_at)
@@ -207,6 +231,20 @@ class Ledger:
                 raise
             return
         self._open.pop(reservation.id, None)
+
+    def settle_now(
+        self, reservation: Reservation, actual: int, tokens_in: int = 0, tokens_out: int = 0
+    ) -> None:
+        """`settle` over an `instant` store, without a coroutine."""
+        if reservation.ended:
+            return
+        reservation.ended = True
+        id, lines, labels = reservation.id, reservation.lines, reservation.labels
+        now_ms, actual = _now_ms(), max(0, min(actual, MAX_AMOUNT))
+        if self.books.journal is not None:
+            self.books.journal.settled(id, now_ms, actual, tokens_in, tokens_out, lines, labels)
+        self._store.settle_now(id, lines, actual, now_ms, labels, tokens_in, tokens_out)
+        self._open.pop(id, None)
 
     async def release(self, reservation: Reservation) -> None:
         """Nothing was sent: free the hold; safe to repeat. If the store is away it is tried until it is back."""
@@ -284,6 +322,29 @@ class Ledger:
     async def once(self, shelf: str, key: str, until: float) -> bool:
         """True for one caller among all processes, until then (seconds since 1970). Raises: StoreUnavailable."""
         return await self._store.put_once(shelf, key, b"1", int(until * 1000), _now_ms()) is None
+
+    def _lines(self, tenant: str, caps: Sequence[Cap], now: float) -> tuple[Sequence[Cap], tuple[Line, ...]]:
+        """The caps as they stand, and the accounts of a reservation; those of a tenant's last call are kept while no
+        window ends. Raises: StoreUnavailable where money is closed on this machine."""
+        given = caps
+        if caps:
+            if self.books.failure:
+                raise closed(self.books.failure)
+            caps = self.books.raised(caps, now)
+        known = self._lately.get(tenant)
+        if known is not None and known[0] is caps and known[1] <= now < known[2]:
+            return caps, known[3]
+        if len(caps) > 1:
+            caps = _distinct(caps)
+        lines = (Line(tenant_account(tenant), EVER), *[self._line(cap, now) for cap in caps])
+        if caps is given and not any(is_rolling(cap.period) for cap in caps):
+            windows = [window_of(cap, now) for cap in caps]
+            if len(self._lately) >= _MOST_KEPT:
+                self._lately.clear()
+            begins = max((each.begins for each in windows), default=0.0)
+            ends = min((each.ends for each in windows), default=float("inf"))
+            self._lately[tenant] = (caps, begins, ends, lines)
+        return caps, lines
 
     def _line(self, cap: Cap, now: float) -> Line:
         """The account that a cap is for now."""

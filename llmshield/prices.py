@@ -291,6 +291,15 @@ class Quote:
 
     __slots__ = ("_fixed", "_out")
 
+    @classmethod
+    def at(cls, fixed: int, out: int) -> Quote:
+        """From figures that are known: what the call costs without its answer, and each output token for all
+        choices together, in pico-USD times a million."""
+        quote = cls.__new__(cls)
+        quote._fixed = fixed
+        quote._out = out
+        return quote
+
     def __init__(self, price: ModelPrice, bound: Bound) -> None:
         into, out = price.worst(bound.input, long_cache=bound.long_cache, media=bound.media)
         fees = price.per_call + bound.tools * price.per_tool + bound.fees

@@ -336,6 +336,26 @@ class Store(ABC):
         A seat that this id holds already is not taken twice.
         """
 
+    def reserve_now(
+        self,
+        id: str,
+        lines: Sequence[Line],
+        want: int,
+        least: int,
+        until_ms: int,
+        now_ms: int,
+        labels: Labels,
+    ) -> Grant | Shortage:
+        """`reserve` of an `instant` store, without a coroutine."""
+        return at_once(self.reserve(id, lines, want, least, until_ms, now_ms, labels))
+
+    def settle_now(
+        self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,
+        tokens_in: int = 0, tokens_out: int = 0,
+    ) -> Settled:  # fmt: skip
+        """`settle` of an `instant` store, without a coroutine."""
+        return at_once(self.settle(id, lines, actual, now_ms, labels, tokens_in, tokens_out))
+
     def admit_now(
         self, windows: Sequence[Window], seats: Sequence[Seat], now_ms: int, cost: int = 1
     ) -> Admission:

@@ -526,7 +526,7 @@ def call_of(**more: Any) -> Call:
 async def test_a_store_that_is_away_is_closed(guarded: Callable[..., Any]) -> None:
     plugin = (await guarded()).plugin
     lost = open_store("sqlite:///never-opened.db")
-    plugin._ledger = Ledger(lost)
+    plugin._ledger, plugin._instant = Ledger(lost), False
     call = call_of()
     plugin.pre_request(call)
     said = await run_guard(call, make_attempt(call))

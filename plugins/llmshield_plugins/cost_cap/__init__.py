@@ -57,7 +57,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, partial
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -65,14 +65,14 @@ from llmshield import clock, hookspecs
 from llmshield.call import Attempt, Call
 from llmshield.errors import BookLost, StoreUnavailable
 from llmshield.hookspecs import Plugin, Resources
-from llmshield.ledger import Cap, Ledger, Refusal, Reservation
+from llmshield.ledger import Cap, Ledger, Reservation
 from llmshield.metrics import Metrics
 from llmshield.policy import CallPrice, Policy, TokenPrice
 from llmshield.prices import Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.booking import Booking, Terms
-from llmshield_plugins.cost_cap.bounds import PLAIN, bound_of, plain_bound, seen_whole
+from llmshield_plugins.cost_cap.bounds import PLAIN, TEMPLATE_TOKENS, bound_of, plain_bound, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
 from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
@@ -166,7 +166,7 @@ class CostCap(Plugin):
         self._terms = Terms(
             name=self.name or "cost_cap", ledger=self._ledger, tariff=self._tariff, locks=self._locks, overruns=overruns,
             locking=settings.on_overrun == "lock", lost_in_full=settings.lost_reply == "full",
-            cut_in_full=settings.cut_stream == "full", warnings=self._warnings,
+            cut_in_full=settings.cut_stream == "full", instant=self._ledger.instant, warnings=self._warnings,
         )  # fmt: skip
         self._instant = self._ledger.instant
         self._shortest = settings.min_max_tokens
@@ -195,63 +195,89 @@ class CostCap(Plugin):
         if attempt.provider == _APP and not self._tariff.prices_app:
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
         caps = self._caps.of_attempt(attempt)
-        plain = not attempt.unseen and PLAIN.issuperset(attempt.body)
-        price = self._tariff.plain(attempt) if plain else self._tariff.of(attempt)
+        call = attempt.call
+        plain = not attempt.unseen and PLAIN.issuperset(attempt.body) and call.operation != "passthrough"
+        if plain:
+            known = self._tariff.plain(attempt)
+            price = known.price if known is not None else None
+        else:
+            known, price = None, self._tariff.of(attempt)
         if price is None:
             return self._unpriced(attempt) if caps else None
         output = attempt.output_bound
-        if output is None or attempt.call.operation != "generate":
+        if output is None or call.operation != "generate":
             output = self._output(attempt, price)
-        offered = NOTHING
-        if plain:
-            bound, bounded = plain_bound(attempt, price), True
+        offered, bounded = NOTHING, True
+        bound: Bound | None = None
+        if known is not None and attempt.input_bytes + TEMPLATE_TOKENS <= known.tokens:
+            tokens = attempt.input_bytes + TEMPLATE_TOKENS
+            quote = Quote.at(tokens * known.into + known.fee, known.out * (attempt.choices or 1))
         else:
-            offered = offered_by(attempt, price, self.settings.tool_rounds)
-            bound, bounded = bound_of(attempt, price, offered)
+            if plain:
+                bound = plain_bound(attempt, price)
+            else:
+                offered = offered_by(attempt, price, self.settings.tool_rounds)
+                bound, bounded = bound_of(attempt, price, offered)
+            quote = Quote(price, bound)
         if caps and (not plain or output is None or self._locks):
             block = self._refused(attempt, output, offered, bounded=bounded)
             if block is not None:
                 return block
             if offered.limit is not None:
                 attempt.limit_rounds(offered.limit)
-        order = _Order(price, bound, Quote(price, bound), output or 0, offered.silent, plain)
-        booked = self._book(enforced, attempt, caps, order)
-        return at_once(booked) if self._instant else booked
-
-    async def _book(
-        self, enforced: bool, attempt: Attempt, caps: tuple[Cap, ...], order: _Order
-    ) -> Block | None:
-        """Hold the money for an attempt, and hang its end on it."""
-        call, quote, output = attempt.call, order.quote, order.output
+        output = output or 0
         want = quote.worst_case(output)
         least = want if output <= self._shortest else quote.worst_case(self._shortest)
+        booking = Booking(self._terms, price, quote, bound, offered.silent, output, plain=plain)
         labels = _labels(call.tenant, attempt.provider, attempt.model)
         id = f"{call.id}.{attempt.number}"
-        block = None
+        if self._instant:
+            held = self._ledger.reserve_now(id, labels, caps, want, least)
+            if type(held) is Reservation:
+                self._hold(attempt, booking, held, caps, enforced=enforced)
+                return None
+        asked = self._book(enforced, attempt, booking, id, labels, caps, want, least)
+        return at_once(asked) if self._instant else asked
+
+    async def _book(
+        self, enforced: bool, attempt: Attempt, booking: Booking, id: str, labels: Labels,
+        caps: tuple[Cap, ...], want: int, least: int,
+    ) -> Block | None:  # fmt: skip
+        """Hold the money for an attempt, and hang its end on it."""
         try:
             held = await self._ledger.reserve(id, labels, caps, want, least)
-            if type(held) is not Reservation:
-                assert isinstance(held, Refusal)
-                block = self._refuse("spent", describe(held, least), kind="budget_spent")
-                if enforced:
-                    return block
-                uncapped = await self._ledger.reserve(id, labels, self._caps.unlimited(caps), want, want)
-                assert isinstance(uncapped, Reservation)
-                held = uncapped
+            if isinstance(held, Reservation):
+                self._hold(attempt, booking, held, caps, enforced=enforced)
+                return None
+            block = self._refuse("spent", describe(held, least), kind="budget_spent")
+            if not enforced:
+                held = await self._ledger.reserve(id, labels, self._caps.unlimited(caps), want, want)
+                assert isinstance(held, Reservation)
+                self._hold(attempt, booking, held, (), enforced=False)
+            return block
         except StoreUnavailable as error:
             message = "The budget can't be checked now; nothing was sent."
             if isinstance(error, BookLost):
                 message = f"{message} {error}"
             return self._refuse("store", message, kind="store_unavailable")
+
+    @staticmethod
+    def _hold(
+        attempt: Attempt, booking: Booking, held: Reservation, caps: tuple[Cap, ...], *, enforced: bool
+    ) -> None:
+        """The money is there: hang the end on the attempt, and the bound that was reserved for into its body."""
+        booking.held = held
         attempt.reserved_picousd = held.amount
-        attempt.prices = order.price.source
-        booking = Booking(self._terms, held, order.price, order.bound, order.silent)
+        attempt.prices = booking.price.source
         attempt.at_end(booking.settle)
-        if caps and block is None and call.operation == "generate":
-            self._clamp(attempt, order, held)
-            if enforced and call.stream:
-                booking.watch_over(attempt, quote, plain=order.plain)
-        return block
+        if caps and attempt.call.operation == "generate":
+            if held.amount < held.wanted:
+                bought = booking.quote.affordable_output(held.amount)
+                attempt.clamp_output(min(booking.output, bought, booking.price.max_output or bought))
+            elif attempt.output_bound is None:
+                attempt.clamp_output(booking.output)
+            if enforced and attempt.call.stream:
+                booking.watch_over(attempt)
 
     def _refused(
         self, attempt: Attempt, output: int | None, offered: Offered, *, bounded: bool
@@ -301,15 +327,6 @@ class CostCap(Plugin):
             return None
         return self.settings.default_max_tokens or price.max_output or _USUAL_TOKENS
 
-    @staticmethod
-    def _clamp(attempt: Attempt, order: _Order, held: Reservation) -> None:
-        """Put the bound that was reserved for into the body."""
-        if held.amount < held.wanted:
-            bought = order.quote.affordable_output(held.amount)
-            attempt.clamp_output(min(order.output, bought, order.price.max_output or bought))
-        elif attempt.output_bound is None:
-            attempt.clamp_output(order.output)
-
     async def _keep_warning(self) -> None:
         """Warn of budgets that are nearly spent."""
         while self._warnings is not None:
@@ -319,17 +336,6 @@ class CostCap(Plugin):
     def _refuse(self, reason: str, message: str, *, kind: _Kind = "bad_request") -> Block:
         self._refusals.add(1, reason)
         return Block(message, kind=kind)
-
-
-class _Order(NamedTuple):
-    """What is to be reserved for an attempt."""
-
-    price: ModelPrice
-    bound: Bound
-    quote: Quote
-    output: int
-    silent: int
-    plain: bool
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from llmshield.prices import Bound, ModelPrice, Quote, cost, sensible
 from llmshield.series import Counter
 from llmshield.stores import at_once
 from llmshield.verdicts import Block
+from llmshield_plugins.cost_cap.bounds import plain_bound
 from llmshield_plugins.cost_cap.settlement import charge_for
 from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.warnings import Warnings
@@ -31,34 +32,48 @@ class Terms:
     locking: bool
     lost_in_full: bool
     cut_in_full: bool
+    instant: bool
+    """Whether no step of the store waits."""
     warnings: Warnings | None = None
 
 
 class Booking:
-    """A hold and what it was made for. `silent` are fees that no report shows."""
+    """A hold and what it was made for: `quote` what the call costs at the most, `output` the bound of each choice.
 
-    __slots__ = ("_bound", "_held", "_limit", "_price", "_silent", "_terms")
+    `bound` is None for a call of nothing but text whose price has one rate (see `Plain`). `silent` are fees that no
+    report shows.
+    """
+
+    __slots__ = ("_bound", "_limit", "_plain", "_silent", "_terms", "held", "output", "price", "quote")
+
+    held: Reservation
 
     def __init__(
-        self, terms: Terms, held: Reservation, price: ModelPrice, bound: Bound, silent: int = 0
-    ) -> None:
+        self, terms: Terms, price: ModelPrice, quote: Quote, bound: Bound | None, silent: int, output: int,
+        *, plain: bool,
+    ) -> None:  # fmt: skip
         self._terms = terms
-        self._held = held
-        self._price = price
+        self.price = price
+        self.quote = quote
         self._bound = bound
         self._silent = silent
+        self.output = output
+        self._plain = plain
         self._limit = _NEVER
 
-    def watch_over(self, attempt: Attempt, quote: Quote, *, plain: bool) -> None:
+    def _bounds(self, attempt: Attempt) -> Bound:
+        return self._bound if self._bound is not None else plain_bound(attempt, self.price)
+
+    def watch_over(self, attempt: Attempt) -> None:
         """Stop the stream of this attempt where it would outrun what is held.
 
         Text that the provider's tools found and an echo of the prompt are no output: for them there is room as
         well. Sound and pictures are not counted by their text.
         """
-        rates, bound = self._price.rates, self._bound
+        rates, bound = self.price.rates, self._bounds(attempt)
         if not bound.media and rates.output_image is None and rates.output_audio is None:
-            room = (quote.affordable_output(self._held.amount) + 1) * bound.choices + bound.extra_output
-            self._limit = 12 * (room if plain else room + bound.input)
+            room = (self.quote.affordable_output(self.held.amount) + 1) * bound.choices + bound.extra_output
+            self._limit = 12 * (room if self._plain else room + bound.input)
         attempt.watch = (self._terms.name, self._look)
 
     def _look(self, attempt: Attempt) -> Block | None:
@@ -66,7 +81,8 @@ class Booking:
             usage = attempt.usage
             if usage is None or not sensible(usage):
                 return None
-            if cost(self._price, usage, long_cache=self._bound.long_cache) <= self._held.amount:
+            long_cache = self._bounds(attempt).long_cache
+            if cost(self.price, usage, long_cache=long_cache) <= self.held.amount:
                 return None
         return Block(
             "The provider's answer goes beyond what was reserved for it; it was stopped.", kind="budget_spent"
@@ -74,12 +90,20 @@ class Booking:
 
     def settle(self, attempt: Attempt) -> Awaitable[None] | None:
         """Charge what the attempt did cost; the rest of the hold is free again."""
-        terms, held, price = self._terms, self._held, self._price
+        terms, held, price = self._terms, self.held, self.price
         usage = attempt.usage
         if usage is not None and usage.served:
             price = terms.tariff.as_served(attempt, price, usage)
+        if (
+            self._bound is None and attempt.outcome == "ok" and attempt.status == 200
+            and usage is not None and sensible(usage) and terms.instant
+        ):  # fmt: skip
+            amount = attempt.cost_picousd = cost(price, usage)
+            if amount <= held.amount and terms.warnings is None:
+                terms.ledger.settle_now(held, amount, usage.input or 0, usage.output or 0)
+                return None
         charge = charge_for(
-            attempt, price, self._bound, held.amount,
+            attempt, price, self._bounds(attempt), held.amount,
             lost_in_full=terms.lost_in_full, cut_in_full=terms.cut_in_full,
         )  # fmt: skip
         work: Coroutine[Any, Any, None]
@@ -98,18 +122,18 @@ class Booking:
                 work = self._overrun(attempt, work)
             if terms.warnings is not None:
                 work = self._noted(terms.warnings, work)
-        if terms.ledger.instant:
+        if terms.instant:
             at_once(work)
             return None
         return work
 
     async def _noted(self, warnings: Warnings, settling: Coroutine[Any, Any, None]) -> None:
         await settling
-        warnings.touch(self._held)
+        warnings.touch(self.held)
 
     async def _overrun(self, attempt: Attempt, settling: Coroutine[Any, Any, None]) -> None:
         """The bill is more than was reserved: count it, and lock the tenant where the policy says so."""
-        terms, held = self._terms, self._held
+        terms, held = self._terms, self.held
         await settling
         terms.overruns.add(1, attempt.provider)
         until_ms = min((line.ends_ms for line in held.lines if line.limit is not None), default=0)

@@ -17,7 +17,7 @@ from llmshield.call import Attempt, Tree
 from llmshield.prices import Bound, ModelPrice
 from llmshield_plugins.cost_cap.tools import Offered
 
-_TEMPLATE_TOKENS = 64
+TEMPLATE_TOKENS = 64
 """Begin and end marks, and the bound that we may still put into the body."""
 
 # https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing: a system prompt of 159-530 tokens
@@ -57,7 +57,7 @@ PLAIN = frozenset(
 
 def plain_bound(attempt: Attempt, price: ModelPrice) -> Bound:
     """The bound of an attempt with nothing unseen and only `PLAIN` keys."""
-    tokens, choices = attempt.input_bytes + _TEMPLATE_TOKENS, attempt.choices or 1
+    tokens, choices = attempt.input_bytes + TEMPLATE_TOKENS, attempt.choices or 1
     if price.rates.cache_write_1h is not None and asks_long_cache(attempt.body):
         return Bound(tokens, choices, 0, True)
     return Bound(tokens, choices)
@@ -75,7 +75,7 @@ def bound_of(attempt: Attempt, price: ModelPrice, offered: Offered) -> tuple[Bou
     unseen = attempt.unseen
     if attempt.call.operation == "passthrough":
         return Bound(0), True
-    tokens = attempt.input_bytes + _TEMPLATE_TOKENS
+    tokens = attempt.input_bytes + TEMPLATE_TOKENS
     tools = body.get("tools")
     if tools:
         tokens += _TOOLS_TOKENS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from llmshield import clock
 from llmshield.call import Attempt, Usage
@@ -17,6 +18,26 @@ _APP = "app"
 _KEPT_S = 60.0
 _MOST_KNOWN = 4096
 _USUAL = frozenset({"default", "standard", "auto"})
+
+
+class Plain(NamedTuple):
+    """A price, and what a call of nothing but text costs at the most: rates for up to `tokens` input tokens, in
+    pico-USD per million, and `fee` for the call itself, times a million."""
+
+    price: ModelPrice
+    into: int
+    out: int
+    tokens: int
+    fee: int
+
+    @classmethod
+    def of(cls, price: ModelPrice) -> Plain:
+        """The figures of a price. One with an hour-long cache depends on the body: they hold for no call."""
+        into, out = price.worst(0)
+        tokens = min((above for above, _ in price.tiers), default=2**62)
+        return cls(
+            price, into, out, tokens if price.rates.cache_write_1h is None else -1, price.per_call * MTOK
+        )
 
 
 class Tariff:
@@ -33,7 +54,7 @@ class Tariff:
         app = policy.providers.get(_APP)
         self.prices_app = app is not None and app.prices is not None
         """Whether the policy puts a price on the wrapped app, which else pays its own bills."""
-        self._known: dict[tuple[str, str, str, str], ModelPrice | None] = {}
+        self._known: dict[tuple[str, str, str, str], Plain | None] = {}
         self._since = 0.0
         self._assumed: Rates | None = None
         if assumed is not None:
@@ -45,7 +66,7 @@ class Tariff:
             return self._of_path(attempt.call.path)
         return self._find(attempt, price_options(attempt.body), plain=False)
 
-    def plain(self, attempt: Attempt) -> ModelPrice | None:
+    def plain(self, attempt: Attempt) -> Plain | None:
         """The price of an attempt whose body asks for nothing that changes it; looked up once a minute."""
         now = clock.now()
         if not self._since <= now < self._since + _KEPT_S or len(self._known) >= _MOST_KNOWN:
@@ -56,11 +77,8 @@ class Tariff:
         try:
             return self._known[key]
         except KeyError:
-            found = (
-                self._find(attempt, (), plain=True) if call.operation != "passthrough" else self.of(attempt)
-            )
-            if call.operation != "passthrough":
-                self._known[key] = found
+            price = self._find(attempt, (), plain=True)
+            found = self._known[key] = Plain.of(price) if price is not None else None
             return found
 
     def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice:
