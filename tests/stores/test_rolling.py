@@ -279,3 +279,12 @@ async def test_sums_over_steps_are_exact_at_any_size(store: Store) -> None:
         await store.settle(f"b{index}", (step(130 + index, None),), 2**62 - 1, NOW, LABELS)
 
     assert (await store.standing([step(160)]))[0].spent == 2**62 - 1
+
+
+async def test_a_book_that_was_wiped_counts_nothing(store: Store) -> None:
+    await reserve(store, "a", 120, 300)
+    await store.turn("next", wipe=True)
+
+    assert await store.standing([step(160)]) == [Standing(0, 0)]
+    assert await reserve(store, "b", 120, 1_000) == Grant(1_000)
+    assert await store.standing([step(160)]) == [Standing(0, 1_000, "24h:00000000120")]
