@@ -34,6 +34,8 @@ except ImportError:  # Windows: no flock, so every process takes a segment of it
 GENESIS = "0" * 64
 _HASH_PART = len(',"hash":"') + 64 + len('"}')
 _TAIL = 1 << 16
+_FIRST_BYTES = b'{"seq":'
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 1 << 20
 """A longer last line is taken for damage; records stay below a hundredth of it."""
 
@@ -109,6 +111,8 @@ class Segment:
             start = max(0, start - _TAIL)
         torn = len(tail) - end - 1
         if torn:
+            if not _may_begin(tail[end + 1 :], _FIRST_BYTES):
+                raise ValueError("the last line is not the beginning of a record")
             os.ftruncate(self._fd, self.size - torn)
             self.size -= torn
             self.repaired = torn
@@ -116,7 +120,7 @@ class Segment:
             self.id = os.urandom(8).hex()
             return
         record = orjson.loads(tail[begin + 1 : end])
-        self.seq, self.hash = int(record["seq"]), str(record["hash"])
+        self.seq, self.hash = _whole(record["seq"]), str(record["hash"])
         self.id = _segment_id(os.pread(self._fd, _TAIL, 0))
 
     def append(self, bodies: Iterable[tuple[str, bytes]]) -> None:
@@ -300,7 +304,7 @@ def _claims(paths: Iterable[Path]) -> dict[str, _Claims]:
                 continue
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # told by _verify_one
                 for name, (seq, digest) in orjson.loads(line)["others"].items():
-                    claim(name, int(seq), str(digest), path, f"{path.name}:{number}")
+                    claim(name, _whole(seq), str(digest), path, f"{path.name}:{number}")
     return claims
 
 
@@ -316,8 +320,16 @@ def _verify_one(path: Path, claims: _Claims) -> Report:
     for number, line in enumerate(_lines(path), 1):
         expected = report.records + 1
         if not line.endswith(b"\n"):
+            begin = b'{"seq":%d,"prev":"%b","time":"' % (expected, report.hash.encode())
+            nothing = not report.records and not line.strip(b"\0")
+            if nothing or len(line) > LONGEST_LINE or not _may_begin(line, begin):
+                return bad(number, expected, "the line is no record, nor the torn beginning of one")
             report.notes.append(f"line {number} is torn ({len(line)} bytes); the next start cuts it off")
             break
+        if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+            return bad(
+                number, expected, "a byte order mark stands before it: another program wrote this file"
+            )
         body, mark, digest = (
             line[: -_HASH_PART - 1],
             line[-_HASH_PART - 1 : -67],
@@ -325,17 +337,22 @@ def _verify_one(path: Path, claims: _Claims) -> Report:
         )
         try:
             record = orjson.loads(line)
-            seq, previous = int(record["seq"]), record["prev"]
+            seq, previous = _whole(record["seq"]), record["prev"]
         except (ValueError, TypeError, KeyError):
             return bad(number, expected, "the line is no record")
         if mark != b',"hash":"' or hashlib.sha256(body).hexdigest() != digest:
             return bad(number, seq, "the record was changed: its hash does not fit its text")
         if seq != expected or previous != report.hash:
-            return bad(number, seq, f"the chain is broken: record {expected} was expected here")
+            found = f"record {seq}" if seq != expected else "one that follows another record"
+            return bad(
+                number, seq, f"the chain is broken: found {found}, expected record {expected} of this segment"
+            )
         for claim in claims.get(seq, ()):
             if claim.hash != digest:
                 return bad(number, seq, f"the record is not the one that {claim.place} quotes")
         report.records, report.hash = seq, digest
+    if not number:
+        report.notes.append("the file is empty: nothing was written yet, or all of it is gone")
     lost = [seq for seq in claims if seq > report.records]
     if lost:
         fault = f"the end is missing: {claims[max(lost)][0].place} quotes record {max(lost)}"
@@ -345,14 +362,28 @@ def _verify_one(path: Path, claims: _Claims) -> Report:
 
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        yield from file
+        while line := file.readline(LONGEST_LINE + 1):
+            yield line
+
+
+def _may_begin(line: bytes, begin: bytes) -> bool:
+    """Whether a line that was cut anywhere may have begun so. A power cut can leave NULs for what was not written."""
+    line = line.rstrip(b"\0")
+    return line[: len(begin)] == begin[: len(line)]
+
+
+def _whole(value: Any) -> int:
+    """A number from a file that anybody may have written. Raises: TypeError for what is no whole number."""
+    if type(value) is not int:
+        raise TypeError("no whole number")
+    return value
 
 
 def _read_anchor(segment: Path) -> tuple[str, int, str] | None:
     """Segment id, number and hash; None without a readable anchor (a lost one only takes from the proof)."""
     try:
         anchor = orjson.loads(anchor_path(segment).read_bytes())
-        return str(anchor["segment"]), int(anchor["seq"]), str(anchor["hash"])
+        return str(anchor["segment"]), _whole(anchor["seq"]), str(anchor["hash"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

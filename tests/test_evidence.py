@@ -113,7 +113,8 @@ def test_an_emptied_file_is_noticed_by_its_anchor(sink):
 
     (report,) = verify([sink])
 
-    assert "is not here" in report.notes[0]
+    assert "the file is empty" in report.notes[0]
+    assert "is not here" in report.notes[1]
     assert verify([sink], complete=True)[0].fault
 
 
@@ -153,9 +154,11 @@ def test_a_forged_chain_is_found_by_the_head_of_another_segment(sink):
     assert "quotes" in reports[0].fault
 
 
-@pytest.mark.parametrize("torn", [b'{"seq":12,"pr', b"x", b'{"seq":12}' * 100, b"\0" * 70_000])
+@pytest.mark.parametrize(
+    "torn", [b'{"seq":12,"pr', b"{", b'{"seq":12,"prev":"%b","time":"' + b"x" * 1000, b"\0" * 70_000]
+)
 def test_a_torn_last_line_is_cut_off_at_the_next_start(sink, torn):
-    fill(sink, 10)
+    torn = torn.replace(b"%b", fill(sink, 10).hash.encode())
     with sink.open("ab") as file:
         file.write(torn)
 
@@ -169,11 +172,14 @@ def test_a_torn_last_line_is_cut_off_at_the_next_start(sink, torn):
     assert verify([sink])[0].records == 14
 
 
-def test_a_file_with_a_damaged_end_is_left_alone(sink):
+@pytest.mark.parametrize(
+    "end", [b"not a record\n", b"no record and no line end", b'{"seq":1e999,"hash":""}\n']
+)
+def test_a_file_with_a_damaged_end_is_left_alone(sink, end):
     """It is evidence, though broken: the next process takes a segment of its own."""
     fill(sink, 3)
     with sink.open("ab") as file:
-        file.write(b"not a record\n")
+        file.write(end)
     before = sink.read_bytes()
 
     second = fill(sink, 3)
@@ -181,6 +187,14 @@ def test_a_file_with_a_damaged_end_is_left_alone(sink):
     assert second.path != sink
     assert sink.read_bytes() == before
     assert fault(sink) == (5, 5)
+
+
+def test_a_file_of_somebody_else_is_left_alone(sink):
+    """A sink that names a file without line ends: it is not a torn record, and not ours to cut."""
+    sink.write_bytes(b"somebody's notes")
+
+    assert fill(sink, 3).path != sink
+    assert sink.read_bytes() == b"somebody's notes"
 
 
 def test_processes_share_a_folder_and_no_file(sink):

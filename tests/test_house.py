@@ -61,6 +61,7 @@ LONGER = {
     "llmshield/prices.py": "one list's prices in one meaning: lookup, quote, cost",
     "llmshield/stores/redis.py": "one store, method by method",
     "llmshield/call.py": "the shapes of one call, in one place",
+    "llmshield/evidence.py": "one chain's lines, written and verified by the same rules",
 }
 """Files above 400 lines (blank lines and comments included), and why they are one subject."""
 

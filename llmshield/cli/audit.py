@@ -60,6 +60,13 @@ def verify(files: list[Path], policy: Path | None = None, *, complete: bool = Fa
             return USAGE
     try:
         reports = verify_segments(paths, complete=complete)
+    except IsADirectoryError as error:
+        where = Path(error.filename)
+        print(
+            f"llmshield audit verify: {where} is a folder; name its segments: {where / 'audit*.jsonl'}",
+            file=sys.stderr,
+        )
+        return USAGE
     except OSError as error:
         print(f"llmshield audit verify: {error.filename}: {error.strerror}", file=sys.stderr)
         return USAGE
@@ -90,7 +97,7 @@ def _sink(policy: Path) -> Path | None:
     except OSError as error:
         print(f"llmshield audit verify: {policy}: {error.strerror}", file=sys.stderr)
         return None
-    except YAMLError:
+    except (YAMLError, ValueError):
         print(f"llmshield audit verify: {policy} is no YAML; see `llmshield check {policy}`", file=sys.stderr)
         return None
     except (KeyError, TypeError):
