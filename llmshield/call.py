@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from llmshield.texts import (
     Clamp,
@@ -291,8 +291,7 @@ class Attempt:
 AttemptGuard: TypeAlias = "Callable[[Attempt], Skip | Block | Awaitable[Skip | Block | None] | None]"
 
 
-@dataclass(slots=True, frozen=True)
-class AttachedGuard:
+class AttachedGuard(NamedTuple):
     """An attempt guard and the plugin that hung it on the call."""
 
     plugin: str
