@@ -142,8 +142,9 @@ def create(
 def show(policy: Policy, url: str | None, format: Format) -> None:
     """Write the keys of the store, and those that stand in the policy. Raises: ShieldError."""
     from llmshield import client_keys
+    from llmshield.client_keys import ClientKey
 
-    stored = _with_store(policy, url, client_keys.everyone)
+    stored = _with_store(policy, url, client_keys.everyone, missing=list[ClientKey]())
     rows = [_told(made, "store", policy) for made in stored if made.digest not in _listed(policy)]
     marks = {made.digest: made for made in stored}
     for digest, made in _listed(policy).items():
@@ -201,8 +202,13 @@ def _listed(policy: Policy) -> dict[str, ClientKey]:
     }
 
 
-def _with_store(policy: Policy, url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do something with the open store. Raises: ShieldError when there is none that others share."""
+def _with_store(
+    policy: Policy, url: str | None, work: Callable[[Store], Awaitable[T]], missing: T | None = None
+) -> T:
+    """Do something with the open store; `missing` is the answer where its file is still to be made, if looking is all.
+
+    Raises: ShieldError when there is none that others share.
+    """
     from llmshield.journals import LocalState
     from llmshield.stores import open_store
 
@@ -212,6 +218,8 @@ def _with_store(policy: Policy, url: str | None, work: Callable[[Store], Awaitab
             "memory:// lives in one process only; name a store that gateways share in `server.store`, such as"
             " sqlite:///llmshield.db, or list the key's hash under `tenants`."
         )
+    if missing is not None and store.url.scheme == "sqlite" and not Path(store.url.path).is_file():
+        return missing
     folder = policy.server.state_dir
     LocalState(store.url, Path(folder).expanduser() if folder else None).recall(store)
 

@@ -132,6 +132,13 @@ def test_a_key_of_the_policy_can_be_revoked_too(tmp_path: Path) -> None:
     assert ("revoked", "policy") == tuple(listed(path)[LISTED[:12]][name] for name in ("state", "in"))
 
 
+def test_looking_makes_no_store(tmp_path: Path) -> None:
+    path = written(tmp_path)
+
+    assert [LISTED[:12]] == list(listed(path))
+    assert not (tmp_path / "book.db").exists()
+
+
 def test_memory_holds_no_keys_of_others(tmp_path: Path) -> None:
     result = run(written(tmp_path, "memory://"), "create", "--tenant", "acme")
 
