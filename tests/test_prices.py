@@ -1,5 +1,6 @@
 """Prices: whole pico-USD, never in the client's favour, unknown stays unknown."""
 
+import random
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
@@ -378,6 +379,64 @@ def test_the_parts_make_the_bill(price: ModelPrice, usage: Usage) -> None:
 
     assert type(paid) is int
     assert paid == int(owed.to_integral_value(ROUND_CEILING))
+
+
+def _any_rates(rng: random.Random) -> Rates:
+    def rate() -> int:
+        return rng.choice((0, 1, 999_999, rng.randrange(10**6), rng.randrange(10 ** rng.randrange(6, 16))))
+
+    more = [None if rng.random() < 0.4 else rate() for _ in range(10)]
+    return Rates(rate(), None if rng.random() < 0.1 else rate(), *more)
+
+
+def _any_price(rng: random.Random) -> ModelPrice:
+    above = sorted(rng.sample(range(1, 10**6), rng.randrange(3)))
+    return ModelPrice(
+        _any_rates(rng), tuple((each, _any_rates(rng)) for each in above), rng.randrange(10**12), rng.randrange(10**12),
+        tools={kind: rng.randrange(10**12) for kind in ("file_search", "shell") if rng.random() < 0.5},
+        once=rng.random() < 0.5,
+    )  # fmt: skip
+
+
+def _any_usage(rng: random.Random) -> Usage:
+    def count() -> int:
+        return rng.choice((0, 0, 1, rng.randrange(100), rng.randrange(2 * 10**6)))
+
+    def perhaps() -> int | None:
+        return None if rng.random() < 0.5 else count()
+
+    return Usage(
+        input=count(), output=count(), cache_read=count(), cache_write=count(), reasoning=count(), input_audio=count(),
+        output_audio=count(), input_image=count(), tool_requests=rng.randrange(20), cache_write_1h=perhaps(),
+        cache_audio=perhaps(), input_video=count(), output_image=perhaps(),
+        tools=None if rng.random() < 0.5 else {"file_search": rng.randrange(20), "code_interpreter": 3},
+    )  # fmt: skip
+
+
+_CASES = 25
+
+
+def _bills(seed: int) -> None:
+    """Some cases of price and usage: integer, additive, never in the client's favour, never by a whole unit."""
+    rng = random.Random(seed)
+    for _ in range(_CASES):
+        price, usage = _any_price(rng), _any_usage(rng)
+        paid, owed = cost(price, usage), by_parts(price, usage)
+
+        assert type(paid) is int
+        assert owed <= paid < owed + 1
+        assert f"{Decimal(usd(paid)) * PICO_PER_USD:f}".partition(".")[0] == str(paid)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**63))
+def test_five_thousand_bills(seed: int) -> None:
+    _bills(seed)
+
+
+@pytest.mark.nightly
+def test_a_hundred_thousand_bills() -> None:
+    settings(max_examples=100_000 // _CASES, deadline=None)(given(st.integers(0, 2**63))(_bills))()
 
 
 @settings(max_examples=300, deadline=None)
