@@ -10,24 +10,23 @@ for the provider; a slow client is no fault of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import ssl
 from functools import lru_cache
 from typing import Any, Protocol
 
 import httptools
 
 from llmshield import clock
-from llmshield.compression import Decompressor, decompressor
-from llmshield.errors import UpstreamError, WireError
+from llmshield.answer import Answer
+from llmshield.errors import UpstreamError
 
 READ_LIMIT = 256 * 1024
 """Bytes of an answer that are kept before the socket is read no further: backpressure for slow clients."""
 HEAD_LIMIT = 256 * 1024
-"""Bytes of an answer's head, informational ones included: aiohttp takes 8 KiB a line, curl 300 KiB in all."""
+"""Bytes of an answer's head, informational ones included, and of what comes between two parts of its body (chunk
+extensions, trailers): aiohttp takes 8 KiB a line, curl 300 KiB in all."""
 ONE_WRITE = 256 * 1024
 """Bytes of a question that are written in one go; more of it goes as the provider takes it."""
-_LOOK_S = 0.5
-"""How often it is looked again whether a slow client has begun to wait for the provider."""
 
 
 class Pool(Protocol):
@@ -49,10 +48,10 @@ class Connection(asyncio.Protocol):
         "_answer",
         "_clean",
         "_drained",
-        "_head_bytes",
         "_headers",
         "_loop",
         "_mid_body",
+        "_overhead",
         "_parser",
         "_paused_reading",
         "_pool",
@@ -60,7 +59,6 @@ class Connection(asyncio.Protocol):
         "_timer",
         "_timer_at",
         "_transport",
-        "_until",
         "alive",
         "idle_since",
     )
@@ -69,17 +67,17 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._pool = pool
         self._transport: Any = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
         self._headers: dict[str, str] = {}
-        self._head_bytes = 0
+        self._overhead = 0
+        """Bytes since the last part of a body."""
         self._mid_body = False
         self._clean = True
         """It can be asked again: the framing allows it, and nothing came that no question asked for."""
         self._sending = False
         self._paused_reading = False
         self._drained: asyncio.Future[None] | None = None
-        self._until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self.alive = True
@@ -87,13 +85,19 @@ class Connection(asyncio.Protocol):
 
     # -- what goes out -----------------------------------------------------------------------------------------
 
-    async def ask(self, head: bytes, body: bytes, first_s: float, total_s: float, *, is_head: bool) -> Answer:
-        """Send a question; its answer once the head of it is here. Raises: UpstreamError."""
-        now = clock.monotonic()
-        answer = self._answer = Answer(self, now + first_s, now + total_s, first_s)
+    async def ask(
+        self, head: bytes, body: bytes, began: float, first_s: float, total_s: float, *, is_head: bool
+    ) -> Answer:
+        """Send a question; its answer once the head of it is here. `began` is when the seconds began to count.
+
+        Raises: UpstreamError.
+        """
+        if not self.alive:  # it died before whoever opened it was told that it is open
+            raise UpstreamError("reset", "The connection died before the question.")
+        answer = self._answer = Answer(self, began + first_s, began + total_s, first_s)
         answer.is_head = is_head
         self._headers = {}
-        self._head_bytes = 0
+        self._overhead = 0
         self._mid_body = False
         self._watch(answer.first_by)
         try:
@@ -101,10 +105,10 @@ class Connection(asyncio.Protocol):
                 self._transport.write(head + body)
             else:
                 await self._send_long(head, body)
-            if answer.status == 0:
-                await answer.wait()
+            while answer.status == 0:
                 if answer.failure is not None:
                     raise answer.failure
+                await answer.wait()
         except BaseException:
             self.abort()
             raise
@@ -147,11 +151,11 @@ class Connection(asyncio.Protocol):
         if answer is None:  # nobody has asked: what comes would be taken for the next answer
             self.abort()
             return
-        if not self._mid_body:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT + len(data):
-                self._fail("The head of the answer is too large.")
-                return
+        self._overhead += len(data)
+        if self._overhead > HEAD_LIMIT + len(data):
+            what = "framing" if self._mid_body else "head"
+            self._fail(f"The {what} of the answer is too large.")
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -176,9 +180,11 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         if answer is None or answer.complete:
             return
-        status = self._parser.get_status_code()
+        status: int = self._parser.get_status_code()
         if status < 200:  # informational (RFC 9110, 15.2): the answer is still to come
             self._headers = {}
+            if status < 100:
+                self._fail("The answer is not HTTP.")
             return
         self._mid_body = True
         if not self._parser.should_keep_alive():  # asked now: behind the body llhttp has forgotten
@@ -195,6 +201,10 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         if answer is None or answer.complete:
             return
+        if answer.status == 0:  # informational answers have none (RFC 9110, 15.2): whose is it?
+            self._fail("The answer is not HTTP.")
+            return
+        self._overhead = 0
         answer.parts.append(body)
         answer.size += len(body)
         if answer.size > READ_LIMIT and not self._paused_reading:
@@ -208,28 +218,49 @@ class Connection(asyncio.Protocol):
             answer.complete = True
             answer.wake()
 
-    def read_on(self) -> None:
-        """There is room for more of the answer."""
-        if self._paused_reading:
-            self._paused_reading = False
-            if self.alive:
-                self._transport.resume_reading()
+    def read_on(self, answer: Answer) -> None:
+        """There is room for more of this answer."""
+        if self._paused_reading and self._answer is answer:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        self._paused_reading = False
+        if self.alive:
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         answer = self._answer
-        if (
-            answer is not None
-            and answer.status
+        if answer is None:
+            self.alive = (
+                False  # now, and not when the loop comes round to close it: somebody may ask in between
+            )
+        elif (
+            answer.status
             and not answer.complete
             and "content-length" not in answer.headers
             and "chunked" not in answer.headers.get("transfer-encoding", "").lower()
+            and self._said_goodbye()
         ):
             answer.complete = True  # RFC 9112, 6.3, 8: the close is its end
             answer.wake()
 
+    def _said_goodbye(self) -> bool:
+        """Whether it was the provider that closed. Under TLS anybody on the way can end the TCP connection; what the
+        provider ends it says inside (RFC 9112, 9.8: close_notify). OpenSSL tells by what one more read gives."""
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return bool(tls.read(1) == b"")
+        except ssl.SSLZeroReturnError:
+            return True
+        except (ssl.SSLError, ValueError):
+            return False
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
         self._stop_watching()
+        self._parser = None  # it holds our methods: a circle that only the collector would find
         answer, self._answer = self._answer, None
         if answer is not None and not answer.complete:
             where = "in the answer" if answer.status else "before an answer"
@@ -241,31 +272,37 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """The answer is here to its last byte."""
         self._answer = None
-        if self._clean and not self._sending and self.alive:
-            self.read_on()
+        if (
+            self._clean
+            and not self._sending
+            and self._drained is None
+            and self.alive
+            and self._transport.get_write_buffer_size() == 0
+        ):
+            if self._paused_reading:
+                self._read_again()
             self.idle_since = clock.monotonic()
             self._pool.keep(self)
         else:
             self.abort()
 
     def _fail(self, message: str) -> None:
-        answer = self._answer
-        self.abort()
-        if answer is not None and not answer.complete:
-            answer.fail(UpstreamError("reset", message))
+        self.abort(UpstreamError("reset", message))
 
-    def abort(self) -> None:
-        """Close at once; nothing more is read or written."""
+    def abort(self, failure: UpstreamError | None = None) -> None:
+        """Close at once; nothing more is read or written. Whoever waits for an answer gets `failure`."""
         self.alive = False
-        self._answer = None
+        answer, self._answer = self._answer, None
         self._stop_watching()
         if self._transport is not None:
             self._transport.abort()
+        if answer is not None and not answer.complete:
+            answer.fail(failure or UpstreamError("reset", "The connection was closed."))
+        self.resume_writing()
 
     # -- deadlines: one timer for all, set anew only when a deadline comes nearer -------------------------------
 
     def _watch(self, until: float) -> None:
-        self._until = until
         if self._timer is None or until < self._timer_at:
             self._set(until)
 
@@ -278,14 +315,13 @@ class Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._timer = None
         answer = self._answer
-        if answer is None:
+        if answer is None or answer.complete:
             return
         now = clock.monotonic()
         failure = answer.late(now)
         if failure is not None:
-            self.abort()
             answer.parts.clear()
-            answer.fail(failure)
+            self.abort(failure)
         else:
             self._set(answer.next_look(now))
 
@@ -298,142 +334,6 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class Answer:
-    """One answer, of which at least the head is here when somebody gets to see it (`transport.Upstream`)."""
-
-    __slots__ = (
-        "_connection",
-        "_decoder",
-        "_first_s",
-        "_idle",
-        "_last",
-        "_total_by",
-        "_waiter",
-        "complete",
-        "failure",
-        "first_by",
-        "headers",
-        "is_head",
-        "parts",
-        "reading",
-        "size",
-        "status",
-    )
-
-    def __init__(self, connection: Connection, first_by: float, total_by: float, first_s: float) -> None:
-        self._connection: Connection = connection
-        self._decoder: Decompressor | None = None
-        self._first_s = first_s
-        self._idle: float | None = None
-        self._last = 0.0
-        self._total_by = total_by
-        self._waiter: asyncio.Future[None] | None = None
-        self.complete = False
-        self.failure: UpstreamError | None = None
-        self.first_by = first_by if first_by < total_by else total_by
-        self.headers: Mapping[str, str] = {}
-        self.is_head = False
-        self.parts: list[bytes] = []
-        self.reading = False
-        self.size = 0
-        self.status = 0
-
-    # -- for whoever reads it ----------------------------------------------------------------------------------
-
-    def unpack(self) -> None:
-        """Decompress what follows, if it is compressed. Raises: UpstreamError for a coding that is not known."""
-        encoding = self.headers.get("content-encoding")
-        if encoding and encoding.lower() != "identity":
-            try:
-                self._decoder = decompressor(encoding)
-            except WireError as error:
-                self.close()
-                raise UpstreamError("malformed", str(error)) from error
-
-    async def chunk(self) -> bytes:
-        """The next bytes of the body, decompressed; b"" at its end. Raises: UpstreamError."""
-        while True:
-            parts = self.parts
-            if parts:
-                data = parts[0] if len(parts) == 1 else b"".join(parts)
-                parts.clear()
-                self.size = 0
-                self._connection.read_on()
-                if self._decoder is None:
-                    return data
-                plain = self._plain(data)
-                if plain:
-                    return plain
-            elif self.failure is not None:
-                raise self.failure
-            elif self.complete:
-                if self._decoder is not None and not self._decoder.complete:
-                    raise UpstreamError("truncated", "The compressed answer ends in the middle.")
-                return b""
-            else:
-                await self.wait()
-
-    def _plain(self, data: bytes) -> bytes:
-        assert self._decoder is not None
-        try:
-            return self._decoder.feed(data)
-        except WireError as error:
-            self.close()
-            raise UpstreamError("malformed", str(error)) from error
-
-    def idle_after(self, seconds: float) -> None:
-        """The first token is here: from now on, silence longer than this is an error (reason `idle`)."""
-        self._idle = seconds
-        self._last = now = clock.monotonic()
-        self._connection.watch(self, min(self._total_by, now + seconds))
-
-    def close(self) -> None:
-        """Let go of the answer; a body that was not read to its end closes the connection."""
-        if not self.complete:
-            self._connection.abort()
-
-    # -- for its connection ------------------------------------------------------------------------------------
-
-    async def wait(self) -> None:
-        """Until something has come."""
-        self._last = clock.monotonic()
-        self.reading = True
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            self.reading = False
-
-    def wake(self) -> None:
-        """Something has come."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def fail(self, failure: UpstreamError) -> None:
-        """Nothing more will come."""
-        self.failure = failure
-        self.wake()
-
-    def late(self, now: float) -> UpstreamError | None:
-        """What is wrong with the time, if anything is."""
-        if now >= self._total_by and self.status:
-            return UpstreamError("total", "The attempt's whole time is over.")
-        if self._idle is None and now >= self.first_by and (self.reading or not self.status):
-            if self.status:
-                return UpstreamError("first_token", "The answer began too late.", status=504)
-            return UpstreamError("first_token", f"No answer within {self._first_s:g} s.", status=504)
-        if self._idle is not None and self.reading and now >= self._last + self._idle:
-            return UpstreamError("idle", f"The answer stalled for {self._idle:g} s.")
-        return None
-
-    def next_look(self, now: float) -> float:
-        """When to look at the time again."""
-        due = self.first_by if self._idle is None else self._last + self._idle
-        return min(self._total_by, max(due, now + (0.01 if self.reading else _LOOK_S)))
 
 
 @lru_cache(1024)

@@ -4,8 +4,9 @@ The interface is narrow (`Transport.ask`, `Upstream`), so that another client ca
 wrong on the way is an UpstreamError with its reason; redirects are never followed (a key must not travel to a host
 that the policy does not name), proxies and cookies of the environment are never used.
 
-A question on a connection that was used before may meet a provider that is just closing it. It is not sent again
-from here: whether it was read nobody knows, and each try has to be paid for. `failover` decides.
+A question on a connection that was used before may meet a provider that is just closing it. A GET is then asked once
+more (RFC 9110, 9.2.2). A call is not sent again from here: whether it was read nobody knows, and each try has to be
+paid for. `failover` decides.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _DNS_S = 30.0
 """How long the addresses of a name are kept."""
 _EYEBALLS_S = 0.25
 """When the next address is tried beside one that does not answer (RFC 8305, 5)."""
+_SAFE = frozenset({"GET", "HEAD"})
 
 
 @dataclass(slots=True, frozen=True)
@@ -79,17 +81,20 @@ class HttpTransport:
 
     def __init__(self, base_url: str, *, connect: tuple[str, int] | None = None) -> None:
         url = urlsplit(base_url)
-        host = url.hostname or ""
+        host = (url.hostname or "").rstrip(".")  # certificates name hosts without the root's dot
         self._host = host if host.isascii() else host.encode("idna").decode("ascii")
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
-        port = url.port or (443 if self._tls else 80)
+        usual = 443 if self._tls else 80
+        port = url.port or usual
         self._address = connect or (self._host, port)
         name = f"[{self._host}]" if ":" in self._host else self._host
-        self._start = f" HTTP/1.1\r\nhost: {name if url.port is None else f'{name}:{port}'}\r\n"
+        self._start = f" HTTP/1.1\r\nhost: {name if port == usual else f'{name}:{port}'}\r\n"
         self._prefix = url.path.rstrip("/")
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._addresses: tuple[float, list[Any]] = (0.0, [])
+        self._looking_up = asyncio.Lock()
+        self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         if self._tls is not None:
             self._tls.set_alpn_protocols(["http/1.1"])
@@ -98,15 +103,20 @@ class HttpTransport:
         """Send the request and wait for the head of the answer, `first_token` seconds at most."""
         head = self._head(request)
         started = clock.monotonic()
-        connection = self._kept(started)
-        spent = 0.0
-        if connection is None:
-            connection = await self._connect(min(timeouts.connect, timeouts.total))
-            spent = clock.monotonic() - started
-        answer = await connection.ask(
-            head, request.body, timeouts.first_token - spent, timeouts.total - spent,
-            is_head=request.method == "HEAD",
-        )  # fmt: skip
+        while True:
+            connection = self._kept(started)
+            again = connection is not None and request.method in _SAFE
+            if connection is None:
+                connection = await self._connect(timeouts)
+            try:
+                answer = await connection.ask(
+                    head, request.body, started, timeouts.first_token, timeouts.total,
+                    is_head=request.method == "HEAD",
+                )  # fmt: skip
+                break
+            except UpstreamError as failure:
+                if not again or failure.reason != "reset":
+                    raise
         if "content-encoding" in answer.headers:
             answer.unpack()
         return answer
@@ -149,6 +159,9 @@ class HttpTransport:
 
     def keep(self, connection: Connection) -> None:
         """It may be asked again."""
+        if self._closed:
+            connection.abort()
+            return
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_KEEP_S, self._sweep)
@@ -171,42 +184,55 @@ class HttpTransport:
         if kept:
             self._sweeper = asyncio.get_running_loop().call_later(_KEEP_S, self._sweep)
 
-    async def _connect(self, seconds: float) -> Connection:
-        """A new connection: name, address and TLS within `seconds`. Raises: UpstreamError `connect`."""
+    async def _connect(self, timeouts: Timeouts) -> Connection:
+        """A new connection: name, address and TLS within the shortest limit. Raises: UpstreamError `connect`."""
         loop = asyncio.get_running_loop()
         connection = Connection(loop, self)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(timeouts.connect, timeouts.first_token, timeouts.total)):
                 sock = await aiohappyeyeballs.start_connection(
                     await self._resolve(loop), happy_eyeballs_delay=_EYEBALLS_S, interleave=1, loop=loop
                 )
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                except OSError:
+                    sock.close()
+                    raise
                 await loop.create_connection(
                     lambda: connection,
                     sock=sock,
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,
                 )
-        except TimeoutError as error:
+        except BaseException as error:
+            connection.abort()
+            if not isinstance(error, OSError | ValueError | RuntimeError):
+                raise  # cancelled
             self._addresses = (0.0, [])
-            raise UpstreamError("connect", "The provider did not accept a connection in time.") from error
-        except (OSError, ValueError) as error:  # SSLError is an OSError; CertificateError is both
-            self._addresses = (0.0, [])
+            if isinstance(error, TimeoutError):
+                raise UpstreamError("connect", "The provider did not accept a connection in time.") from error
+            # SSLError is an OSError, a host that no IDN encoding takes a ValueError; uvloop has RuntimeErrors
             raise UpstreamError("connect", f"No connection to the provider: {_why(error)}.") from error
+        if self._closed:
+            connection.abort()
+            raise UpstreamError("connect", "The pool of this provider was closed.")
         self._open.add(connection)
         return connection
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[Any]:
-        until, found = self._addresses
-        if clock.monotonic() >= until:
-            host, port = self._address
-            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found = [(family, kind, proto, "", address) for family, kind, proto, _, address in infos]
-            self._addresses = (clock.monotonic() + _DNS_S, found)
+        """The provider's addresses; one look-up at a time, else a slow DNS server takes all threads of the process."""
+        async with self._looking_up:
+            until, found = self._addresses
+            if clock.monotonic() >= until:
+                host, port = self._address
+                infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = [(family, kind, proto, "", address) for family, kind, proto, _, address in infos]
+                self._addresses = (clock.monotonic() + _DNS_S, found)
         return found
 
     async def close(self) -> None:
-        """Close the pool."""
+        """Close the pool; whoever still waits for an answer gets an error."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

@@ -4,7 +4,8 @@ A head has a deadline and a size. Bytes that are no body (chunk sizes, chunk ext
 the body. Trailers are dropped: an `authorization` that no proxy in front has seen must not count (RFC 9110, 6.5.1).
 A client that takes nothing for `stall_s` loses its connection; one that hangs up has its call cancelled at once.
 `Upgrade` is ignored, as RFC 9110, 7.8 allows: Java's HttpClient asks for h2c with every plain POST, and httptools
-would skip the body.
+would skip the body. What can't be served is refused in its turn: requests before it are answered, what comes behind it
+is not read.
 
 It takes uvicorn's place on our own ports because a call through it costs a third of one through uvicorn and ASGI
 (docs/design-decisions.md); apps that we are mounted in keep their own server.
@@ -22,14 +23,13 @@ import httptools
 
 from llmshield.logs import log
 from llmshield.mounts._request import HttpRequest
+from llmshield.mounts._sending import Sending
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's head: nginx takes 4 x 8 KiB, Envoy 60 KiB. As many of framing and trailers may come on top of
 as many bytes as the body has."""
 KEEP_S = 75.0
 """How long an idle connection stays: nginx's default; clients' pools keep theirs for 5 to 60 s."""
-STALL_S = 60.0
-"""A client that takes nothing for so long is gone (nginx's `send_timeout` has the same default)."""
 _UNREAD = 64 * 1024
 """Bytes of a body that nobody has asked for yet, before the socket is read no further."""
 _WAITING = 8
@@ -39,49 +39,49 @@ _UPGRADE = frozenset({b"upgrade", b"connection", b"http2-settings"})
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, None]]
 
 
-class Connection(asyncio.Protocol):
+class Connection(Sending):
     """One connection. `handler` answers a request; `connections` holds those that are open.
 
     `head_s` and `receive_s` are seconds for a head, and for a body.
     """
 
     keep_s = KEEP_S
-    stall_s = STALL_S
 
     def __init__(
         self, handler: Handler, connections: set[Connection], head_s: float, receive_s: float
     ) -> None:
+        super().__init__()
         self._handler = handler
         self._connections = connections
         self._head_s = head_s
         self._receive_s = receive_s
-        self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: Any = self._new_parser()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._overhead = 0
         """Bytes of this message that were no body."""
         self._body_bytes = 0
-        self._reading = 0
+        self._read = 0
+        """Bytes that came last."""
+        self._from_start = True
+        """They began with a new message."""
         self._in_head = False
         self._in_body = False
         self._refused = False
+        """Nothing more is read."""
+        self._last_words = b""
+        """The refusal, while requests before it are answered."""
         self._arriving: HttpRequest | None = None
         """The request whose body is arriving."""
         self._current: HttpRequest | None = None
         """The request that is being answered."""
         self._waiting: deque[HttpRequest] = deque()
         self._read_paused = False
-        self._drained: asyncio.Future[None] | None = None
-        self._stall: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._deadline = 0.0
         self.keep_alive = True
-        self.transport: Any = None
         self.peer = ""
-        self.closed = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -91,13 +91,15 @@ class Connection(asyncio.Protocol):
         self._due(self._head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
+        super().connection_lost(exc)
         self._connections.discard(self)
-        for timer in (self._timer, self._stall):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._stall = None
-        self._release_writers()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._parser = None  # it holds our methods: a circle that only the collector would find
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         for request in (self._current, *self._waiting):
             if request is not None:
                 request.hang_up()
@@ -106,44 +108,68 @@ class Connection(asyncio.Protocol):
     # -- what comes in -----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_head and not self._in_body:
-            self._in_head = True
+        if self._refused:
+            return
+        if self._in_head or self._in_body:
+            self._from_start = False
+        else:
+            self._from_start = self._in_head = True
             if self._current is None:
                 self._due(self._head_s)
         self._feed(data)
-        if self._overhead > HEAD_LIMIT + self._body_bytes and not self.transport.is_closing():
-            self._close_with(b"431 Request Header Fields Too Large")
-        if self._current is None and self._waiting and not self.transport.is_closing():
+        if self._overhead > HEAD_LIMIT + self._body_bytes and (self._in_head or self._in_body):
+            self._refuse(b"431 Request Header Fields Too Large")
+        if self._current is None and self._waiting and not self.closed:
             self._begin_next()
 
     def _feed(self, data: bytes) -> None:
-        self._reading = len(data)
-        self._overhead += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._close_with(b"400 Bad Request")
-        except httptools.HttpParserUpgrade as upgrade:
-            self._without_upgrade(data[upgrade.args[0] :])
+        rest: bytes | memoryview = data
+        while not self._refused:
+            self._read = len(rest)
+            self._overhead += self._read
+            try:
+                self._parser.feed_data(rest)
+                break
+            except httptools.HttpParserError:
+                self._refuse(b"400 Bad Request")
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = memoryview(rest)[upgrade.args[0] :]
+                self._without_upgrade()
 
-    def _without_upgrade(self, rest: bytes) -> None:
-        """Read the request again as one that asks for no upgrade."""
+    def _without_upgrade(self) -> None:
+        """Read the head that came last again, as that of a request that asks for no upgrade."""
         method = self._parser.get_method()
         if method == b"CONNECT":
-            self._close_with(b"405 Method Not Allowed")
+            self._refuse(b"405 Method Not Allowed")
             return
         head = [b"%b %b HTTP/%b\r\n" % (method, self._url, self._parser.get_http_version().encode())]
-        head += [
-            b"%b: %b\r\n" % (name, value) for name, value in self._headers if name.lower() not in _UPGRADE
-        ]
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._feed(b"".join(head) + b"\r\n" + rest)
+        for name, value in self._headers:
+            if name.lower() not in _UPGRADE:
+                head.append(b"%b: %b\r\n" % (name, value))
+            elif name.lower() == b"connection" and b"close" in value.lower():
+                head.append(b"connection: close\r\n")
+        head.append(b"\r\n")
+        self._parser = self._new_parser()
+        self._from_start = False
+        self._read = sum(map(len, head))
+        try:
+            self._parser.feed_data(b"".join(head))
+        except httptools.HttpParserError:
+            self._refuse(b"400 Bad Request")
+
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(
+            lenient_data_after_close=True
+        )  # it is not served, but no error either
+        return parser
 
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers = []
-        self._overhead, self._reading = self._reading, 0
+        # One that begins in the middle of a read is counted a read too little; heads are looked at exactly.
+        self._overhead = self._read if self._from_start else 0
+        self._from_start = False
         self._body_bytes = 0
         self._in_head = True
         self._in_body = False
@@ -159,18 +185,22 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         self._in_body = True
         parser, headers = self._parser, self._headers
-        if self._overhead > HEAD_LIMIT and (  # else it can't be: the head is part of it
+        if self._refused or parser.should_upgrade():
+            return
+        version = parser.get_http_version()
+        if (self._overhead > HEAD_LIMIT or self._read > HEAD_LIMIT) and (
             len(self._url) + sum([len(name) + len(value) + 4 for name, value in headers]) > HEAD_LIMIT
         ):
-            self._refused = True  # before anybody is asked for it
-            self._close_with(b"431 Request Header Fields Too Large")
-        elif not self._refused and not parser.should_upgrade():
+            self._refuse(b"431 Request Header Fields Too Large")  # before anybody is asked for it
+        elif version != "1.1" and not _understood(version, headers):
+            self._refuse(b"400 Bad Request" if version == "1.0" else b"505 HTTP Version Not Supported")
+        else:
             request = self._arriving = HttpRequest(
                 self,
                 parser.get_method(),
                 self._url,
                 headers,
-                parser.get_http_version(),
+                version,
                 parser.should_keep_alive(),
             )
             self._waiting.append(request)
@@ -237,13 +267,18 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         if not request.ended:
-            self.transport.abort() if not request.started else self.transport.close()
+            if request.started and not request.framed:
+                self._reset()
+            else:
+                self._close()
         elif not request.keeps_alive or not self.keep_alive:
-            self.transport.close()
+            self._close()
         elif self._waiting:
             if len(self._waiting) <= _WAITING:
                 self.resume_reading()
             self._loop.call_soon(self._next_if_idle)
+        elif self._last_words:
+            self._say(self._last_words)
         else:
             self.resume_reading()
             if self._arriving is None:
@@ -261,8 +296,8 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Serve what is under way, and then no more."""
         self.keep_alive = False
-        if self._current is None and not self._waiting:
-            self.transport.close()
+        if self._current is None and not self._waiting and not self.closed:
+            self._close()
 
     # -- deadlines: one timer, set anew only when a deadline comes nearer --------------------------------------
 
@@ -287,63 +322,34 @@ class Connection(asyncio.Protocol):
             if current.complete:
                 self._deadline = 0.0
             elif not current.expire(self._receive_s):
-                self.transport.close()
+                self._close()
         elif self._overhead and not self._in_body and self._in_head:
-            self._close_with(b"408 Request Timeout")
+            self._refuse(b"408 Request Timeout")
         else:
-            self.transport.close()
+            self._close()
 
-    def _close_with(self, status: bytes) -> None:
-        """Answer and close; where an answer has begun, only close: its bytes must not be mixed with these."""
-        current = self._current
-        if current is None or not current.started:
-            self.transport.write(
-                b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            )
-        self.keep_alive = False
-        self.transport.close()
+    # -- how it ends -------------------------------------------------------------------------------------------
 
-    # -- what goes out -----------------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """Send bytes; nothing happens on a connection that is gone."""
-        if not self.closed:
-            self.transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait while the client does not take what it was sent."""
-        if self._drained is not None:
-            await asyncio.shield(self._drained)
-
-    @property
-    def clogged(self) -> bool:
-        """The client does not take what it was sent."""
-        return self._drained is not None
-
-    def pause_writing(self) -> None:
-        self._drained = self._loop.create_future()
-        if self._stall is None:
-            self._watch_writing()
-
-    def resume_writing(self) -> None:
-        self._release_writers()
-
-    def _release_writers(self) -> None:
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
-
-    def _watch_writing(self) -> None:
-        waiting = self.transport.get_write_buffer_size()
-        self._stall = self._loop.call_later(self.stall_s, self._look_at_writing, waiting)
-
-    def _look_at_writing(self, before: int) -> None:
-        """No byte went since the last look: `close` would wait for this client for ever."""
-        self._stall = None
-        waiting = self.transport.get_write_buffer_size()
-        if waiting == 0:
+    def _refuse(self, status: bytes) -> None:
+        """Read no further, and answer this when what came before is answered."""
+        if self._refused or self.closed:
             return
-        if waiting >= before and (self.clogged or self.transport.is_closing()):
-            self.transport.abort()
+        self._refused = True
+        broken, self._arriving = self._arriving, None
+        if broken is not None and broken in self._waiting:
+            self._waiting.remove(broken)
+        if broken is not None and broken is self._current:
+            self._close() if broken.started else self._say(status)  # bytes of two answers must not be mixed
+        elif self._current is None and not self._waiting:
+            self._say(status)
         else:
-            self._watch_writing()
+            self._last_words = status
+
+    def _say(self, status: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self._close()
+
+
+def _understood(version: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether it is HTTP/1.0 as such: with chunks, two servers would see two different ends (RFC 9112, 6.1)."""
+    return version == "1.0" and all(name.lower() != b"transfer-encoding" for name, _ in headers)

@@ -126,7 +126,7 @@ class HttpRequest:
         self._limit = limit
         if not self.complete:
             self.wanted = True
-            if any(
+            if self._version == "1.1" and any(
                 name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
             ):
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -169,6 +169,11 @@ class HttpRequest:
             if self.task is not None and not self.lingers:
                 self.task.cancel()
 
+    @property
+    def framed(self) -> bool:
+        """Its answer tells by itself where it ends; else the close of the connection does."""
+        return self._chunked or self._left is not None
+
     # -- its answer --------------------------------------------------------------------------------------------
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
@@ -210,6 +215,8 @@ class HttpRequest:
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
         elif self._left is not None:
+            if self.method == "HEAD":
+                data = b""
             self._left -= len(data)
             if self._left < 0:
                 raise ValueError("The answer is longer than its content-length.")
