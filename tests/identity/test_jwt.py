@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from llmshield.errors import CallError, PolicyError, ShieldError
 from llmshield.identity import Caller, Identity
-from llmshield.testing import FrozenClock, policy
+from llmshield.simulator import Simulator
+from llmshield.testing import FrozenClock, gateway, policy
 
 POLICY = """
 identify: [virtual_key, "jwt:sub"]
@@ -410,6 +412,44 @@ async def test_the_two_readers_of_a_head_agree(issuer: Any) -> None:
     head = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"k1","alg":"none"}').rstrip(b"=").decode()
     async with identity(issuer.url) as made:
         await refusal(made, f"{head}.{issuer.token().split('.')[1]}.")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}),
+        (
+            "/v1/messages",
+            {
+                "model": "claude-sonnet-4-5",
+                "max_tokens": 9,
+                "messages": [{"role": "user", "content": "hello"}],
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "?key"])
+async def test_a_token_reaches_no_provider(
+    issuer: Any, primary: Simulator, path: str, body: dict[str, Any], header: str
+) -> None:
+    """Though the providers here have no key of their own, and so get whatever key is not ours."""
+    text = POLICY.format(url=issuer.url, more="").replace(
+        "providers: {p: {dialect: openai, api_key: env://X}}",
+        f"providers: {{o: {{dialect: openai, base_url: {primary.url}/v1}}, a: {{dialect: anthropic, base_url: {primary.url}}}}}",
+    )
+    token = issuer.token()
+    async with gateway(text) as (url, _), aiohttp.ClientSession() as http:
+        for sent, status in ((token, 200), (token[:-4] + "AAAA", 401)):
+            value = f"Bearer {sent}" if header == "authorization" else sent
+            headers = {"anthropic-version": "2023-06-01", **({} if header == "?key" else {header: value})}
+            query = f"?key={sent}" if header == "?key" else ""
+            async with http.post(url + path + query, json=body, headers=headers) as reply:
+                await reply.read()
+                assert status == reply.status
+
+    assert 1 == len(primary.calls)
+    assert token not in repr(primary.calls[0])
+    assert token.split(".")[2] not in repr(primary.calls[0])
 
 
 def test_a_signed_token_is_what_the_library_makes_of_it(issuer: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 from llmshield.errors import CallError, PolicyError, SecretError
 from llmshield.identity import Caller, Identity
 from llmshield.identity.signature import HEADER
+from llmshield.policy import inspect_text
 from llmshield.stores import open_store
 from llmshield.testing import FrozenClock, gateway, policy
 
@@ -270,6 +271,17 @@ def test_policies_that_are_refused(old: str, new: str, code: str) -> None:
     with pytest.raises(PolicyError, match=code) as caught:
         policy(POLICY.replace(old, new))
     assert SECRET not in str(caught.value)
+
+
+def test_check_looks_for_the_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATCH_SECRET")
+    monkeypatch.setenv("X", "sk-provider-1")
+    found, findings = inspect_text("version: 1\n" + POLICY, secrets=True)
+
+    assert found is None
+    assert [("LS317", "identity.signature.signers.batch.secret")] == [
+        (item.code, item.path) for item in findings
+    ]
 
 
 async def test_the_client_of_the_docs_is_served(primary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
