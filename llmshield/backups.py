@@ -19,7 +19,7 @@ import orjson
 
 from llmshield import clock
 from llmshield.errors import StoreError
-from llmshield.journals import Known, LocalState
+from llmshield.local_state import Known, LocalState
 from llmshield.stores import LOST, StoreUrl
 
 _BOOK, _JOURNALS, _MANIFEST = "book.db", "journals", "manifest.json"

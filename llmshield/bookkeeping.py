@@ -20,7 +20,8 @@ import orjson
 from llmshield import clock
 from llmshield.budgets import Cap, window_of
 from llmshield.errors import StoreUnavailable
-from llmshield.journals import Journal, Known, LocalState
+from llmshield.journals import Journal
+from llmshield.local_state import Known, LocalState
 from llmshield.logs import log
 from llmshield.stores import Labels, Line, Store
 

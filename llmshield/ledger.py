@@ -23,7 +23,7 @@ from llmshield.bookkeeping import Bookkeeper, closed
 from llmshield.budgets import Cap as Cap
 from llmshield.budgets import budget, by_account, of_window, window_of
 from llmshield.errors import BookLost, StoreUnavailable
-from llmshield.journals import LocalState
+from llmshield.local_state import LocalState
 from llmshield.logs import log
 from llmshield.prices import usd
 from llmshield.stores import MAX_AMOUNT, Balance, Grant, Labels, Line, Settled, Shortage, Standing, Store

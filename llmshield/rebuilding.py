@@ -17,7 +17,8 @@ from pathlib import Path
 
 from llmshield import clock
 from llmshield.errors import BookLost, StoreError
-from llmshield.journals import Known, LocalState, Reading, Record
+from llmshield.journals import Reading, Record
+from llmshield.local_state import Known, LocalState
 from llmshield.stores import REBUILDING, Book, Line, Settled, Store, new_epoch
 
 _AT_ONCE = 64

@@ -21,8 +21,8 @@ from llmshield.errors import BookLost, PluginError, SecretError, ShieldError, St
 from llmshield.hookspecs import Resources
 from llmshield.idempotency import Repeats
 from llmshield.identity import Identity
-from llmshield.journals import LocalState
 from llmshield.ledger import Ledger
+from llmshield.local_state import LocalState
 from llmshield.logs import log
 from llmshield.metrics import Metrics
 from llmshield.observe import Observer

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmshield.errors import BookLost, StoreError, StoreUnavailable
-from llmshield.journals import Known, LocalState, Reading
+from llmshield.journals import Reading
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
+from llmshield.local_state import Known, LocalState
 from llmshield.stores import Labels, open_store
 from llmshield.testing import FrozenClock
 

@@ -55,6 +55,7 @@ ROOMS = {
 
 LONGEST = 400
 LONGER = {
+    "llmshield/ledger.py": "the steps of the book, each for stores that wait and for stores that do not",
     "llmshield/stores/__init__.py": "the contract of the room, step by step",
     "llmshield/stores/sqlite.py": "one store, method by method",
     "llmshield/stores/_redis_scripts.py": "one script per step",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmshield.errors import BookLost, StoreError
-from llmshield.journals import LocalState
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
+from llmshield.local_state import LocalState
 from llmshield.rebuilding import Rebuilt, rebuild, reset
 from llmshield.stores import Balance, Labels, Store, open_store
 

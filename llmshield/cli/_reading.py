@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from llmshield.journals import LocalState
+    from llmshield.local_state import LocalState
     from llmshield.policy import Policy
     from llmshield.stores import Store
 
@@ -44,7 +44,7 @@ def shared_store(policy: Path | None, url: str | None, command: str) -> Store:
     Raises: ShieldError where other processes have no part in it, or there is none; typer.Exit without any of these.
     """
     from llmshield.errors import ShieldError
-    from llmshield.journals import LocalState
+    from llmshield.local_state import LocalState
     from llmshield.stores import open_store
 
     folder = None
@@ -78,7 +78,7 @@ def shared_state(policy: Policy | Path, command: str) -> tuple[Store, LocalState
     Raises: ShieldError where other processes have no part in it.
     """
     from llmshield.errors import ShieldError
-    from llmshield.journals import LocalState
+    from llmshield.local_state import LocalState
     from llmshield.stores import open_store
 
     if isinstance(policy, Path):

@@ -209,7 +209,7 @@ def _with_store(
 
     Raises: ShieldError when there is none that others share.
     """
-    from llmshield.journals import LocalState
+    from llmshield.local_state import LocalState
     from llmshield.stores import open_store
 
     store = open_store(url or policy.server.store)
