@@ -72,7 +72,7 @@ from llmshield.prices import Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.booking import Booking, Terms
-from llmshield_plugins.cost_cap.bounds import PLAIN, TEMPLATE_TOKENS, bound_of, plain_bound, seen_whole
+from llmshield_plugins.cost_cap.bounds import TEMPLATE_TOKENS, bound_of, is_plain, plain_bound, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
 from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
@@ -196,7 +196,7 @@ class CostCap(Plugin):
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
         caps = self._caps.of_attempt(attempt)
         call = attempt.call
-        plain = not attempt.unseen and PLAIN.issuperset(attempt.body) and call.operation != "passthrough"
+        plain = is_plain(attempt)
         if plain:
             known = self._tariff.plain(attempt)
             price = known.price if known is not None else None

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmshield.call import Attempt, Tree
 from llmshield.prices import Bound, ModelPrice
-from llmshield_plugins.cost_cap.tools import Offered
+from llmshield_plugins.cost_cap.tools import SEARCHES, Offered
 
 TEMPLATE_TOKENS = 64
 """Begin and end marks, and the bound that we may still put into the body."""
@@ -55,8 +55,18 @@ PLAIN = frozenset(
 """Keys of a body that change neither its price nor its bound beyond what `Attempt` says already."""
 
 
+def is_plain(attempt: Attempt) -> bool:
+    """Whether bytes, output bound and choices are all there is to know of an attempt."""
+    return (
+        not attempt.unseen
+        and PLAIN.issuperset(attempt.body)
+        and SEARCHES not in attempt.model
+        and attempt.call.operation != "passthrough"
+    )
+
+
 def plain_bound(attempt: Attempt, price: ModelPrice) -> Bound:
-    """The bound of an attempt with nothing unseen and only `PLAIN` keys."""
+    """The bound of a plain attempt."""
     tokens, choices = attempt.input_bytes + TEMPLATE_TOKENS, attempt.choices or 1
     if price.rates.cache_write_1h is not None and asks_long_cache(attempt.body):
         return Bound(tokens, choices, 0, True)

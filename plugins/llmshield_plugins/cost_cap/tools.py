@@ -32,6 +32,9 @@ _GEMINI = {
 }  # fmt: skip
 _GEMINI_AT_CLIENT = ("functionDeclarations", "computerUse")
 
+SEARCHES = "-search-"
+"""In the name of a chat model that searches the web whether it is asked to or not."""
+
 # The date behind a type's name: web_search_20250305, web_search_preview_2025_03_11, web_search_2025_08_26.
 _DATE = re.compile(r"_(?:\d{8}|\d{4}_\d{2}_\d{2})$")
 
@@ -100,7 +103,7 @@ def _reads_as_preview(attempt: Attempt) -> bool:
 def _kinds(attempt: Attempt) -> Iterator[str]:
     body = attempt.body
     if body.get("web_search_options") is not None or (
-        attempt.dialect == "openai_chat" and "-search-" in attempt.model
+        attempt.dialect == "openai_chat" and SEARCHES in attempt.model
     ):
         yield "web_search"
     if body.get("mcp_servers"):
