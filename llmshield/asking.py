@@ -7,51 +7,47 @@ once, whatever happens in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from types import CoroutineType
 from typing import Any
 
 from llmshield import clock
-from llmshield.call import Attempt, Call, Clamp, Failure, Outcome, Reply, Stop
+from llmshield.attempts import Attempts, Prepared
+from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
 from llmshield.chain import Took, run_now, run_step
 from llmshield.channels import Channels, Stopped, WouldChange
-from llmshield.dialects import Dialect, StreamCodec, WireRequest
+from llmshield.dialects import StreamCodec
 from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
-from llmshield.errors import CallError, StoreUnavailable, UpstreamError
+from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import client_headers, content_type, remaining, upstream_headers
-from llmshield.identity import as_bearer
+from llmshield.headers import client_headers, content_type, remaining
 from llmshield.logs import log
-from llmshield.policy import Policy, Provider
-from llmshield.policy.providers import APP, Timeout
+from llmshield.policy import Policy
+from llmshield.policy.providers import APP
 from llmshield.relay import ERROR_BODY, drain, read_all, refuse_whole, stream, whole
 from llmshield.replies import Replies, given_up
-from llmshield.transport import Timeouts, Transport
-from llmshield.verdicts import Answer, Block, Route, Skip, Target
+from llmshield.verdicts import Answer, Route, Target
 
 _MAX_ATTEMPTS = 32
 """Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
-_DEFAULT_TIMEOUT = Timeout()
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/jsonl", ""})
 """Content types of streams; a missing one is judged by its events."""
 
 
 class Asking:
-    """Asks providers under one policy. `keys` are the resolved provider keys, `faults` what is simulated."""
+    """Asks providers under one policy. `faults` are what is simulated."""
 
     def __init__(
         self,
         policy: Policy,
-        transports: Mapping[str, Transport],
-        keys: Mapping[str, str | None],
+        attempts: Attempts,
         endings: Endings,
         replies: Replies,
         faults: Mapping[str, str],
     ) -> None:
         self._policy = policy
-        self._transports = transports
-        self._keys = keys
+        self._attempts = attempts
         self._endings = endings
         self._replies = replies
         self._faults = faults
@@ -109,11 +105,12 @@ class Asking:
         attempt.started_at = clock.monotonic()
         x.attempts.append(attempt)
         outcome: Outcome = "failed"
+        prepared: Prepared | None = None
         try:
-            request, transport, timeouts = await self._prepare(x, call, attempt, own_key=own_key)
+            prepared = await self._attempts.prepare(x, call, attempt, own_key=own_key)
             asked_at = clock.monotonic()
             try:
-                await self._exchange_with(x, call, attempt, request, transport, timeouts)
+                await self._exchange_with(x, attempt, prepared)
             finally:
                 x.upstream_s += clock.monotonic() - asked_at
             outcome = "blocked" if x.stopped else "failed" if x.broken else "ok"
@@ -122,6 +119,8 @@ class Asking:
             attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
                 attempt.sent = False
+            if error.body and prepared is not None and prepared.translation is not None:
+                self._replies.translate(x, error)
             if error.reason in {"skipped", "circuit_open"}:
                 outcome = "skipped"
             raise
@@ -135,123 +134,12 @@ class Asking:
             await self._endings.end_attempt(attempt, outcome)
         await x.client.end()
 
-    async def _prepare(
-        self, x: Exchange, call: Call, attempt: Attempt, *, own_key: bool
-    ) -> tuple[WireRequest, Transport, Timeouts]:
-        """Body, guards, key and headers for this target. Raises: UpstreamError, CallError of a guard."""
-        assert x.dialect is not None
-        assert x.caller is not None
-        dialect, name = x.dialect, attempt.provider
-        provider = self._policy.providers.get(name)
-        if name == APP:
-            transport = x.incoming.local.get(APP)
-            if transport is None:
-                raise UpstreamError("skipped", "There is no wrapped app behind this mount.")
-        else:
-            assert provider is not None  # routes name providers of the policy: checked at load
-            transport = self._transports[name]
-            if provider.dialect != dialect.family:
-                raise UpstreamError("skipped", f"Provider {name!r} speaks another dialect.", code="dialect")
-        if provider is not None and call.model and not provider.models.allows(attempt.model):
-            raise UpstreamError(
-                "skipped", f"Provider {name!r} may not be asked for this model.", code="model"
-            )
-        body = attempt.body = dialect.write_call(call, attempt.model) if call.method == "POST" else {}
-        if x.trail.clamp is not None:
-            dialect.clamp(body, x.trail.clamp)
-        attempt.output_bound = dialect.bound(body)
-        attempt.choices = call.choices
-        attempt.unseen = tuple(call.unseen)
-        payload = dump(body) if call.method == "POST" else b""
-        attempt.input_bytes = len(payload)
-        if call._attempt_guards and await self.run_guards(x, call, attempt, dialect):
-            payload = dump(body)
-        path, query = (call.path, call.query) if name == APP else dialect.target(call, attempt.model)
-        key = self._keys.get(name)
-        passes = key is None and own_key and x.caller.key is not None
-        headers = upstream_headers(call.headers, own_key=passes or name == APP)
-        if call.method != "POST":
-            headers.pop("content-type", None)
-        if key is not None:
-            headers.update(dialect.credentials(key))
-        elif (passes or name == APP) and (own := x.caller.key) is not None:
-            x.own_key = True
-            headers.update(as_bearer(call.headers, own) or dialect.credentials(own))
-        headers["x-client-request-id"] = call.headers.get("x-client-request-id", x.id)
-        timeouts = timeouts_of(provider, streamed=call.stream)
-        return WireRequest(call.method, path, query, headers, payload), transport, timeouts
-
-    async def run_guards(self, x: Exchange, call: Call, attempt: Attempt, dialect: Dialect) -> bool:
-        """The attempt guards, in the order of their plugins; True when one changed the body."""
-        changed = False
-        for guard in call._attempt_guards:
-            ends = len(attempt._ends)
-            try:
-                said = guard.run(attempt)
-                if said is not None and isinstance(said, Awaitable):
-                    said = await said
-            except Exception as error:
-                del attempt._ends[ends:]
-                attempt._proposals.clear()
-                log.error(
-                    "attempt_guard_failed", plugin=guard.plugin, error=type(error).__name__, request_id=x.id
-                )
-                x.trail.took.append(
-                    Took(guard.plugin, "attempt", "error", guard.enforced, 0.0, (), type(error).__name__)
-                )
-                if guard.fail_open or not guard.enforced:
-                    continue
-                lost = isinstance(error, StoreUnavailable)
-                raise CallError(
-                    "store_unavailable" if lost else "policy_unavailable",
-                    f"Policy plugin {guard.plugin!r} failed; the call is refused.",
-                    plugin=guard.plugin,
-                ) from error
-            clamps = attempt._proposals[:]
-            attempt._proposals.clear()
-            if not guard.enforced:
-                if said is not None or clamps:
-                    what = (
-                        "would-block"
-                        if isinstance(said, Block)
-                        else "would-clamp"
-                        if clamps
-                        else "would-skip"
-                    )
-                    x.trail.took.append(Took(guard.plugin, "attempt", what, False, 0.0))
-                continue
-            if isinstance(said, Block):
-                x.trail.took.append(Took(guard.plugin, "attempt", "block", True, 0.0))
-                raise said.error(guard.plugin)
-            if isinstance(said, Skip):
-                x.trail.took.append(Took(guard.plugin, "attempt", "skip", True, 0.0))
-                raise UpstreamError("skipped", said.reason, code=guard.plugin)
-            for clamp in clamps:
-                if isinstance(clamp, Clamp):
-                    dialect.clamp(attempt.body, clamp.tokens)
-                else:
-                    dialect.limit_rounds(attempt.body, clamp.rounds)
-                changed = True
-            if clamps:
-                attempt.output_bound = dialect.bound(attempt.body)
-                x.trail.took.append(Took(guard.plugin, "attempt", "clamp", True, 0.0))
-        return changed
-
-    async def _exchange_with(
-        self,
-        x: Exchange,
-        call: Call,
-        attempt: Attempt,
-        request: WireRequest,
-        transport: Transport,
-        timeouts: Timeouts,
-    ) -> None:
+    async def _exchange_with(self, x: Exchange, attempt: Attempt, prepared: Prepared) -> None:
         """Send, judge the head, relay the body. Raises: UpstreamError, CallError."""
-        assert x.dialect is not None
-        dialect = x.dialect
+        dialect, call, translation = prepared.dialect, prepared.call, prepared.translation
         self._simulated_failure(x, attempt)
         attempt.sent = True
-        upstream = await transport.ask(request, timeouts)
+        upstream = await prepared.transport.ask(prepared.request, prepared.timeouts)
         try:
             attempt.status = upstream.status
             left = remaining(upstream.headers)
@@ -274,48 +162,53 @@ class Asking:
                 )
                 return
             if not call.stream:
-                await self._relay_whole(x, attempt, upstream)
+                await self._relay_whole(x, attempt, upstream, prepared)
                 return
             codec = dialect.open_stream(call)
             if kind == codec.media_type or kind in _STREAMS:
-                await self._relay_stream(x, attempt, upstream, codec, timeouts)
+                if translation is not None:
+                    codec = translation.codec(codec)
+                await self._relay_stream(x, attempt, upstream, codec, prepared)
             elif attempt.provider == APP:  # an application decides by itself when it streams
-                await self._relay_whole(x, attempt, upstream)
+                await self._relay_whole(x, attempt, upstream, prepared)
             else:
                 await refuse_whole(call, dialect, upstream)
         except BaseException:
             upstream.close()
             raise
 
-    async def _relay_whole(self, x: Exchange, attempt: Attempt, upstream: Any) -> None:
-        assert x.dialect is not None
-
+    async def _relay_whole(self, x: Exchange, attempt: Attempt, upstream: Any, prepared: Prepared) -> None:
         async def open_channels(model: str) -> Channels:
             return await self._open_channels(x, attempt, model, streamed=False, status=upstream.status)
 
         try:
-            data = await whole(x, attempt, upstream, x.dialect, open_channels)
+            tree = await whole(x, attempt, upstream, prepared.dialect, prepared.call, open_channels)
         except Stopped as stopped:
             raise stopped.block.error(stopped.plugin) from stopped
         await self._endings.end_attempt(attempt, "ok")  # before the head: it carries the cost
+        if prepared.translation is not None:
+            await self._replies.send(x, 200, {}, prepared.translation.answer(tree), end=False)
+            return
         head = client_headers(upstream.headers)
-        await self._replies.send(x, upstream.status, head, data, end=False)
+        await self._replies.send(x, upstream.status, head, dump(tree), end=False)
 
     async def _relay_stream(
-        self, x: Exchange, attempt: Attempt, upstream: Any, codec: StreamCodec, timeouts: Timeouts
+        self, x: Exchange, attempt: Attempt, upstream: Any, codec: StreamCodec, prepared: Prepared
     ) -> None:
         channels = await self._open_channels(x, attempt, attempt.model, streamed=True, status=upstream.status)
 
         async def begin() -> None:
-            head = client_headers(upstream.headers)
-            head["content-type"] = content_type(upstream.headers, codec.media_type)
+            head = {"content-type": codec.media_type}
+            if prepared.translation is None:
+                head = client_headers(upstream.headers)
+                head["content-type"] = content_type(upstream.headers, codec.media_type)
             head["cache-control"] = "no-cache"
             x.first_byte_at = clock.monotonic()
             x.status = upstream.status
             await x.client.start(upstream.status, self._replies.head(x, head))
             x.codec = codec
 
-        ending = await stream(x, attempt, upstream, codec, channels, begin, timeouts.idle)
+        ending = await stream(x, attempt, upstream, codec, channels, begin, prepared.timeouts.idle)
         x.stopped, x.broken = ending == "stopped", ending == "broken"
         if ending != "complete" or not codec.ended:
             upstream.close()
@@ -375,16 +268,3 @@ class Asking:
         if fault.isdigit():
             raise UpstreamError("status", f"Simulated failure ({fault}).", status=int(fault))
         raise UpstreamError("connect", "Simulated failure.")
-
-
-def timeouts_of(provider: Provider | None, *, streamed: bool) -> Timeouts:
-    """The policy's `timeout` of a provider. A whole answer begins when it is complete: only a limit that the
-    policy states itself holds for its first byte."""
-    if provider is None:
-        given = _DEFAULT_TIMEOUT
-    else:
-        given = provider.timeout
-    first = given.first_token
-    if not streamed and "first_token" not in given.model_fields_set:
-        first = given.total
-    return Timeouts(given.connect, first, given.idle, given.total)

@@ -210,7 +210,7 @@ class Attempt:
 
     __slots__ = (
         "_ends", "_proposals", "_spaced", "body", "call", "choices", "code", "cost_picousd", "dialect", "ended_at",
-        "first_token_at", "input_bytes", "model", "number", "outcome", "output_bound", "output_chars",
+        "first_token_at", "input_bytes", "lost", "model", "number", "outcome", "output_bound", "output_chars",
         "output_twelfths", "prices", "provider", "reason", "reserved_picousd", "retry_after_s", "sent", "started_at", "status",
         "unseen", "usage", "watch",
     )  # fmt: skip
@@ -228,6 +228,8 @@ class Attempt:
         self.output_bound: int | None = None
         self.choices = 1
         self.unseen: tuple[str, ...] = ()
+        self.lost: list[str] = []
+        """What the client wished and this provider, of another dialect, was not told."""
         self.sent = False
         self.started_at = 0.0
         self.first_token_at: float | None = None

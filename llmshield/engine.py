@@ -14,6 +14,7 @@ from types import CoroutineType
 
 from llmshield import clock
 from llmshield.asking import Asking
+from llmshield.attempts import Attempts
 from llmshield.call import Call, Finding
 from llmshield.chain import Chain, Took, run_now, run_step, stretch_for
 from llmshield.compression import TooLarge, unpack
@@ -31,6 +32,7 @@ from llmshield.policy.globs import compile_globs
 from llmshield.policy.providers import APP
 from llmshield.replies import Replies
 from llmshield.traffic import Dialects, canonical_path, checked_query
+from llmshield.translation import Translations
 from llmshield.transport import Transport
 from llmshield.verdicts import Answer, Block, Route, Target
 
@@ -71,8 +73,9 @@ class Engine:
         self._replies = Replies(
             dialects, policy.hash.removeprefix("sha256:")[:12], debug=policy.server.debug_headers
         )
-        self._asking = Asking(policy, transports, keys, self._endings, self._replies, faults or {})
-        self._passing = Passing(policy, transports, keys, self._endings, self._replies, self._asking)
+        attempts = Attempts(policy, transports, keys, Translations(dialects))
+        self._asking = Asking(policy, attempts, self._endings, self._replies, faults or {})
+        self._passing = Passing(policy, transports, keys, self._endings, self._replies, attempts)
         self._limits = Limits(body=policy.server.limits.body, depth=policy.server.limits.depth)
         self._tier_models = {
             name: compile_globs(tier.models) for name, tier in policy.tiers.items() if tier.models is not None
@@ -265,6 +268,7 @@ class Engine:
             )
         if rule.deny is not None:
             raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
+        x.on_loss = rule.on_loss
         return Route(rule.to, why="routes")
 
     def _overrides(self, call: Call) -> tuple[Override, ...]:

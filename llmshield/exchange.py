@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmshield import clock
 from llmshield.call import Attempt, Call, Reply
 from llmshield.chain import Chain, Trail
-from llmshield.errors import CallError
+from llmshield.errors import PROVIDERS_FAULT, CallError
 from llmshield.identity import Caller
 
 if TYPE_CHECKING:
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.idempotency import Claim
     from llmshield.transport import Transport
-
-_NOT_OURS = frozenset(
-    {"upstream_error", "upstream_timeout", "no_provider", "client_timeout", "shutting_down"}
-)
-"""Errors that are no decision of the policy: providers, networks, ends."""
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
@@ -133,6 +128,8 @@ class Exchange:
     """A guard ended the reply after parts of it had reached the client."""
     broken: bool = False
     """The reply broke after parts of it had reached the client."""
+    on_loss: str = "record"
+    """What the route says of wishes that a translation can't carry: record, or refuse."""
     own_key: bool = False
     """A provider was asked with the client's own key: its 401 is the client's to read."""
     degraded: bool = False
@@ -148,7 +145,7 @@ class Exchange:
     @property
     def action(self) -> str:
         """What became of the call, for header and record: allow, redact, block, would-block, would-redact."""
-        if self.stopped or (self.error is not None and self.error.kind not in _NOT_OURS):
+        if self.stopped or (self.error is not None and self.error.kind not in PROVIDERS_FAULT):
             return "block"
         would = ""
         redacted = False

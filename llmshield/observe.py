@@ -110,6 +110,8 @@ class Observer:
                     ms=_ms(_seconds(attempt)),
                     cost_usd=usd(attempt.cost_picousd),
                     prices=attempt.prices,
+                    dialect=attempt.dialect,
+                    lost=attempt.lost,
                 )
                 for attempt in x.attempts
             ],

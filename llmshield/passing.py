@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from llmshield import clock
-from llmshield.asking import Asking, timeouts_of
+from llmshield.attempts import Attempts, timeouts_of
 from llmshield.call import Attempt, Call, Outcome
 from llmshield.dialects import WireRequest
 from llmshield.dialects._wire import without_credentials
@@ -32,14 +32,14 @@ class Passing:
         keys: Mapping[str, str | None],
         endings: Endings,
         replies: Replies,
-        asking: Asking,
+        attempts: Attempts,
     ) -> None:
         self._policy = policy
         self._transports = transports
         self._keys = keys
         self._endings = endings
         self._replies = replies
-        self._asking = asking
+        self._attempts = attempts
 
     async def pass_through(self, x: Exchange, call: Call, body: bytes) -> None:
         """Send a request on unread: rate limits and money hold, guards see nothing."""
@@ -57,7 +57,7 @@ class Passing:
         x.attempts.append(attempt)
         outcome: Outcome = "failed"
         try:
-            await self._asking.run_guards(x, call, attempt, dialect)
+            await self._attempts.run_guards(x, call, attempt, dialect)
             await self._pass_bytes(x, call, attempt, body)
             outcome = "ok"
         except UpstreamError as error:

@@ -14,7 +14,8 @@ from typing import Literal
 @dataclass
 class AttemptRecord:
     """One try of one provider. `ms` from start to end, `cost_usd` an exact decimal or None, `prices` the list and its
-    version (or `policy`, `assumed`) that priced it."""
+    version (or `policy`, `assumed`) that priced it. `lost` are wishes of the client that a provider of another
+    `dialect` was not told."""
 
     provider: str
     model: str
@@ -24,6 +25,8 @@ class AttemptRecord:
     ms: float = 0.0
     cost_usd: str | None = None
     prices: str | None = None
+    dialect: str = ""
+    lost: Sequence[str] = ()
 
 
 @dataclass

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from llmshield.errors import PluginError
 from llmshield.redact import redact
 
-Kind: TypeAlias = Literal["plugin", "dialect", "store", "resolver", "identity"]
+Kind: TypeAlias = Literal["plugin", "dialect", "store", "resolver", "identity", "translator"]
 
 
 class Room(NamedTuple):
@@ -40,6 +40,7 @@ ROOMS: dict[Kind, Room] = {
     "dialect": Room("llmshield.dialects", "llmshield.dialects", "llmshield.dialects:Dialect"),
     "store": Room("llmshield.stores", "llmshield.stores", "llmshield.stores:Store"),
     "resolver": Room("llmshield.resolvers", "llmshield.resolvers", ""),
+    "translator": Room("llmshield.translators", "llmshield.translators", "llmshield.translators:Translator"),
     "identity": Room("llmshield.identity", "llmshield.identity", "llmshield.identity:Way"),
 }
 

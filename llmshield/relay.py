@@ -64,13 +64,12 @@ async def read_all(upstream: Upstream, limit: int) -> bytes:
 
 
 async def whole(
-    x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dialect, open_channels: Any
-) -> bytes:
-    """Read a whole answer, check it, filter it; returns the bytes for the client.
+    x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dialect, call: Call, open_channels: Any
+) -> Any:
+    """Read a whole answer to `call`, check it, filter it; returns the tree for the client.
 
     Raises: UpstreamError when the answer is unusable, Stopped when a guard ends it.
     """
-    assert x.call is not None
     data = await read_all(upstream, WHOLE_LIMIT)
     try:
         tree = load_reply(data)
@@ -78,7 +77,7 @@ async def whole(
         raise UpstreamError(
             "malformed", "The provider's answer is not JSON.", status=upstream.status
         ) from None
-    said = dialect.read_reply(x.call, tree)
+    said = dialect.read_reply(call, tree)
     attempt.usage = said.usage
     if said.error is not None:
         raise said.error
@@ -91,7 +90,7 @@ async def whole(
         await asyncio.to_thread(_filter_pieces, said.pieces, channels, attempt)
     else:
         _filter_pieces(said.pieces, channels, attempt)
-    return dump(said.tree)
+    return said.tree
 
 
 async def stream(

@@ -10,7 +10,7 @@ from llmshield.call import Reply, Usage
 from llmshield.chain import Took
 from llmshield.dialects import WireReply
 from llmshield.dialects._tree import dump
-from llmshield.errors import CallError, UpstreamError
+from llmshield.errors import CallError, ErrorKind, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.headers import add_own, client_headers, content_type
 from llmshield.traffic import Dialects
@@ -19,6 +19,12 @@ from llmshield.verdicts import Answer
 _PASSED_ON = frozenset(range(400, 500)) - {401, 403, 407, 408}
 """Statuses of a provider that say something about the call: the client gets them as the provider wrote them.
 401 and 403 join them when it was the client's own key that the provider refused."""
+
+
+_KINDS: dict[int, ErrorKind] = {
+    401: "unauthenticated", 403: "forbidden", 404: "not_found", 409: "conflict", 413: "too_large", 429: "rate_limited"
+}  # fmt: skip
+"""What a status of a provider means in our own words."""
 
 
 class Replies:
@@ -76,6 +82,17 @@ class Replies:
         dialect = x.dialect or self._dialects.for_errors(x.path, x.headers)
         reply = _upstream_reply(error) or dialect.write_error(error, x.id)
         await self.send(x, reply.status, reply.headers, reply.body)
+
+    def translate(self, x: Exchange, failure: UpstreamError) -> None:
+        """Put a provider's error answer in another dialect into words that the client's own would have used."""
+        kind = _KINDS.get(
+            failure.status or 0, "bad_request" if (failure.status or 500) < 500 else "upstream_error"
+        )
+        said = f" ({failure.code})" if failure.code else ""
+        error = CallError(kind, f"The provider refused the call{said}.", status=failure.status)
+        assert x.dialect is not None
+        written = x.dialect.write_error(error, x.id)
+        failure.body, failure.headers = written.body, {"content-type": "application/json"}
 
     def head(self, x: Exchange, headers: dict[str, str]) -> dict[str, str]:
         """The headers of an answer with ours (`x-llmshield-*`) and those of plugins."""

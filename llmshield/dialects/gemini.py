@@ -82,7 +82,7 @@ class Gemini(Dialect):
         _, place, model, method = named
         call.model = _TUNED + model if place == _TUNED else model
         call.stream = method == "streamGenerateContent"
-        alt = _alt(request.query)
+        alt = form_of(request.query)
         if alt not in ("", "json", "sse") or (alt == "sse" and not call.stream):
             raise WireError("The query asks for an 'alt' that can't be served here; 'sse' needs a stream.")
         _check_models(tree, call.model)
@@ -152,7 +152,7 @@ class Gemini(Dialect):
         return _read_chunks(tree, chunks)
 
     def open_stream(self, call: Call) -> StreamCodec:
-        return GeminiStream(call.id, call.model, array=_alt(call.query) != "sse")
+        return GeminiStream(call.id, call.model, array=form_of(call.query) != "sse")
 
     def answer(self, call: Call, answer: Answer) -> Tree:
         if call.operation == "count_tokens":
@@ -168,7 +168,7 @@ class Gemini(Dialect):
         }
 
     def answer_stream(self, call: Call, answer: Answer) -> bytes:
-        codec = GeminiStream(call.id, call.model, array=_alt(call.query) != "sse")
+        codec = GeminiStream(call.id, call.model, array=form_of(call.query) != "sse")
         return codec.write_own(self.answer(call, answer)) + codec.finalise()
 
     def write_error(self, error: CallError, request_id: str) -> WireReply:
@@ -200,7 +200,7 @@ def _resource(model: str) -> str:
 
 
 @lru_cache(1024)
-def _alt(query: str) -> str:
+def form_of(query: str) -> str:
     """The form of the answer that the query asks for; Google also reads `$alt`."""
     found = ""
     for name, value in parse_qsl(query, keep_blank_values=True) if query else ():

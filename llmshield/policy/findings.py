@@ -65,10 +65,8 @@ CODES: dict[str, tuple[Severity, str]] = {
     # not built yet
     "LS901": ("error", "not built yet: the kind of key reference"),
     "LS902": ("error", "not built yet: going on with a broken stream"),
-    "LS903": ("error", "not built yet: refusing what a translation loses"),
     "LS904": ("error", "not built yet: hedged calls"),
     "LS905": ("error", "not built yet: the route's strategy"),
-    "LS906": ("error", "not built yet: a chain over different dialects"),
     "LS911": ("error", "not built yet: a required audit log"),
     "LS912": ("error", "not built yet: texts in the audit log"),
     "LS913": ("error", "not built yet: transparent egress"),

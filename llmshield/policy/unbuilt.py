@@ -56,7 +56,6 @@ ROWS: tuple[Row, ...] = (
         _one_of("continue", "restart_marker"),
         "leave it out: a broken stream ends with an error",
     ),
-    Row("LS903", "routes.*.on_loss", _one_of("refuse"), "leave it out"),
     Row("LS904", "routes.*.hedge", _written, "leave it out; `retry` and several targets in `to` work"),
     Row(
         "LS905",
@@ -68,8 +67,6 @@ ROWS: tuple[Row, ...] = (
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
     Row("LS913", "egress", _written, "leave it out; point clients at the sidecar with their base URL"),
 )
-MIXED_CHAIN = "LS906"
-"""A chain over dialects needs translation; it is found by looking at two sections at once."""
 
 
 def refuse(tree: Tree, report: Report) -> None:
@@ -81,31 +78,6 @@ def refuse(tree: Tree, report: Report) -> None:
                 if row.code == "LS901":  # of a reference only its kind is told
                     what = f"api_key: {value.partition('://')[0]}://"
                 report.add(row.code, path, f"not built yet: {what}; {row.instead}")
-    _refuse_mixed_chains(tree, report)
-
-
-def _refuse_mixed_chains(tree: Tree, report: Report) -> None:
-    """A target whose dialect differs from its chain's first target is refused."""
-    dialects = {path[1]: value for path, value in _select(tree, ("providers", "*", "dialect"))}
-    for path, targets in _select(tree, ("routes", "*", "to")):
-        if not isinstance(targets, list):
-            continue
-        spoken = [
-            dialects.get(name) if isinstance(name := _provider(target), str) else None for target in targets
-        ]
-        first = next((dialect for dialect in spoken if dialect), None)
-        for index, dialect in enumerate(spoken):
-            if isinstance(dialect, str) and dialect != first:
-                report.add(
-                    MIXED_CHAIN,
-                    (*path, index),
-                    f"not built yet: a chain over different dialects ({first}, then {dialect}); "
-                    "let all targets of a route speak the same",
-                )
-
-
-def _provider(target: Any) -> Any:
-    return target.get("provider") if isinstance(target, dict) else target
 
 
 def _select(value: Any, pattern: tuple[str, ...], path: Path = ()) -> Iterator[tuple[Path, Any]]:

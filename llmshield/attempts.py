@@ -1,0 +1,186 @@
+"""Getting one attempt ready: whom it asks, in which dialect, with what body, key and headers; and its guards."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+
+from llmshield.call import Attempt, Call, Clamp
+from llmshield.chain import Took
+from llmshield.dialects import Dialect, WireRequest
+from llmshield.dialects._tree import dump
+from llmshield.errors import CallError, StoreUnavailable, UpstreamError
+from llmshield.exchange import Exchange
+from llmshield.headers import upstream_headers
+from llmshield.identity import as_bearer
+from llmshield.logs import log
+from llmshield.policy import Policy, Provider
+from llmshield.policy.providers import APP, Timeout
+from llmshield.translation import Translation, Translations
+from llmshield.transport import Timeouts, Transport
+from llmshield.verdicts import Block, Skip
+
+_DEFAULT_TIMEOUT = Timeout()
+
+
+@dataclass(slots=True)
+class Prepared:
+    """An attempt that can be sent. `dialect` and `call` are what its provider speaks and is asked; `translation`
+    is the way back where that is not what the client speaks."""
+
+    request: WireRequest
+    transport: Transport
+    timeouts: Timeouts
+    dialect: Dialect
+    call: Call
+    translation: Translation | None = None
+
+
+class Attempts:
+    """Gets attempts ready under one policy. `keys` are the resolved provider keys."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        transports: Mapping[str, Transport],
+        keys: Mapping[str, str | None],
+        translations: Translations,
+    ) -> None:
+        self._policy = policy
+        self._transports = transports
+        self._keys = keys
+        self._translations = translations
+
+    async def prepare(self, x: Exchange, call: Call, attempt: Attempt, *, own_key: bool) -> Prepared:
+        """Body, guards, key and headers for this target. Raises: UpstreamError, CallError of a guard."""
+        assert x.dialect is not None
+        assert x.caller is not None
+        dialect, name = x.dialect, attempt.provider
+        provider = self._policy.providers.get(name)
+        if name == APP:
+            transport = x.incoming.local.get(APP)
+            if transport is None:
+                raise UpstreamError("skipped", "There is no wrapped app behind this mount.")
+        else:
+            assert provider is not None  # routes name providers of the policy: checked at load
+            transport = self._transports[name]
+        if provider is not None and call.model and not provider.models.allows(attempt.model):
+            raise UpstreamError(
+                "skipped", f"Provider {name!r} may not be asked for this model.", code="model"
+            )
+        translation = None
+        asked = call
+        if name != APP and provider is not None and provider.dialect != dialect.family:
+            translation = self._translations.to(provider.dialect or "", call, attempt.model)
+            if translation.lost and x.on_loss == "refuse":
+                raise UpstreamError(
+                    "skipped", f"Provider {name!r} would not be told: {translation.lost[0]}.", code="loss"
+                )
+            dialect, asked = translation.dialect, translation.call
+            attempt.dialect, attempt.lost = dialect.name, translation.lost
+        posts = call.method == "POST"
+        body = attempt.body = dialect.write_call(asked, attempt.model) if posts else {}
+        if x.trail.clamp is not None:
+            dialect.clamp(body, x.trail.clamp)
+        attempt.output_bound = dialect.bound(body)
+        attempt.choices = asked.choices
+        attempt.unseen = tuple(call.unseen)
+        payload = dump(body) if posts else b""
+        attempt.input_bytes = len(payload)
+        if call._attempt_guards and await self.run_guards(x, call, attempt, dialect):
+            payload = dump(body)
+        path, query = (call.path, call.query) if name == APP else dialect.target(asked, attempt.model)
+        # What a client says in headers is for its own dialect's provider; another one is told in its own words.
+        told = call.headers if translation is None else asked.headers
+        headers = self._headers(x, told, dialect, name, own_key=own_key and translation is None)
+        if not posts:
+            headers.pop("content-type", None)
+        timeouts = timeouts_of(provider, streamed=call.stream)
+        request = WireRequest(call.method, path, query, headers, payload)
+        return Prepared(request, transport, timeouts, dialect, asked, translation)
+
+    def _headers(
+        self, x: Exchange, told: Mapping[str, str], dialect: Dialect, name: str, *, own_key: bool
+    ) -> dict[str, str]:
+        """The client's headers for this provider, with the provider's key, or the client's own where the policy
+        has none."""
+        assert x.caller is not None
+        key = self._keys.get(name)
+        passes = key is None and own_key and x.caller.key is not None
+        headers = upstream_headers(told, own_key=passes or name == APP)
+        if key is not None:
+            headers.update(dialect.credentials(key))
+        elif (passes or name == APP) and (own := x.caller.key) is not None:
+            x.own_key = True
+            headers.update(as_bearer(told, own) or dialect.credentials(own))
+        headers["x-client-request-id"] = told.get("x-client-request-id", x.id)
+        return headers
+
+    async def run_guards(self, x: Exchange, call: Call, attempt: Attempt, dialect: Dialect) -> bool:
+        """The attempt guards, in the order of their plugins; True when one changed the body."""
+        changed = False
+        for guard in call._attempt_guards:
+            ends = len(attempt._ends)
+            try:
+                said = guard.run(attempt)
+                if said is not None and isinstance(said, Awaitable):
+                    said = await said
+            except Exception as error:
+                del attempt._ends[ends:]
+                attempt._proposals.clear()
+                log.error(
+                    "attempt_guard_failed", plugin=guard.plugin, error=type(error).__name__, request_id=x.id
+                )
+                x.trail.took.append(
+                    Took(guard.plugin, "attempt", "error", guard.enforced, 0.0, (), type(error).__name__)
+                )
+                if guard.fail_open or not guard.enforced:
+                    continue
+                lost = isinstance(error, StoreUnavailable)
+                raise CallError(
+                    "store_unavailable" if lost else "policy_unavailable",
+                    f"Policy plugin {guard.plugin!r} failed; the call is refused.",
+                    plugin=guard.plugin,
+                ) from error
+            clamps = attempt._proposals[:]
+            attempt._proposals.clear()
+            if not guard.enforced:
+                if said is not None or clamps:
+                    what = (
+                        "would-block"
+                        if isinstance(said, Block)
+                        else "would-clamp"
+                        if clamps
+                        else "would-skip"
+                    )
+                    x.trail.took.append(Took(guard.plugin, "attempt", what, False, 0.0))
+                continue
+            if isinstance(said, Block):
+                x.trail.took.append(Took(guard.plugin, "attempt", "block", True, 0.0))
+                raise said.error(guard.plugin)
+            if isinstance(said, Skip):
+                x.trail.took.append(Took(guard.plugin, "attempt", "skip", True, 0.0))
+                raise UpstreamError("skipped", said.reason, code=guard.plugin)
+            for clamp in clamps:
+                if isinstance(clamp, Clamp):
+                    dialect.clamp(attempt.body, clamp.tokens)
+                else:
+                    dialect.limit_rounds(attempt.body, clamp.rounds)
+                changed = True
+            if clamps:
+                attempt.output_bound = dialect.bound(attempt.body)
+                x.trail.took.append(Took(guard.plugin, "attempt", "clamp", True, 0.0))
+        return changed
+
+
+def timeouts_of(provider: Provider | None, *, streamed: bool) -> Timeouts:
+    """The policy's `timeout` of a provider. A whole answer begins when it is complete: only a limit that the
+    policy states itself holds for its first byte."""
+    if provider is None:
+        given = _DEFAULT_TIMEOUT
+    else:
+        given = provider.timeout
+    first = given.first_token
+    if not streamed and "first_token" not in given.model_fields_set:
+        first = given.total
+    return Timeouts(given.connect, first, given.idle, given.total)

@@ -1,0 +1,178 @@
+"""From a call in one dialect to a provider of another, and back: the way of one attempt.
+
+The provider is asked and read in its own dialect, by that dialect's own code: what guards and filters see, what is
+metered and how a broken stream is told are the same as if the client had spoken it. Only what goes to the client is
+translated, behind the filters.
+"""
+
+from __future__ import annotations
+
+from llmshield import registry
+from llmshield.call import Call, Channel, FinishKind, Tree, Usage
+from llmshield.conversation import Begun, Finished, Happening, Over
+from llmshield.dialects import Dialect, Event, StreamCodec, WireRequest
+from llmshield.dialects._tree import dump
+from llmshield.errors import CallError, UpstreamError, WireError
+from llmshield.traffic import Dialects
+from llmshield.translators import Reader, Translator, Writer
+
+
+class Translations:
+    """All translators there are, and the dialects they translate."""
+
+    def __init__(self, dialects: Dialects) -> None:
+        self._dialects = dialects
+        self._translators: dict[str, Translator] = {
+            name: registry.find("translator", name)() for name in registry.names("translator")
+        }
+        self._targets = {each.targets: name for name, each in self._translators.items() if each.targets}
+
+    def to(self, family: str, call: Call, model: str) -> Translation:
+        """The way of this call to a provider of another family. Raises: UpstreamError `skipped` where there is none."""
+        source, name = self._translators.get(call.dialect), self._targets.get(family)
+        if source is None or name is None or call.operation != "generate":
+            raise UpstreamError("skipped", f"A provider of {family!r} can't be asked this.", code="dialect")
+        target = self._translators[name]
+        conversation = source.read_conversation(call)
+        conversation.model = model
+        body = target.write_conversation(conversation)
+        if conversation.missing:
+            raise UpstreamError(
+                "skipped", f"A provider of {family!r} would miss a part of the call: {conversation.missing[0]}.",
+                code="translation",
+            )  # fmt: skip
+        path, query = target.route(conversation)
+        dialect = self._dialects[name]
+        try:
+            twin = dialect.read_call(call.id, "generate", WireRequest("POST", path, query, {}, b""), body)
+        except WireError as error:
+            raise UpstreamError(
+                "skipped", f"A provider of {family!r} can't be asked this: {error}", code="translation"
+            ) from None
+        twin.tenant, twin.tier, twin.key_id, twin.client = call.tenant, call.tier, call.key_id, call.client
+        twin.tags = call.tags
+        twin.headers = target.headers
+        return Translation(source, target, dialect, call, twin, conversation.lost)
+
+
+class Translation:
+    """One attempt's way. `dialect` and `call` are the provider's; `lost` is what the provider is not told."""
+
+    def __init__(
+        self,
+        source: Translator,
+        target: Translator,
+        dialect: Dialect,
+        asked: Call,
+        call: Call,
+        lost: list[str],
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._asked = asked
+        self.dialect = dialect
+        self.call = call
+        self.lost = lost
+
+    def answer(self, tree: Tree) -> bytes:
+        """A whole reply of the provider, for the client."""
+        answered = self._target.read_answer(tree)
+        out = self._source.write_answer(answered, self._asked)
+        self.lost += answered.lost
+        return dump(out)
+
+    def codec(self, inner: StreamCodec) -> StreamCodec:
+        """Reads the provider's stream by its own codec and writes the client's."""
+        return TranslatingCodec(inner, self._target.reader(), self._source.writer(self._asked))
+
+
+class TranslatingCodec(StreamCodec):
+    """A stream read in one dialect and written in another. `inner` is the provider's own codec."""
+
+    def __init__(self, inner: StreamCodec, reader: Reader, writer: Writer) -> None:
+        self._inner = inner
+        self._reader = reader
+        self._writer = writer
+        self._begun = False
+        self._finished = False
+        self._over = False
+        self.media_type = writer.media_type
+
+    @property
+    def usage(self) -> Usage | None:  # type: ignore[override]  # kept by the inner one
+        return self._inner.usage
+
+    @property
+    def model(self) -> str:  # type: ignore[override]
+        return self._inner.model
+
+    @property
+    def finish(self) -> FinishKind | None:  # type: ignore[override]
+        return self._inner.finish
+
+    @property
+    def ended(self) -> bool:  # type: ignore[override]
+        return self._over  # events are read ahead of what is written
+
+    @property
+    def finished(self) -> bool:  # type: ignore[override]
+        return self._inner.finished
+
+    def feed(self, data: bytes) -> list[Event]:
+        events = self._inner.feed(data)
+        for event in events:
+            event.again = False  # its form is the provider's, not the client's
+        return events
+
+    def close(self) -> list[Event]:
+        return self._inner.close()
+
+    def write(self, event: Event) -> bytes:
+        return self._translated(self._inner.write(event))
+
+    def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
+        return self._translated(self._inner.late(event, channel, text))
+
+    def finalise(self) -> bytes:
+        return self._translated(self._inner.finalise()) + self._end()
+
+    def stop(self, error: CallError) -> bytes:
+        if self._over:
+            return b""
+        out = self._start()
+        self._over = True
+        return out + self._writer.stop(error)
+
+    def abort(self, error: CallError, request_id: str) -> bytes:
+        self._over = True
+        return self._writer.abort(error, request_id)
+
+    def _translated(self, data: bytes) -> bytes:
+        if not data or self._over:
+            return b""
+        return b"".join([self._write(happening) for happening in self._reader.feed(data)])
+
+    def _write(self, happening: Happening) -> bytes:
+        kind = type(happening)
+        if kind is Over:
+            return self._end()
+        if kind is Begun:
+            self._begun = True
+        elif kind is Finished:
+            self._finished = True
+        return self._writer.write(happening)
+
+    def _start(self) -> bytes:
+        if self._begun:
+            return b""
+        self._begun = True
+        return self._writer.write(Begun(self._inner.model))
+
+    def _end(self) -> bytes:
+        if self._over:
+            return b""
+        out = self._start()
+        if not self._finished:
+            out += self._writer.write(Finished(0, self._inner.finish or "stop"))
+        self._over = True
+        return out + self._writer.write(Over())
