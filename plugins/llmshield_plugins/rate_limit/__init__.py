@@ -206,7 +206,9 @@ class RateLimiter(Plugin):
         """What the gates' answer means for the call; `here` are the rules that they were asked by."""
         if said.refused >= 0:
             place = said.refused - len(here.requests)
-            return "full" if place == 0 and here.line else self._refuse(call, here, said, place, now)
+            if self._headers and here.requests and call.enforced:
+                self._tell(call, here, said, now)
+            return "full" if place == 0 and here.line else self._refuse(call, here, said, place)
         if seats:
             self._held[call.id] = (seats, here.line, locally)
             call.at_end(self._leave)
@@ -245,7 +247,7 @@ class RateLimiter(Plugin):
 
         return Wait(turn, queue.wait)
 
-    def _refuse(self, call: Call, rules: Rules, said: Admission, place: int, now: float) -> Block:
+    def _refuse(self, call: Call, rules: Rules, said: Admission, place: int) -> Block:
         if place < 0:
             window = rules.requests[said.refused]
             limit, wait, whose = f"{window.limit}/{PER[window.seconds]}", said.wait_ms / 1000, window.key
@@ -253,8 +255,6 @@ class RateLimiter(Plugin):
             whose, most = rules.places[place]
             limit, wait = f"{most} at once", _SEAT_WAIT_S
         self._refused.add(1, limit)
-        if self._headers and rules.requests and call.enforced:
-            self._tell(call, rules, said, now)
         return Block(
             f"Rate limit of {limit} for {_subject(call, whose)} is reached. Try again in {seconds(wait)}.",
             kind="rate_limited",

@@ -226,9 +226,9 @@ plugins: [{{use: rate_limit, timeout: 100ms}}]
                     await reply.read()
                     return reply.status
 
-            sim.set(ttft=0.6)
+            sim.set(ttft=0.4)
             assert sorted(await asyncio.gather(*[post() for _ in range(4)])) == [200, 200, 200, 429]
-            sim.set(ttft=1)
+            sim.set(ttft=0.8)
             running = asyncio.create_task(post())
             await asyncio.sleep(0.1)
             gone = [asyncio.create_task(post()) for _ in range(2)]

@@ -99,3 +99,37 @@ async def test_models_of_a_tier(path: str, model: str, expected: int) -> None:
         assert told["error"]["message"] == f"Model {model!r} is not open to tier 'free'."
         assert told["error"]["type"] == ("not_found_error" if "messages" in path else "invalid_request_error")
         assert "ratelimit" not in headers
+
+
+FORWARDED: list[tuple[str, list[str], list[int]]] = [
+    # Who writes the header is nobody whom the policy trusts: the connection's address counts.
+    ("[192.0.2.99/32]", ["1.1.1.1", "2.2.2.2", "3.3.3.3"], [200, 200, 429]),
+    # The proxy is trusted; what stands before the hop that it wrote is the client's own invention.
+    ("[127.0.0.1/32]", ["1.1.1.1, 192.0.2.7", "2.2.2.2, 192.0.2.7", "192.0.2.7"], [200, 200, 429]),
+    ("[127.0.0.1/32, 10.0.0.0/8]", ["192.0.2.7, 10.0.0.5", "9.9.9.9, 192.0.2.7, 10.1.1.1", "192.0.2.7"], [200, 200, 429]),
+    ("[127.0.0.1/32]", ["192.0.2.7", "::ffff:192.0.2.7", "192.0.2.7"], [200, 200, 429]),
+    ("[127.0.0.1/32]", ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::1"], [200, 200, 429]),
+    ("[127.0.0.1/32]", ["192.0.2.7", "192.0.2.8", "192.0.2.9"], [200, 200, 200]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trusted", "hops", "expected"), FORWARDED)
+async def test_whose_address_counts(trusted: str, hops: list[str], expected: list[int]) -> None:
+    async with FakeProvider() as sim:
+        text = f"""
+providers: {{openai: {{dialect: openai, base_url: "{sim.url}/v1"}}}}
+trusted_proxies: {trusted}
+plugins: [{{use: rate_limit, per_address: [2/hour]}}]
+"""
+        async with (
+            gateway(text) as (url, _),
+            aiohttp.ClientSession(headers={"authorization": "Bearer k"}) as client,
+        ):
+            said = []
+            for hop in hops:
+                body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}]}
+                headers = {"x-forwarded-for": hop}
+                async with client.post(f"{url}/v1/chat/completions", json=body, headers=headers) as reply:
+                    said.append(reply.status)
+
+    assert said == expected
