@@ -10,6 +10,7 @@ A single IPv6 address is blocked as its /64, as limits count it: whoever has one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,9 +116,10 @@ class Blocks:
         """Whether anybody is blocked: if not, there is nothing to ask."""
 
     async def start(self) -> None:
-        """Read the blocks, and watch them from now on. Raises: StoreUnavailable."""
+        """Read the blocks, and watch them from now on; of a store that is away, as soon as it is there."""
         if self._watcher is None:
-            await self.refresh()
+            with contextlib.suppress(StoreUnavailable):
+                await self.refresh()
             self._watcher = asyncio.create_task(self._watch(), name="llmshield-blocks")
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ Rule: nothing here decides who is calling (that is `identity`), and nothing here
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 import zlib
@@ -167,9 +168,10 @@ class KeyTable:
         """`clock.monotonic()` seconds until which the table may be believed; put off by each look at the store."""
 
     async def start(self) -> None:
-        """Read the keys, and watch them from now on. Raises: StoreUnavailable."""
+        """Read the keys, and watch them from now on; of a store that is away none is good until it is there."""
         if self._watcher is None:
-            await self.refresh()
+            with contextlib.suppress(StoreUnavailable):
+                await self.refresh()
             self._watcher = asyncio.create_task(self._watch(), name="llmshield-client-keys")
 
     async def close(self) -> None:
