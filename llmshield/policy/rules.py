@@ -217,6 +217,16 @@ def _overrides(draft: Draft, report: Report) -> None:
                 report.add("LS314", (*path, "plugins", name), message, hint, at="key")
 
 
+def _budgets(draft: Draft, report: Report) -> None:
+    """Words about a budget in a tier that has none."""
+    tier: Tier
+    for name, tier in draft.items("tiers").items():
+        for key in ("time_zone", "warn_at"):
+            if getattr(tier, key) and not tier.budget:
+                message = f"`{key}` has no effect: this tier has no budget"
+                report.add("LS319", ("tiers", name, key), message, "give it a `budget`", at="key")
+
+
 def _unenforced(draft: Draft, report: Report) -> None:
     """Keys that some plugin must obey, in a policy without that plugin: limits that nobody keeps."""
     used = {item.use for item in draft.items("plugins").values()}
@@ -269,5 +279,5 @@ def _is_free(key: str) -> bool:
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
-    _server, _providers, _routes, _tenants, _identify, _overrides, _unenforced, _variables,
+    _server, _providers, _routes, _tenants, _identify, _overrides, _budgets, _unenforced, _variables,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from llmshield.policy.findings import did_you_mean
 from llmshield.policy.masking import found
 from llmshield.windows import zone_info, zones
 
@@ -163,7 +164,7 @@ def time_zone(value: Any) -> str:
     raise PydanticCustomError(
         "time_zone",
         "found {found}, expected a time zone such as UTC or Europe/Berlin",
-        {"found": found(value), "choices": tuple(sorted(zones()))},
+        {"found": found(value), "hint": did_you_mean(value, zones()) if isinstance(value, str) else ""},
     )
 
 

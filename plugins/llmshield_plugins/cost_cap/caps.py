@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import cached_property
 from typing import Annotated
 from urllib.parse import unquote
@@ -206,7 +206,8 @@ def describe(refusal: Refusal, least: int) -> str:
     left = min(cap.limit, MAX_AMOUNT) - refusal.spent - refusal.held
     if left > 0:
         return (
-            f"{budget} has {short(left)} USD left {figures}, and this call may cost {short(least)} USD even"
+            f"{budget} has {short(left, ROUND_FLOOR)} USD left {figures}, and this call may cost"
+            f" {short(least, ROUND_CEILING)} USD even"
             f" with a short answer. Send less, or wait. {resets}"
         )
     if refusal.spent < cap.limit:
@@ -221,11 +222,12 @@ def moment(at: float, zone: str) -> str:
     return f"{datetime.fromtimestamp(at, zone_info(zone)).isoformat(timespec='seconds')} ({zone})"
 
 
-def short(picousd: int) -> str:
-    """USD with six decimals at the most, or all of them where these would show nothing; no needless zeros."""
+def short(picousd: int, rounding: str = ROUND_HALF_EVEN) -> str:
+    """USD with six decimals at the most, or all of them where these would show next to nothing; no needless zeros."""
     amount = Decimal(picousd) / PICO_PER_USD
-    shown = amount.quantize(Decimal("0.000001"))
-    text = f"{shown or amount:f}"
+    if picousd >= 10**6:
+        amount = amount.quantize(Decimal("0.000001"), rounding)
+    text = f"{amount:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

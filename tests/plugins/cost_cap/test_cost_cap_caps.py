@@ -138,8 +138,8 @@ MESSAGES = [
      "Budget of 5 USD/day for tenant acme is held by calls under way (3 USD, 2 USD held for calls under way)."
      " Try again when they are over. Resets 2026-11-22T00:00:00Z."),
     (Refusal(DAY, 4 * USD, 0, AT), USD + 1,
-     "Budget of 5 USD/day for tenant acme has 1 USD left (4 USD), and this call may cost 1 USD even with a short"
-     " answer. Send less, or wait. Resets 2026-11-22T00:00:00Z."),
+     "Budget of 5 USD/day for tenant acme has 1 USD left (4 USD), and this call may cost 1.000001 USD even with a"
+     " short answer. Send less, or wait. Resets 2026-11-22T00:00:00Z."),
     (Refusal(Cap("cap=%2A,model=gpt-4o,tenant=a%2Cb", 2, "month", "Europe/Berlin"), 1, 0, AT - 3_600), 7,
      "Budget of 0.000000000002 USD/month for model gpt-4o, tenant a,b has 0.000000000001 USD left (0.000000000001 USD),"
      " and this call may cost 0.000000000007 USD even with a short answer. Send less, or wait."
