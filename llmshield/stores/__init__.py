@@ -215,6 +215,8 @@ class Store(ABC):
     """True: it may be away for a while and come back, like anything behind a wire."""
     instant: ClassVar[bool] = False
     """True: no step ever waits, so that `at_once` may take it."""
+    bounded: ClassVar[bool] = False
+    """True: a step answers within 50 ms, or raises StoreUnavailable."""
 
     def __init__(self, url: StoreUrl) -> None:
         self.url = url

@@ -52,6 +52,7 @@ class RedisStore(Store):
     """State in one Redis. `?prefix=NAME` keeps several installations apart in one database."""
 
     options: ClassVar[frozenset[str]] = frozenset({"prefix"})
+    bounded: ClassVar[bool] = True
     remote: ClassVar[bool] = True
 
     def __init__(self, url: StoreUrl) -> None:
