@@ -262,6 +262,7 @@ async def test_without_the_store_each_process_has_its_share(make: Make, time: Fr
     assert len(admitted) == 5
     assert plugin._degraded.value() == 1
     away.gone = False
+    time.advance(1)
 
     assert await ask(plugin) is None
     assert plugin._degraded.value() == 0

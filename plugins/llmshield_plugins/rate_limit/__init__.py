@@ -45,9 +45,9 @@ Example:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -63,6 +63,7 @@ from llmshield.verdicts import Block, Wait
 from llmshield_plugins.rate_limit.headers import tell
 from llmshield_plugins.rate_limit.limits import ANONYMOUS, PER, Limits, RuleBook, Rules, tenant_key
 from llmshield_plugins.rate_limit.queues import Full, Queues
+from llmshield_plugins.rate_limit.shared import Shared
 from llmshield_plugins.rate_limit.tokens import Ticket, TokenLimits, seconds
 
 _SEAT_WAIT_S = 1.0
@@ -107,6 +108,7 @@ class RateLimiter(Plugin):
         policy = resources.get(Policy)
         self._store: Store = resources.get(Store)  # type: ignore[type-abstract]
         self._instant = self._store.instant
+        self._shared = Shared(self._store, self.settings.lease, self._tell_away)
         self._headers = self.settings.headers
         self._local = open_store("memory://")
         share, lease = self.settings.local_share, self.settings.lease
@@ -132,12 +134,10 @@ class RateLimiter(Plugin):
         self._tokens = None
         if self._rules.counts_tokens:
             self._tokens = TokenLimits(
-                self._store, self._local, resources.get(Prices), metrics, reserve=self.settings.reserve,
+                self._shared, self._local, resources.get(Prices), metrics, reserve=self.settings.reserve,
                 default_max_tokens=self.settings.default_max_tokens, headers=self.settings.headers,
-                away=self._tell_away,
             )  # fmt: skip
         self._held: dict[str, _Held] = {}
-        self._later: set[asyncio.Task[None]] = set()
         self._renewer = asyncio.create_task(self._renew(min(lease / 3, _TICK_S)), name="llmshield-seats")
 
     async def close(self) -> None:
@@ -145,7 +145,8 @@ class RateLimiter(Plugin):
         renewer = getattr(self, "_renewer", None)
         if renewer is not None:
             renewer.cancel()
-            await asyncio.wait({renewer, *self._later})
+            await asyncio.wait({renewer})
+            await self._shared.close()
 
     def windows_of(self, tenant: str) -> Mapping[str, Sequence[Window]]:
         """The limits of a tenant's tier; callers without a key have theirs by address."""
@@ -185,18 +186,12 @@ class RateLimiter(Plugin):
         now_ms = int(now * 1000)
         seats = rules.seats(call.id, now_ms + self._lease_ms) if rules.places else ()
         try:
-            admission = await self._store.admit(rules.requests, seats, now_ms)
+            admission = await self._shared.admit(rules.requests, seats, now_ms)
         except StoreUnavailable:
-            self._tell_away(True)
             here = self._share(call)
             seats = here.seats(call.id, now_ms + self._lease_ms)
             admission = await self._local.admit(here.requests, seats, now_ms)
             return self._decide(call, rules, here, seats, admission, now, locally=True)
-        except asyncio.CancelledError:
-            if seats:  # whether they were taken nobody here knows
-                self._spawn(self._give_back((seats, rules.line, False)))
-            raise
-        self._tell_away(False)
         return self._decide(call, rules, rules, seats, admission, now, locally=False)
 
     def _decide(
@@ -297,19 +292,11 @@ class RateLimiter(Plugin):
         seats, line, locally = held
         if locally:
             await self._local.leave(seats)
-        try:
-            await self._store.leave(
-                seats
-            )  # local ones as well: `_renew` takes them there when the store is back
-        except StoreUnavailable:
-            self._tell_away(True)  # nobody renews the place: it is free after its lease
+        await self._shared.leave(
+            seats
+        )  # local ones as well: `_renew` takes them there when the store is back
         if line:
             self._queues.wake(line)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
 
     async def _renew(self, every_s: float) -> None:
         """Keep the places of calls under way. A store that is away has none to keep."""
@@ -327,7 +314,7 @@ class RateLimiter(Plugin):
                 continue
             await self._local.sit([seat for seat, locally in living if locally])
             try:
-                await self._store.sit([seat for seat, _ in living])
+                await self._shared.sit([seat for seat, _ in living])
             except StoreUnavailable:
                 self._tell_away(True)
 

@@ -13,10 +13,11 @@ than the limit itself. Such a prompt is let through only into an empty window.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Usage
@@ -27,6 +28,7 @@ from llmshield.stores import Admission, Store, Window, at_once
 from llmshield.verdicts import Block, Skip
 from llmshield_plugins.rate_limit.headers import tell
 from llmshield_plugins.rate_limit.limits import PER, Rules
+from llmshield_plugins.rate_limit.shared import Shared
 
 _TEMPLATE_TOKENS = 64
 """Begin and end marks, and the bound that we may still put into the body."""
@@ -40,6 +42,9 @@ _LEAST_TOKENS = 16
 _BYTES_PER_TOKEN = 4
 _LIKELY_TOKENS = 1_024
 """What an answer needs that nobody bounded: `reserve: estimate` reckons with it, and the worst case gives no less."""
+
+Gates: TypeAlias = Shared | Store
+"""Where tokens are counted: the shared store, or our own share of it while that is away."""
 
 _UNCOUNTED = frozenset({"count_tokens", "models", "passthrough"})
 """Operations that use no tokens, or whose tokens nobody here can read."""
@@ -70,12 +75,11 @@ class _Need(NamedTuple):
 
 
 class TokenLimits:
-    """Reserves and corrects. `headers` says whether clients are told, `away` is called with what the store did."""
+    """Reserves and corrects. `headers` says whether clients are told."""
 
     def __init__(
-        self, store: Store, local: Store, prices: Prices, metrics: Metrics, *,
+        self, store: Shared, local: Store, prices: Prices, metrics: Metrics, *,
         reserve: Literal["worst_case", "estimate"], default_max_tokens: int | None, headers: bool,
-        away: Callable[[bool], None],
     ) -> None:  # fmt: skip
         self._store = store
         self._local = local
@@ -83,7 +87,6 @@ class TokenLimits:
         self._worst = reserve == "worst_case"
         self._default = default_max_tokens
         self._headers = headers
-        self._away = away
         self._refused = metrics.counter("llmshield_rate_limited_total", "Calls refused by a limit.", "limit")
 
     def watch(self, ticket: Ticket) -> None:
@@ -100,12 +103,11 @@ class TokenLimits:
     async def _reserve(self, ticket: Ticket, attempt: Attempt) -> Block | Skip | None:
         now = clock.now()
         now_ms = int(now * 1000)
-        store, rules = self._store, ticket.rules
+        store: Gates = self._store
+        rules = ticket.rules
         try:
             said, need = await self._admit(store, rules, attempt, now_ms)
-            self._away(False)
         except StoreUnavailable:
-            self._away(True)
             store, rules = self._local, ticket.shared
             said, need = await self._admit(store, rules, attempt, now_ms)
         if said.refused >= 0:
@@ -119,7 +121,7 @@ class TokenLimits:
         return None
 
     async def _admit(
-        self, store: Store, rules: Rules, attempt: Attempt, now_ms: int
+        self, store: Gates, rules: Rules, attempt: Attempt, now_ms: int
     ) -> tuple[Admission, _Need]:
         """Count what the attempt may need; a call without a bound makes do with what is left, if that is enough."""
         need = self._need(attempt, rules.smallest)
@@ -154,7 +156,7 @@ class TokenLimits:
         return price.max_output if price is not None else None
 
     async def _refuse(
-        self, ticket: Ticket, attempt: Attempt, store: Store, rules: Rules, said: Admission, want: int, now: float
+        self, ticket: Ticket, attempt: Attempt, store: Gates, rules: Rules, said: Admission, want: int, now: float
     ) -> Block | Skip:  # fmt: skip
         """No room: the call is refused and was no request; a further attempt is passed over."""
         window = rules.tokens[said.refused]
@@ -177,7 +179,7 @@ class TokenLimits:
         )
 
     def _correct(
-        self, ticket: Ticket, store: Store, rules: Rules, said: Admission, held: int, at_ms: int, attempt: Attempt
+        self, ticket: Ticket, store: Gates, rules: Rules, said: Admission, held: int, at_ms: int, attempt: Attempt
     ) -> Awaitable[None] | None:  # fmt: skip
         more = used_by(attempt, held) - held
         if more == 0:
@@ -190,12 +192,10 @@ class TokenLimits:
         counting = self._count(store, rules.tokens, more, at_ms if more < 0 else now_ms)
         return at_once(counting) if store.instant else counting
 
-    async def _count(self, store: Store, windows: tuple[Window, ...], cost: int, at_ms: int) -> None:
+    async def _count(self, store: Gates, windows: tuple[Window, ...], cost: int, at_ms: int) -> None:
         """A store that is away keeps the reservation until its window has gone by: too much, never too little."""
-        try:
+        with suppress(StoreUnavailable):
             await store.count(windows, int(clock.now() * 1000), cost, at_ms)
-        except StoreUnavailable:
-            self._away(True)
 
     def _tell_requests(self, ticket: Ticket, rules: Rules, now: float) -> str:
         """The requests that are left when this one was none."""

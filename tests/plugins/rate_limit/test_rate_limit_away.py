@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import signal
+import sqlite3
 import subprocess
 import time as machine
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -64,6 +66,42 @@ async def test_a_dead_redis_costs_its_patience_once(asked: Any, redis: Redis, ho
     assert longest[-1] < 0.2
     assert sum(whole for _, _, whole in seen) < 2
     assert back < 2
+    await plugin.close()
+    await store.close()
+
+
+async def test_a_locked_sqlite_file_costs_as_little(asked: Any, tmp_path: Path) -> None:
+    """Another program holds its write lock; the store itself would wait two seconds."""
+    file = tmp_path / "book.db"
+    store = open_store(f"sqlite:///{file}")
+    await store.open()
+    plugin = await asked.plugin("rate: [40/hour], concurrent: 1", store=store)
+    running = asked.call()
+    assert await asked.ask(plugin, running) is None
+    locked = sqlite3.connect(file, isolation_level=None)
+    locked.execute("BEGIN IMMEDIATE")
+    began = machine.perf_counter()
+    await asked.end(running)
+    waits = [machine.perf_counter() - began]
+    let_in = 0
+    for _ in range(40):
+        call, began = asked.call(), machine.perf_counter()
+        if await asked.ask(plugin, call) is None:
+            let_in += 1
+            await asked.end(call)
+        waits.append(machine.perf_counter() - began)
+    away = plugin._degraded.value()
+    locked.execute("ROLLBACK")
+    locked.close()
+    began = machine.monotonic()
+    while await asked.ask(plugin) is not None or plugin._degraded.value():
+        assert machine.monotonic() - began < 3
+        await asyncio.sleep(0.05)
+
+    assert let_in == 20
+    assert away == 1
+    assert sorted(waits)[-3] < 0.06
+    assert max(waits) < 0.2
     await plugin.close()
     await store.close()
 
