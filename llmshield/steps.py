@@ -8,8 +8,12 @@ call is refused) or `open` (as if it had said nothing). A sync hook costs no cor
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from llmshield import clock
@@ -121,8 +125,19 @@ async def _run_waiting(step: Step, trail: Trail, call: Call, rest: tuple[Any, ..
     proposals: list[Proposal] = []
     subject = call if step.is_async else call.snapshot()
     marks = _lend(step, subject, rest, proposals, started + limit)
-    working = step.run(subject, *rest) if step.is_async else asyncio.to_thread(step.run, subject, *rest)
+    working = step.run(subject, *rest) if step.is_async else _in_thread(step.run, subject, *rest)
     return await _wait(step, trail, call, subject, working, proposals, marks, started, limit)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads of hooks that compute. Not the loop's own: those look up names for everybody, and a few callers with
+    ten megabytes of prompt each must not keep them busy for a minute."""
+    return ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="llmshield-hook")
+
+
+def _in_thread(run: Callable[..., Any], *given: Any) -> Awaitable[Any]:
+    return asyncio.get_running_loop().run_in_executor(_threads(), copy_context().run, run, *given)
 
 
 async def _wait(

@@ -1,6 +1,8 @@
 """One hook of one call: on the spot where it can be, awaited where it must be. Modes and edits: test_chain.py."""
 
+import asyncio
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +61,27 @@ async def test_a_hook_that_computes_leaves_the_loop_for_a_long_call_only() -> No
 
     assert inspect.isawaitable(said)
     assert await said is None
+
+
+async def test_hooks_that_compute_leave_the_loops_own_threads_alone() -> None:
+    """Names are looked up in those: long prompts must not keep every other call from its provider."""
+    gate = threading.Event()
+    seen: list[str] = []
+
+    def run(call: Call) -> None:
+        seen.append(threading.current_thread().name)
+        gate.wait(5)
+
+    made = step(run, blocking=True, timeout_s=10.0)
+    busy = [asyncio.create_task(run_step(made, Trail(), call("x"))) for _ in range(40)]
+    while not seen:
+        await asyncio.sleep(0.001)
+    free = await asyncio.wait_for(asyncio.to_thread(lambda: threading.current_thread().name), 2)
+    gate.set()
+    await asyncio.gather(*busy)
+
+    assert {name.partition("_")[0] for name in seen} == {"llmshield-hook"}
+    assert not free.startswith("llmshield")
 
 
 def test_a_sync_hook_that_took_too_long_has_failed() -> None:
