@@ -186,6 +186,9 @@ class Ledger:
         grant = self._store.reserve_now(
             id, lines, want, least if least < want else want, now_ms + _LEASE_MS, now_ms, labels
         )
+        if type(grant) is Grant and self.books.journal is None:
+            reservation = self._open[id] = Reservation(id, grant[0], want, lines, labels, caps)
+            return reservation
         return self._answered(grant, id, labels, caps, lines, want, now)
 
     def _answered(

@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from typing import ClassVar
 
 from llmshield.stores import (
+    MAX_AMOUNT,
     STEPS,
     Admission,
     Balance,
@@ -123,7 +124,8 @@ class MemoryStore(Store):
         if id in self._ended:
             return Grant(0, repeated=True)
         amount = want
-        touched = [self._accounts.at(line) for line in lines]
+        by_key = self._accounts.by_key
+        touched = [by_key.get(line[:2]) or self._accounts.at(line) for line in lines]
         for index, line in enumerate(lines):
             if line.limit is not None:
                 found = self._accounts.standing(line) if line.since else touched[index]
@@ -319,15 +321,17 @@ class MemoryStore(Store):
     ) -> None:  # fmt: skip
         tokens = tokens_in + tokens_out
         requests = kind != "correct"
+        by_key = self._accounts.by_key
         for line in lines:
-            account = self._accounts.at(line)
-            account.spent = added(account.spent, charge)
-            account.held = added(account.held, -held)
+            account = by_key.get(line[:2]) or self._accounts.at(line)
+            spent, left, used = account.spent + charge, account.held - held, account.tokens + tokens
+            account.spent = spent if 0 <= spent <= MAX_AMOUNT else added(account.spent, charge)
+            account.held = left if 0 <= left <= MAX_AMOUNT else added(account.held, -held)
+            account.tokens = used if 0 <= used <= MAX_AMOUNT else added(account.tokens, tokens)
             account.requests += requests
-            account.tokens = added(account.tokens, tokens)
         if len(self._entries) >= KEPT_ENTRIES:
             self._ended.pop(self._entries.popleft().id, None)
-        accounts = tuple([(line.account, line.window) for line in lines])
+        accounts = tuple([line[:2] for line in lines])
         self._entries.append(Entry(id, kind, now_ms, charge, labels, tokens_in, tokens_out, accounts))
         self._ended[id] = (kind, charge)
 
