@@ -45,6 +45,10 @@ ErrorKind = Literal[
     "shutting_down",
 ]
 
+PROVIDERS_FAULT: frozenset[ErrorKind] = frozenset({"no_provider", "upstream_error", "upstream_timeout"})
+"""Errors of calls that the policy let through: the action of such a call is what was made of it. All others are
+refusals of our own, by the policy, a limit or the state we are in: their action is `block`."""
+
 FailureReason = Literal[
     "connect",  # no connection: refused, DNS, TLS, connect timeout
     "reset",  # the connection died before or inside the answer

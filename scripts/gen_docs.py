@@ -55,7 +55,7 @@ def errors() -> str:
     import json
     from typing import get_args
 
-    from llmshield.errors import CallError, ErrorKind
+    from llmshield.errors import PROVIDERS_FAULT, CallError, ErrorKind
     from llmshield.traffic import Dialects
 
     dialects = Dialects()
@@ -76,12 +76,19 @@ def errors() -> str:
             ]
             said = " / ".join(f"`{word}`" for word in words if word)
             cells.append(f"**{reply.status}** {said}" + "".join(f"<br>`{line}`" for line in shown))
+        cells.append("`allow`" if kind in PROVIDERS_FAULT else "`block`")
         rows.append(tuple(cells))
     parts = [
         "# Errors\n",
         "Errors that llmshield makes are shaped like the provider's own, so that SDKs raise the right class and do not\n"
         "retry for nothing. A message names the rule and the place (`messages[2].content`), never a text or a key.\n",
-        _table(("kind", *families), rows),
+        _table(("kind", *families, "action"), rows),
+        "`action` is what header (`x-llmshield-action`), metrics and record say of such a call. `block`: llmshield refused\n"
+        "it, by its policy, a limit, or the state it is in (408 for a body that does not arrive, 503 while it shuts down).\n"
+        "`allow` (or `redact`, `would-block`, `would-redact`): the policy let it through, and the provider failed.\n",
+        "What can't be read as a request at all is answered without a body, these headers, a metric or a record, and the\n"
+        "connection is closed: 400 (no HTTP, or a framing that two servers could read differently), 405 (`CONNECT`), 408 (a\n"
+        "head that does not arrive), 431 (a head that is too large), 505 (neither HTTP/1.1 nor 1.0).\n",
         "A provider's own 4xx is passed on as it is, scrubbed of keys; a 401 or 403 only where the key was the client's\n"
         "own, else it is a `no_provider`: what is wrong with the policy's key is nothing that a client can mend. When every\n"
         "provider has failed, the first target's plain error is the one that the client gets, never the fallback's own\n"

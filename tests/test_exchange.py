@@ -42,7 +42,11 @@ def took(action: str, *, enforced: bool = True) -> Took:
         (["would-block", "redact"], None, "redact"),
         ([], "blocked", "block"),
         ([], "bad_request", "block"),
+        ([], "client_timeout", "block"),
+        ([], "shutting_down", "block"),
+        (["redact"], "client_timeout", "block"),
         ([], "no_provider", "allow"),
+        ([], "upstream_error", "allow"),
         (["redact"], "upstream_timeout", "redact"),
     ],
 )
