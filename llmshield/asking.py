@@ -25,12 +25,15 @@ from llmshield.headers import client_headers, content_type, remaining
 from llmshield.logs import log
 from llmshield.policy import Policy
 from llmshield.policy.providers import APP
-from llmshield.relay import ERROR_BODY, drain, read_all, refuse_whole, stream, whole
+from llmshield.relay import ERROR_BODY, broken, drain, read_all, refuse_whole, stream, whole
 from llmshield.replies import Replies, given_up
+from llmshield.resuming import ResumedCodec, Resumption
+from llmshield.translation import Translation
 from llmshield.verdicts import Answer, Route, Target
 
 _MAX_ATTEMPTS = 32
 """Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
+_UNSENT = frozenset({"skipped", "circuit_open"})
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/jsonl", ""})
 """Content types of streams; a missing one is judged by its events."""
 
@@ -67,6 +70,9 @@ class Asking:
                 failures.append(error)
                 failed = error
             attempt = x.attempts[-1]
+            if x.client.started and attempt.sent and not self._may_go_on(x):
+                await self._break_off(x, failures)
+                return
             here = (attempt.provider, attempt.model)
             tries[here] = tries.get(here, 0) + 1
             failure = Failure(
@@ -79,6 +85,10 @@ class Asking:
                 verdict = await run_step(step, x.trail, call, failure)
                 if verdict is not None:
                     break
+            goes_on = isinstance(verdict, Route) and len(x.attempts) < _MAX_ATTEMPTS
+            if x.client.started and not goes_on:
+                await self._break_off(x, failures)
+                return
             if isinstance(verdict, Answer):
                 x.degraded = verdict.degraded
                 await self._replies.answer(x, verdict)
@@ -88,6 +98,22 @@ class Asking:
             if verdict.after > 0:
                 await clock.sleep(min(verdict.after, 60.0))
             target = verdict.targets[0]
+
+    def _may_go_on(self, x: Exchange) -> bool:
+        """A stream broke behind its first output: note how somebody else could take it over, if anybody can."""
+        assert x.shadow is not None  # else it has ended with its error where it broke
+        assert x.channels is not None
+        x.resumption = Resumption.of(x.shadow, x.channels)
+        return x.resumption is not None
+
+    async def _break_off(self, x: Exchange, failures: list[UpstreamError]) -> None:
+        """Nobody goes on with a stream that broke: end it with the error of the first break, never with another
+        provider's refusal to take it over."""
+        failure = next((each for each in failures if each.reason not in _UNSENT), failures[-1])
+        x.broken, x.error = True, broken(failure)
+        assert x.codec is not None
+        await x.client.send(x.codec.abort(x.error, x.id))
+        await x.client.end()
 
     async def ask_once(self, x: Exchange, call: Call, target: Target, *, own_key: bool) -> None:
         """One attempt, from its guards to its end. Raises: UpstreamError when it failed unseen by the client."""
@@ -167,7 +193,7 @@ class Asking:
             codec = dialect.open_stream(call)
             if kind == codec.media_type or kind in _STREAMS:
                 if translation is not None:
-                    codec = translation.codec(codec)
+                    codec = self._back(x, codec, translation)
                 await self._relay_stream(x, attempt, upstream, codec, prepared)
             elif attempt.provider == APP:  # an application decides by itself when it streams
                 await self._relay_whole(x, attempt, upstream, prepared)
@@ -176,6 +202,13 @@ class Asking:
         except BaseException:
             upstream.close()
             raise
+
+    @staticmethod
+    def _back(x: Exchange, codec: StreamCodec, translation: Translation) -> StreamCodec:
+        """The way back to the client, from its beginning or from where the answer broke."""
+        if x.resumption is None:
+            return translation.codec(codec)
+        return ResumedCodec(codec, *translation.ends(), x.resumption)
 
     async def _relay_whole(self, x: Exchange, attempt: Attempt, upstream: Any, prepared: Prepared) -> None:
         async def open_channels(model: str) -> Channels:
@@ -195,7 +228,15 @@ class Asking:
     async def _relay_stream(
         self, x: Exchange, attempt: Attempt, upstream: Any, codec: StreamCodec, prepared: Prepared
     ) -> None:
-        channels = await self._open_channels(x, attempt, attempt.model, streamed=True, status=upstream.status)
+        if x.resumption is not None and x.channels is not None:
+            channels = x.channels
+            x.codec = codec
+        else:
+            channels = await self._open_channels(
+                x, attempt, attempt.model, streamed=True, status=upstream.status
+            )
+            x.shadow = self._attempts.shadow(x)
+            x.channels = channels if x.shadow is not None else None
 
         async def begin() -> None:
             head = {"content-type": codec.media_type}

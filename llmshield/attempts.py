@@ -16,6 +16,7 @@ from llmshield.identity import as_bearer
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
+from llmshield.resuming import Shadow
 from llmshield.translation import Translation, Translations
 from llmshield.transport import Timeouts, Transport
 from llmshield.verdicts import Block, Skip
@@ -70,8 +71,15 @@ class Attempts:
             )
         translation = None
         asked = call
-        if name != APP and provider is not None and provider.dialect != dialect.family:
-            translation = self._translations.to(provider.dialect or "", call, attempt.model)
+        resumption = x.resumption
+        if name == APP and resumption is not None:
+            raise UpstreamError("skipped", "The wrapped app can't go on with an answer.")
+        if (
+            name != APP
+            and provider is not None
+            and (provider.dialect != dialect.family or resumption is not None)
+        ):
+            translation = self._translations.to(provider.dialect or "", call, attempt.model, resumption)
             if translation.lost and x.on_loss == "refuse":
                 raise UpstreamError(
                     "skipped", f"Provider {name!r} would not be told: {translation.lost[0]}.", code="loss"
@@ -98,6 +106,13 @@ class Attempts:
         timeouts = timeouts_of(provider, streamed=call.stream)
         request = WireRequest(call.method, path, query, headers, payload)
         return Prepared(request, transport, timeouts, dialect, asked, translation)
+
+    def shadow(self, x: Exchange) -> Shadow | None:
+        """Watches a stream that may be resumed; None where its route, or its dialect, has no such thing."""
+        if x.mid_stream == "error" or x.dialect is None:
+            return None
+        reader = self._translations.reader(x.dialect.name)
+        return Shadow(reader, x.mid_stream) if reader is not None else None
 
     def _headers(
         self, x: Exchange, told: Mapping[str, str], dialect: Dialect, name: str, *, own_key: bool

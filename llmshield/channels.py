@@ -80,6 +80,20 @@ class Channels:
         rest = [(channel, self.flush(channel)) for channel, line in list(self._lines.items()) if line.open]
         return [(channel, text) for channel, text in rest if text]
 
+    def open_channels(self) -> list[Channel]:
+        """The channels that have begun and not ended, in the order of their beginning."""
+        return [channel for channel, line in self._lines.items() if line.open]
+
+    def said(self, channel: Channel) -> str | None:
+        """What the provider has written on a channel so far; None where no filter reads it."""
+        line = self._lines.get(channel)
+        return "".join(line.raw) if line is not None and line.pipe is not None else None
+
+    def forget(self, channel: Channel) -> None:
+        """Drop a channel with all that is held of it: its text begins again."""
+        self._lines.pop(channel, None)
+        self._last = _NO_LINE
+
     def repeat(self, channel: Channel, text: str) -> str:
         """The provider repeats the channel's whole text in a later event: what the client is to see there.
 

@@ -205,7 +205,7 @@ class Begun:
 @dataclass(slots=True)
 class PartBegun:
     """A part begins. `part` counts the parts of its choice from 0; `call_id` and `name` are a tool call's, `family`
-    says whose thought it is."""
+    says whose thought it is, `item` is the part's own id where its dialect has one."""
 
     choice: int
     part: int
@@ -213,6 +213,7 @@ class PartBegun:
     call_id: str = ""
     name: str = ""
     family: str = ""
+    item: str = ""
 
 
 @dataclass(slots=True)

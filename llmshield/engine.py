@@ -268,7 +268,7 @@ class Engine:
             )
         if rule.deny is not None:
             raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
-        x.on_loss = rule.on_loss
+        x.on_loss, x.mid_stream = rule.on_loss, rule.mid_stream
         return Route(rule.to, why="routes")
 
     def _overrides(self, call: Call) -> tuple[Override, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Reply
@@ -14,8 +14,10 @@ from llmshield.errors import PROVIDERS_FAULT, CallError
 from llmshield.identity import Caller
 
 if TYPE_CHECKING:
+    from llmshield.channels import Channels
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.idempotency import Claim
+    from llmshield.resuming import Resumption, Shadow
     from llmshield.transport import Transport
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -128,6 +130,14 @@ class Exchange:
     """A guard ended the reply after parts of it had reached the client."""
     broken: bool = False
     """The reply broke after parts of it had reached the client."""
+    mid_stream: Literal["error", "continue", "restart_marker"] = "error"
+    """What the route says of streams that break after their first output."""
+    shadow: Shadow | None = None
+    """What the client has got of a stream that may be resumed."""
+    channels: Channels | None = None
+    """The filters of a stream that may be resumed."""
+    resumption: Resumption | None = None
+    """How the next provider takes over a stream that broke."""
     on_loss: str = "record"
     """What the route says of wishes that a translation can't carry: record, or refuse."""
     own_key: bool = False

@@ -104,14 +104,15 @@ async def stream(
 ) -> Ending:
     """Relay a stream event by event; returns how it ended.
 
-    Raises: UpstreamError while nothing has reached the client, CallError when a guard stops it before that.
+    Raises: UpstreamError while nothing has reached the client, or what did may be resumed; CallError when a guard
+    stops it before that.
     """
-    client = x.client
+    client, shadow = x.client, x.shadow
     rest = b""
     arrived = 0  # bytes since the last event
     heavy = False
     out, held = bytearray(), bytearray()
-    visible = False
+    visible = x.resumption is not None
     form: Again | None = None
     lessons = _LESSONS
     try:
@@ -134,6 +135,8 @@ async def stream(
                         if attempt.watch is not None:
                             _ask_watch(x, attempt, codec)
                         await client.send(plain)
+                        if shadow is not None:
+                            shadow.feed(plain)
                         continue
                 form = None
             arrived += len(data)
@@ -172,6 +175,8 @@ async def stream(
                 await begin()
             if out:
                 await client.send(bytes(out))
+                if shadow is not None:
+                    shadow.feed(bytes(out))
             if lessons and len(events) == 1 and events[0].again and not done:
                 lessons -= 1
                 form = learn(data, events[0], codec)
@@ -194,15 +199,23 @@ async def stream(
         _note(x, attempt, codec)
         if not visible:
             raise
+        if shadow is not None and shadow.resumable:
+            if out:
+                await client.send(bytes(out))
+                shadow.feed(bytes(out))
+            raise
         attempt.reason = failure.reason
-        kind: Literal["upstream_timeout", "upstream_error"] = (
-            "upstream_timeout" if failure.reason in {"idle", "total"} else "upstream_error"
-        )
-        x.error = CallError(
-            kind, f"The provider's stream broke ({failure.reason}); the answer is not complete."
-        )
+        x.error = broken(failure)
         await client.send(bytes(out) + codec.abort(x.error, x.id))
         return "broken"
+
+
+def broken(failure: UpstreamError) -> CallError:
+    """The error that ends a stream which broke after parts of it had reached the client."""
+    kind: Literal["upstream_timeout", "upstream_error"] = (
+        "upstream_timeout" if failure.reason in {"idle", "total"} else "upstream_error"
+    )
+    return CallError(kind, f"The provider's stream broke ({failure.reason}); the answer is not complete.")
 
 
 def _ask_watch(x: Exchange, attempt: Attempt, codec: StreamCodec) -> None:

@@ -7,14 +7,22 @@ translated, behind the filters.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from llmshield import registry
 from llmshield.call import Call, Channel, FinishKind, Tree, Usage
-from llmshield.conversation import Begun, Finished, Happening, Over
+from llmshield.conversation import Begun, Conversation, Finished, Happening, Over
 from llmshield.dialects import Dialect, Event, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, UpstreamError, WireError
 from llmshield.traffic import Dialects
 from llmshield.translators import Reader, Translator, Writer
+
+
+class Goes(Protocol):
+    """Puts the question to go on into a conversation (`resuming.Resumption`)."""
+
+    def ask(self, conversation: Conversation, family: str) -> None: ...
 
 
 class Translations:
@@ -27,14 +35,26 @@ class Translations:
         }
         self._targets = {each.targets: name for name, each in self._translators.items() if each.targets}
 
-    def to(self, family: str, call: Call, model: str) -> Translation:
-        """The way of this call to a provider of another family. Raises: UpstreamError `skipped` where there is none."""
+    def reader(self, dialect: str) -> Reader | None:
+        """Reads a stream in this dialect; None where it has no translator."""
+        known = self._translators.get(dialect)
+        return known.reader() if known is not None else None
+
+    def to(self, family: str, call: Call, model: str, resumption: Goes | None = None) -> Translation:
+        """The way of this call to a provider of another family, or (with a `resumption`) of the rest of its answer.
+
+        Raises: UpstreamError `skipped` where there is none.
+        """
         source, name = self._translators.get(call.dialect), self._targets.get(family)
+        if family == call.family:
+            name = call.dialect if call.dialect in self._translators else None
         if source is None or name is None or call.operation != "generate":
             raise UpstreamError("skipped", f"A provider of {family!r} can't be asked this.", code="dialect")
         target = self._translators[name]
         conversation = source.read_conversation(call)
         conversation.model = model
+        if resumption is not None:
+            resumption.ask(conversation, family)
         body = target.write_conversation(conversation)
         if conversation.missing:
             raise UpstreamError(
@@ -83,7 +103,11 @@ class Translation:
 
     def codec(self, inner: StreamCodec) -> StreamCodec:
         """Reads the provider's stream by its own codec and writes the client's."""
-        return TranslatingCodec(inner, self._target.reader(), self._source.writer(self._asked))
+        return TranslatingCodec(inner, *self.ends())
+
+    def ends(self) -> tuple[Reader, Writer]:
+        """A reader of the provider's dialect and a writer of the client's."""
+        return self._target.reader(), self._source.writer(self._asked)
 
 
 class TranslatingCodec(StreamCodec):

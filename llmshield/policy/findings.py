@@ -64,7 +64,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS404": ("error", "a plugin's setting both beside `use` and under `with`"),
     # not built yet
     "LS901": ("error", "not built yet: the kind of key reference"),
-    "LS902": ("error", "not built yet: going on with a broken stream"),
     "LS904": ("error", "not built yet: hedged calls"),
     "LS905": ("error", "not built yet: the route's strategy"),
     "LS911": ("error", "not built yet: a required audit log"),

@@ -50,12 +50,6 @@ def is_planned(value: Any) -> bool:
 
 ROWS: tuple[Row, ...] = (
     Row("LS901", "providers.*.api_key", is_planned, "use env://NAME or file://PATH"),
-    Row(
-        "LS902",
-        "routes.*.mid_stream",
-        _one_of("continue", "restart_marker"),
-        "leave it out: a broken stream ends with an error",
-    ),
     Row("LS904", "routes.*.hedge", _written, "leave it out; `retry` and several targets in `to` work"),
     Row(
         "LS905",

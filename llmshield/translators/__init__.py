@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from llmshield.call import Call, Tree
-from llmshield.conversation import Answered, Conversation, Finished, Happening, Over
+from llmshield.conversation import Answered, Begun, Conversation, Finished, Happening, Over
 from llmshield.errors import CallError
 
 
@@ -41,6 +41,16 @@ class Writer(ABC):
     @abstractmethod
     def write(self, happening: Happening) -> bytes:
         """The bytes for a client; b"" where the dialect says nothing at this point."""
+
+    answer_id: str = ""
+    """The id that the client knows the answer by, where another stream had begun it."""
+
+    def resume(self, begun: Begun) -> None:
+        """The answer goes on from another provider; nothing of its head goes out."""
+        self.write(begun)
+
+    def catch_up(self, reader: Reader) -> None:  # noqa: B027  most dialects number nothing
+        """Number what follows behind what this reader has read."""
 
     def stop(self, error: CallError) -> bytes:
         """End the stream because a guard said so, with the dialect's own stop signal."""

@@ -163,7 +163,7 @@ class GeminiWriter(Writer):
     def _chunk(self, choice: int, part: Tree) -> bytes:
         candidate = {"content": {"role": "model", "parts": [part]}, "index": choice}
         tree = {"candidates": [candidate], "usageMetadata": usage_tree(self._usage), "modelVersion": self._model,
-                "responseId": self._call.id}  # fmt: skip
+                "responseId": self.answer_id or self._call.id}  # fmt: skip
         return self._frames.write_own(tree)
 
     def _over(self) -> bytes:
@@ -176,7 +176,7 @@ class GeminiWriter(Writer):
             for each in self._finished or [Finished(0, "stop")]
         ]
         tree = {"candidates": candidates, "usageMetadata": usage_tree(self._usage), "modelVersion": self._model,
-                "responseId": self._call.id}  # fmt: skip
+                "responseId": self.answer_id or self._call.id}  # fmt: skip
         return self._frames.write_own(tree) + self._frames.finalise()
 
     def abort(self, error: CallError, request_id: str) -> bytes:

@@ -145,7 +145,7 @@ class ChatWriter(Writer):
             return self._begin(happening)
         if isinstance(happening, Begun):
             self._head = {
-                "id": f"chatcmpl-{self._call.id}",
+                "id": self.answer_id or f"chatcmpl-{self._call.id}",
                 "object": "chat.completion.chunk",
                 "created": happening.created or created(),
                 "model": happening.model or self._call.model,

@@ -55,6 +55,8 @@ class ResponsesReader(Reader):
         """Number of the part at (output, kind, index)."""
         self._ended: set[int] = set()
         self._count = 0
+        self.number = -1
+        """The last event's."""
 
     def feed(self, data: bytes) -> list[Happening]:
         out: list[Happening] = []
@@ -66,10 +68,13 @@ class ResponsesReader(Reader):
     def _event(self, tree: Tree, out: list[Happening]) -> None:
         kind = str(tree.get("type"))
         output = whole(tree.get("output_index")) or 0
+        number = whole(tree.get("sequence_number"))
+        self.number = self.number + 1 if number is None else number
         if kind in _DELTAS:
             word = _DELTAS[kind]
             index = whole(tree.get("summary_index", tree.get("content_index"))) or 0
-            self._grow(out, self._part(out, output, word, index), text(tree.get("delta")))
+            part = self._part(out, output, word, index, text(tree.get("item_id")) or "")
+            self._grow(out, part, text(tree.get("delta")))
         elif kind in _CALL_DELTAS:
             part = self._parts.get((output, "call", 0))
             if part is not None:
@@ -123,11 +128,12 @@ class ResponsesReader(Reader):
                 self._ended.add(number)
                 out.append(PartEnded(0, number))
 
-    def _part(self, out: list[Happening], output: int, word: Any, index: int) -> int:
+    def _part(self, out: list[Happening], output: int, word: Any, index: int, item: str = "") -> int:
         known = self._parts.get((output, word, index))
         if known is None:
             known = self._new(output, word, index)
-            out.append(PartBegun(0, known, word, family="openai" if word == "reasoning" else ""))
+            family = "openai" if word == "reasoning" else ""
+            out.append(PartBegun(0, known, word, family=family, item=item))
         return known
 
     def _new(self, output: int, word: str, index: int) -> int:
@@ -182,6 +188,13 @@ class ResponsesWriter(Writer):
             return self._end(item) if item is not None else b""
         self._finish = happening.finish
         return b""
+
+    def resume(self, begun: Begun) -> None:
+        self._model = begun.model or self._model
+
+    def catch_up(self, reader: Reader) -> None:
+        if isinstance(reader, ResponsesReader):
+            self._number = reader.number + 1
 
     def _event(self, name: str, **fields: Any) -> bytes:
         tree = {"type": name, "sequence_number": self._number, **fields}
@@ -261,7 +274,7 @@ class _Item:
             "tool_call": ("response.function_call_arguments", "arguments", "fc"),
             "custom_call": ("response.custom_tool_call_input", "input", "ctc"),
         }[kind]
-        self._id = f"{prefix}_{call_id}{index}"
+        self._id = begun.item or f"{prefix}_{call_id}{index}"
         self.place: Tree = {"item_id": self._id, "output_index": index}
         if self.kind == "message":
             self.place["content_index"] = 0

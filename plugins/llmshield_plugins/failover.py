@@ -84,9 +84,9 @@ class Failover(Plugin):
 
     def on_failure(self, call: Call, failure: Failure) -> Route | Answer | None:
         """Again, the next one, a last word, or nothing."""
-        if failure.visible:
-            return None
         rule = self._policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
+        if failure.visible:
+            return None if rule is None or rule.mid_stream == "error" else _takes_over(rule, failure, call)
         if not _may_go_on(failure):
             return None
         here = Target(failure.attempt.provider, failure.attempt.model)
@@ -104,6 +104,14 @@ class Failover(Plugin):
         if rule is not None and rule.degraded is not None and not _denied(failure):
             return Answer(rule.degraded.message, degraded=True)
         return None
+
+
+def _takes_over(rule: Rule, failure: Failure, call: Call) -> Route | None:
+    """Who goes on with a stream that broke in the client's hands: the next target, else the same once more."""
+    following = _after(failure.route, failure.attempt, call)
+    if following is None and failure.tries < rule.retry.attempts:
+        following = Target(failure.attempt.provider, failure.attempt.model)
+    return Route((following,), why=f"goes on after {failure.reason}") if following is not None else None
 
 
 def _is_the_providers(attempt: Attempt) -> bool:
