@@ -108,7 +108,7 @@ def fresh(period: str, now: float, zone: str) -> Window:
     return window(period, now, zone)
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(
     st.sampled_from(MONEY),
     st.sampled_from(ZONES),

@@ -219,8 +219,8 @@ def test_by_each_word(
 
 def test_every_combination_adds_up(labelled: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["tenant", "model", "provider", "key", "tier", "tag:team", "hour", "day", "week", "month"]
-    for count in (2, 3, 10):
-        for names in list(combinations(words, count))[:40]:
+    for count in (2, 10):
+        for names in list(combinations(words, count))[:20]:
             assert run(",".join(names), labelled, Format.csv) == 0
             rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
             assert list(rows[0]) == [*names, "requests", "input_tokens", "output_tokens", "usd"]

@@ -207,7 +207,7 @@ MOVES = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["1m", "10m", "24h", "7d"]), MOVES)
 def test_no_stretch_of_real_time_holds_more(
     period: str, moves: list[tuple[float, int, float, float]]
