@@ -154,6 +154,12 @@ class Identity:
         self._ways: tuple[Way, ...] = tuple(
             registry.find("identity", rule.kind)(rule.name, house) for rule in policy.identify
         )
+        # What a proxy says about its client is nobody's business behind us (`x-llmshield-*` never goes up anyway).
+        self._told = tuple(
+            rule.name
+            for rule in policy.identify
+            if rule.kind == "header" and not rule.name.startswith("x-llmshield-")
+        )
         self._policy_keys = frozenset(digest.removeprefix("sha256:") for digest in policy.keys)
         # Where a provider has no key of its own, a key that we do not know is the client's key for the provider.
         self._passes_keys = any(p.api_key is None for p in policy.providers.values()) or not policy.providers
@@ -178,10 +184,10 @@ class Identity:
             await way.close()
 
     def identify(
-        self, headers: Mapping[str, str], query: str, peer: str, asked: Asked | None = None
+        self, headers: dict[str, str], query: str, peer: str, asked: Asked | None = None
     ) -> Caller | Awaitable[Caller]:
         """The caller of one request, at once where nothing has to be waited for; `peer` is the address of the
-        connection.
+        connection. A header that has told who it is, or could have, is taken out.
 
         Raises: CallError `unauthenticated` for a missing, unknown or bad credential, `bad_request` for two different
         keys, `forbidden` for a caller that is blocked; the awaitable raises the same.
@@ -196,7 +202,7 @@ class Identity:
         return self._unknown(key, headers, peer)
 
     async def _later(
-        self, waiting: Awaitable[Who | None], at: int, headers: Mapping[str, str], key: str | None, peer: str,
+        self, waiting: Awaitable[Who | None], at: int, headers: dict[str, str], key: str | None, peer: str,
         asked: Asked | None,
     ) -> Caller:  # fmt: skip
         """The same, from a way on that has to wait."""
@@ -208,8 +214,10 @@ class Identity:
                 break
         return self._unknown(key, headers, peer) if who is None else self._caller(who, key, headers, peer)
 
-    def _caller(self, who: Who, key: str | None, headers: Mapping[str, str], peer: str) -> Caller:
+    def _caller(self, who: Who, key: str | None, headers: dict[str, str], peer: str) -> Caller:
         address = self._trusted.client(headers, peer)
+        for name in self._told:
+            headers.pop(name, None)
         if self._blocks is not None and self._blocks.any:
             self._blocks.check(who.tenant, address)
         ours = key is not None and (who.uses_key or self._is_ours(key))
@@ -231,7 +239,7 @@ class Identity:
             bool(self._policy_keys) and client_keys.digest_of(key) in self._policy_keys
         )
 
-    def _unknown(self, key: str | None, headers: Mapping[str, str], peer: str) -> Caller:
+    def _unknown(self, key: str | None, headers: dict[str, str], peer: str) -> Caller:
         """Nobody knows who it is: anonymous, where the policy lets such calls in."""
         if key is None:
             if self._anonymous is None:

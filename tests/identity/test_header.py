@@ -69,6 +69,17 @@ def test_a_key_that_no_header_can_hold_is_not_passed_on(key: str) -> None:
     assert "bad_request" == caught.value.kind
 
 
+@pytest.mark.parametrize(("peer", "key"), [("10.0.0.1", None), ("192.0.2.1", None), ("192.0.2.1", "sk-own")])
+def test_what_a_proxy_says_goes_no_further(peer: str, key: str | None) -> None:
+    """Believed or not: a provider that is told tenants, or an attacker that tells them, is no good."""
+    made = Identity(policy(POLICY.replace("X-LLMShield-Tenant", "X-Remote-Team")))
+    headers = {"x-remote-team": "acme", "x-other": "y", **({"x-api-key": key} if key else {})}
+    made.identify(headers, "", peer)
+
+    assert "x-remote-team" not in headers
+    assert "y" == headers["x-other"]
+
+
 @pytest.mark.parametrize("rule", ["header:", "header", "header:x y", "header:x:y", "header:\xe9"])
 def test_names_that_no_header_has(rule: Any) -> None:
     with pytest.raises(PolicyError, match="LS305"):
