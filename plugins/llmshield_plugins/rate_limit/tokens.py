@@ -46,6 +46,9 @@ _LIKELY_TOKENS = 1_024
 Gates: TypeAlias = Shared | Store
 """Where tokens are counted: the shared store, or our own share of it while that is away."""
 
+_MOST_TOKENS = 10**12
+"""The largest limit that a policy may name; a report beyond it is a lie, and no store could add it up."""
+
 _UNCOUNTED = frozenset({"count_tokens", "models", "passthrough"})
 """Operations that use no tokens, or whose tokens nobody here can read."""
 
@@ -232,9 +235,10 @@ def used_by(attempt: Attempt, held: int) -> int:
     if usage is None or not _sensible(usage):
         return min(held, attempt.input_bytes + attempt.output_chars)
     into, out = usage.input or 0, usage.output or 0
+    used = into + out
     if attempt.outcome != "ok" and attempt.output_chars > out:  # cut: the report is older than the last text
-        return max(into + out, min(held, into + attempt.output_chars))
-    return into + out
+        used = max(used, min(held, into + attempt.output_chars))
+    return min(used, _MOST_TOKENS)
 
 
 def _sensible(usage: Usage) -> bool:

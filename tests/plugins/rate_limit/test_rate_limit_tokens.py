@@ -1,12 +1,15 @@
 """Limits in tokens: never passed by what calls really use, whatever they reserve; told in the headers."""
 
+import asyncio
 import random
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from llmshield.stores import open_store
 from llmshield.testing import FakeProvider, FrozenClock, gateway
 from llmshield.verdicts import Block, Skip
 
@@ -170,6 +173,29 @@ async def test_malformed_usage_credits_nobody(asked: Any, time: FrozenClock) -> 
     await asked.attempt(after, size=100, bound=400)
 
     assert after.response_headers["x-ratelimit-remaining-tokens"] == str(10_000 - 105 - 564)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite", "redis"])
+async def test_a_report_beyond_all_measure_fills_the_window(
+    asked: Any, tmp_path: Path, request: pytest.FixtureRequest, store: str
+) -> None:
+    """On every store; the attempt after it is refused, and in time let in again."""
+    urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path / 'book.db'}"}
+    opened = open_store(urls.get(store) or request.getfixturevalue("redis")[0])
+    await opened.open()
+    plugin = await asked.plugin("rate: [10000 tokens/second]", store=opened)
+    call = asked.call()
+    await asked.ask(plugin, call)
+    attempt, _ = await asked.attempt(call, size=100, bound=400)
+    await asked.end_attempt(attempt, used=3 * 2**70)
+    refused = (await asked.attempt(call, size=100, bound=400))[1]
+    await asyncio.sleep(1.1)
+    again = (await asked.attempt(call, size=100, bound=400))[1]
+
+    assert isinstance(refused, Block)
+    assert again is None
+    await plugin.close()
+    await opened.close()
 
 
 async def test_an_estimate_lets_more_in_and_clamps_nothing(asked: Any, time: FrozenClock) -> None:
