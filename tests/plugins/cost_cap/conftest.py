@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 import pytest
 
-from llmshield.testing import gateway
+from llmshield.testing import FakeProvider, gateway
 
 POLICY = """
 server: {{store: "{store}"}}
@@ -125,3 +125,90 @@ def policy_text() -> str:
 @pytest.fixture
 def canned() -> Callable[..., AbstractAsyncContextManager[House]]:
     return _canned
+
+
+# -- the same before the simulated provider
+
+SIMULATED = """
+server: {{store: "{store}"}}
+providers:
+  openai: {{dialect: openai, base_url: "{sim}/v1"{more}}}
+  claude: {{dialect: anthropic, base_url: "{sim}"}}
+  google: {{dialect: gemini, base_url: "{sim}"}}
+routes:
+  - match: {{model: ["claude-*"]}}
+    to: [claude]
+  - match: {{model: ["gemini-*"]}}
+    to: [google]
+  - match: {{any: true}}
+    to: [openai]
+tenants: {{anonymous: {{tier: free}}}}
+tiers: {{free: {{budget: {budget}}}}}
+plugins:
+  - use: cost_cap
+    {settings}
+"""
+
+
+@dataclass
+class Simulated:
+    """A running gateway, the provider behind it, and a client before it."""
+
+    sim: Any
+    url: str
+    admin: str
+    client: aiohttp.ClientSession
+
+    async def post(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> tuple[int, Any, Any]:
+        async with self.client.post(self.url + path, json=body) as reply:
+            text = await reply.text()
+            data = None
+            with contextlib.suppress(ValueError):
+                data = await reply.json(content_type=None)
+            return reply.status, data if data is not None else text, reply.headers
+
+    async def usage(self) -> dict[str, Any]:
+        """The tenant's figures, once nothing is held any more."""
+        for _ in range(100):
+            async with self.client.get(self.admin + "/usage") as reply:
+                found: dict[str, Any] = (await reply.json())["tenants"]["anonymous"]
+            if Decimal(found["held_usd"]) == 0:
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"still held: {found['held_usd']}")
+
+    async def spent(self) -> Decimal:
+        return Decimal((await self.usage())["spent_usd"])
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    settings: str = "",
+    budget: str = "1 USD/day",
+    more: str = "",
+    store: str = "memory://",
+    text: str = SIMULATED,
+) -> AsyncIterator[Simulated]:
+    async with FakeProvider() as sim:
+        made = text.format(sim=sim.url, settings=settings, budget=budget, more=more, store=store)
+        async with (
+            gateway(made) as (url, admin),
+            aiohttp.ClientSession(headers={"authorization": "Bearer k"}) as client,
+        ):
+            yield Simulated(sim, url, admin, client)
+
+
+@pytest.fixture
+def opened() -> Callable[..., AbstractAsyncContextManager[Simulated]]:
+    return _opened
+
+
+@pytest.fixture
+def simulated() -> type[Simulated]:
+    return Simulated
+
+
+@pytest.fixture
+def simulated_text() -> str:
+    """The policy of `opened`, to be changed and given to it as `text`."""
+    return SIMULATED
