@@ -554,6 +554,55 @@ async def test_a_claim_is_renewed_while_its_call_is_under_way(
     assert answers[0].body == answers[1].body
 
 
+async def test_an_answer_is_kept_for_its_time(primary: Simulator, store_url: str) -> None:
+    text = text_of(store_url, primary.url).replace("{wait:", "{keep: 700ms, wait:")
+    async with gateway(text) as (url, _), aiohttp.ClientSession() as http:
+        await post(http, url)
+        assert (await post(http, url)).replayed
+        await asyncio.sleep(0.8)
+        assert not (await post(http, url)).replayed
+
+    assert 2 == len(primary.calls)
+
+
+def started(path: Path, code: str) -> "subprocess.Popen[str]":
+    """`llmshield serve` in a process of its own, by this code."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--policy", str(path), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+        stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+    )  # fmt: skip
+
+
+def url_of(served: "subprocess.Popen[str]") -> str:
+    assert served.stderr is not None
+    return next(line.split()[2].rstrip(",") for line in served.stderr if line.startswith("llmshield serves "))
+
+
+@pytest.mark.nightly
+def test_sixty_four_at_once_over_four_processes_are_one(shared_url: str, tmp_path: Path) -> None:
+    with SimulatorThread(name="p") as sim:
+        path = tmp_path / "policy.yaml"
+        path.write_text("version: 1\n" + text_of(shared_url, sim.url))
+        served = [started(path, "from llmshield.cli import main; main()") for _ in range(4)]
+        urls = [url_of(each) for each in served]
+        bodies = [body_of("openai", f"[[simulate ttft=0.3]] hello {turn}") for turn in range(5)]
+
+        async def run() -> None:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+                for turn, body in enumerate(bodies):
+                    answers = await asyncio.gather(
+                        *(post(http, urls[n % 4], f"turn-{turn}", body=body) for n in range(64))
+                    )
+                    assert {(200, answers[0].body)} == {(each.status, each.body) for each in answers}
+                    assert turn + 1 == len(sim.calls)
+
+        asyncio.run(run())
+        for each in served:
+            each.send_signal(signal.SIGTERM)
+        for each in served:
+            each.communicate(timeout=30)
+
+
 @pytest.mark.nightly
 def test_a_crashed_process_blocks_its_key_no_longer_than_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -567,14 +616,8 @@ def test_a_crashed_process_blocks_its_key_no_longer_than_the_lease(
         code = (
             "from llmshield import idempotency as i; i.LEASE_S = 1.0; from llmshield.cli import main; main()"
         )
-        served = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", "--policy", str(path), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
-            stderr=subprocess.PIPE, text=True, env=dict(os.environ),
-        )  # fmt: skip
-        assert served.stderr is not None
-        url = next(
-            line.split()[2].rstrip(",") for line in served.stderr if line.startswith("llmshield serves ")
-        )
+        served = started(path, code)
+        url = url_of(served)
         body = body_of("openai", "[[simulate ttft=3,first=1]] hello")
 
         async def run() -> Answer:
