@@ -11,7 +11,7 @@ from llmshield.errors import BookLost, StoreError, StoreUnavailable
 from llmshield.journals import Reading
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
 from llmshield.local_state import Known, LocalState
-from llmshield.stores import Labels, open_store
+from llmshield.stores import Labels, Line, open_store
 from llmshield.testing import FrozenClock
 
 MIDNIGHT = 1_790_035_200.0
@@ -199,6 +199,20 @@ async def test_the_count_of_the_book_is_kept_with_a_lag(
     known = machine.state.read()
     assert known == Known(known.epoch, (await ledger._store.book()).count)
     assert known.count >= 5
+
+
+async def test_an_orphan_is_charged_within_a_second_of_its_lease(machine: Machine) -> None:
+    """A process is killed; whoever is left finds its hold."""
+    ledger = await machine.start()
+    now_ms = int(time.time() * 1000)
+    line = Line(CAP.account, "ever")
+    await ledger._store.reserve("orphan", [line], 700, 700, now_ms + 400, now_ms, LABELS)
+    while (await ledger._store.balances(CAP.account))[0].spent == 0:
+        assert time.time() * 1000 < now_ms + 400 + 1_000
+        await asyncio.sleep(0.02)
+
+    (found,) = await ledger._store.balances(CAP.account)
+    assert (found.spent, found.held, ledger.expired) == (700, 0, 1)
 
 
 async def test_memory_keeps_nothing(tmp_path: Path) -> None:

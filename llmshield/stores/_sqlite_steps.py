@@ -29,6 +29,7 @@ from llmshield.stores import (
     Standing,
     Window,
 )
+from llmshield.stores._ages import STEP_KEPT_MS
 from llmshield.stores._sums import Steps, add, prune, resets_ms, room, total, wait_ms
 
 VERSION = 2
@@ -94,6 +95,8 @@ _ENTRY = "INSERT INTO journal VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 def create(connection: sqlite3.Connection) -> None:
     """Make what is missing. Raises: StoreError for a file that a newer version wrote."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -194,7 +197,11 @@ def expire(connection: sqlite3.Connection, now_ms: int) -> int:
 
 def prune_old(connection: sqlite3.Connection, now_ms: int, age_ms: int) -> None:
     """Forget accounts long after their window (`_ages`), and gates and seats that count nothing any more."""
-    connection.execute("DELETE FROM account WHERE ends_ms BETWEEN 1 AND ? AND held = 0", (age_ms - KEPT_MS,))
+    # Names of a rolling window's steps begin with a digit, those of all others with a letter.
+    connection.execute(
+        """DELETE FROM account WHERE ends_ms BETWEEN 1 AND CASE WHEN "window" < ':' THEN ? ELSE ? END AND held = 0""",
+        (age_ms - STEP_KEPT_MS, age_ms - KEPT_MS),
+    )
     connection.execute("DELETE FROM gate WHERE ends_ms < ?", (now_ms,))
     connection.execute("DELETE FROM seat WHERE until_ms < ?", (now_ms,))
 

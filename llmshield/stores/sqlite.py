@@ -49,6 +49,7 @@ from llmshield.stores import _sqlite_notes as notes
 from llmshield.stores import _sqlite_steps as steps
 from llmshield.stores._ages import Age
 from llmshield.stores._sqlite_book import Turned
+from llmshield.stores._trouble import busy, sqlite_trouble
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -314,7 +315,7 @@ class SqliteStore(Store):
             connection.execute("ROLLBACK")
         if isinstance(error, StoreUnavailable):
             return error
-        return StoreUnavailable(f"SQLite store {self._file!r}: {error}")
+        return sqlite_trouble(self._file, error)
 
     # -- what runs in the writing thread
 
@@ -323,7 +324,10 @@ class SqliteStore(Store):
         while True:
             try:
                 if not Path(self._file).parent.is_dir():
-                    raise StoreError(f"The folder of the SQLite store {self._file!r} does not exist")
+                    raise StoreError(
+                        f"The folder of the SQLite store {self._file!r} does not exist; make it, or name another file"
+                        " (sqlite:///relative.db, sqlite:////absolute.db)."
+                    )
                 connection = sqlite3.connect(
                     self._file,
                     timeout=_BUSY_S,
@@ -340,10 +344,10 @@ class SqliteStore(Store):
             except sqlite3.OperationalError as error:
                 # Several processes that start together turn the same new file to WAL: all but one are told to wait.
                 if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+                    raise sqlite_trouble(self._file, error) from error
                 time.sleep(0.02)
             except sqlite3.DatabaseError as error:
-                raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+                raise sqlite_trouble(self._file, error) from error
 
     def _work(self, writer: sqlite3.Connection, flusher: sqlite3.Connection) -> None:
         """The thread: batches of steps, each batch one transaction; once a second the log goes to disk."""
@@ -386,7 +390,7 @@ class SqliteStore(Store):
                 if not patience_s:
                     return None
                 if time.monotonic() > deadline:
-                    raise sqlite3.OperationalError(f"other processes held the file for {_BUSY_S:.0f} s")
+                    raise busy(self._file, _BUSY_S)
                 time.sleep(0.0003)  # SQLite's own waiting sleeps up to 100 ms at a time
             if _inode(self._file) != self._inode:
                 self.replaced = True
@@ -441,7 +445,7 @@ class SqliteStore(Store):
             finally:
                 connection.close()
         except sqlite3.DatabaseError as error:
-            raise StoreUnavailable(f"SQLite store {self._file!r}: {error}") from error
+            raise sqlite_trouble(self._file, error) from error
 
 
 def _inode(file: str) -> tuple[int, int]:
