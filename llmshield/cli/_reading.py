@@ -38,10 +38,11 @@ def policy_at(path: Path, command: str) -> Policy:
         raise typer.Exit(USAGE) from None
 
 
-def shared_store(policy: Path | None, url: str | None, command: str) -> Store:
+def shared_store(policy: Path | None, url: str | None, command: str, *, make: bool = False) -> Store:
     """The store of this URL, or of the policy (else `policy.yaml` here, else `llmshield.db` here), not yet opened.
 
-    Raises: ShieldError where other processes have no part in it, or there is none; typer.Exit without any of these.
+    Raises: ShieldError where other processes have no part in it, or there is none (with `make` it is made when it is
+    opened, and the user is told); typer.Exit without any of these.
     """
     from llmshield.errors import ShieldError
     from llmshield.local_state import LocalState
@@ -66,9 +67,11 @@ def shared_store(policy: Path | None, url: str | None, command: str) -> Store:
             "memory:// lives in the serving process only; set `server.store` to sqlite:// or redis://"
         )
     if store.url.scheme == "sqlite" and not Path(store.url.path).is_file():
-        raise ShieldError(
-            f"There is no store at {store.url.path!r}; start `llmshield serve` once, or check the path."
-        )
+        if not make:
+            raise ShieldError(
+                f"There is no store at {store.url.path!r}; start `llmshield serve` once, or check the path."
+            )
+        print(f"llmshield {command}: there was no store at {store.url.path}; it is made now", file=sys.stderr)
     return LocalState(store.url, Path(folder).expanduser() if folder else None).recall(store)
 
 

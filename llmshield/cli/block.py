@@ -91,7 +91,8 @@ def add(target: str, length: str | None, reason: str, *, policy: Path | None, st
         until_ms = int((clock.now() + seconds) * 1000)
     if not _is_target(target, "add"):
         return USAGE
-    made = _with(shared_store(policy, store, "block add"), lambda s: blocks.add(s, target, until_ms, reason))
+    there = shared_store(policy, store, "block add", make=True)
+    made = _with(there, lambda s: blocks.add(s, target, until_ms, reason))
     print(f"{made.shown} is blocked{_until(made)}.")
     return 0
 

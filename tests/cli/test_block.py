@@ -78,7 +78,7 @@ def test_a_store_that_nobody_shares_or_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShieldError, match="memory://"):
         run("list", "--store", "memory://")
     with pytest.raises(ShieldError, match="no store at"):
-        run("add", "192.0.2.7", "--store", f"sqlite:///{tmp_path / 'nowhere.db'}")
+        run("remove", "192.0.2.7", "--store", f"sqlite:///{tmp_path / 'nowhere.db'}")
 
 
 def test_the_policys_store(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +88,12 @@ def test_the_policys_store(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert run("add", "192.0.2.7") == 0
     assert run("remove", "192.0.2.7", "--policy", "policy.yaml") == 0
+
+
+def test_a_block_may_come_before_the_first_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    assert run("add", "192.0.2.7", "--store", url) == 0
+    assert "it is made now" in capsys.readouterr().err
+    assert run("list", "--format", "json", "--store", url) == 0
+
+    assert json.loads(capsys.readouterr().out)[0]["target"] == "192.0.2.7"
