@@ -29,7 +29,7 @@ STEPS = 60
 """Steps of a rolling window, as of a rate limit."""
 
 SHORTEST_STEP_MS = 10_000
-"""With shorter ones a minute's window would leave 60,000 accounts a day for each busy tenant."""
+"""With shorter ones a minute's window would leave 86,400 accounts a day for each busy tenant."""
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _ROLLING = re.compile(r"^([1-9][0-9]{0,9})(ms|s|m|h|d)$")

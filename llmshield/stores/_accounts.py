@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from llmshield.stores import MAX_AMOUNT, Line, Standing
+from llmshield.stores._ages import STEP_KEPT_MS
 
 
 @dataclass(slots=True)
@@ -53,12 +54,13 @@ class Accounts:
                 held += step.held
         return Standing(min(spent, MAX_AMOUNT), min(held, MAX_AMOUNT), oldest)
 
-    def forget(self, over_ms: int) -> None:
-        """Drop what was over before this moment and holds nothing."""
+    def forget(self, age_ms: int, kept_ms: int) -> None:
+        """Drop what was over so long before this moment, and holds nothing."""
         for key, account in list(self.by_key.items()):
-            if 0 < account.ends_ms < over_ms and not account.held:
+            is_step = key[1][:1].isdigit()
+            if 0 < account.ends_ms < age_ms - (STEP_KEPT_MS if is_step else kept_ms) and not account.held:
                 del self.by_key[key]
-                if key[1][:1].isdigit():
+                if is_step:
                     kind = _kind(*key)
                     self._steps[kind].remove(key[1])
                     if not self._steps[kind]:

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from llmshield import clock
 
+STEP_KEPT_MS = 3_600_000
+"""How long a step of a rolling window outlives it. A clock that steps back asks for more steps than count, never for
+one that does not: an hour is for clocks that go apart. Ten minutes' windows leave 8,640 steps a day for each account.
+"""
+
 
 class Age:
     """`age(now_ms)` is the latest moment, in ms since 1970, that it can be since this was made."""

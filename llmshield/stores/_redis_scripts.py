@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from llmshield.stores._ages import STEP_KEPT_MS
 from llmshield.stores._redis_notes import (
     BEGIN,
     CHECK,
@@ -75,7 +76,7 @@ end
 _BOOK = (
     CHECK
     + _DIGITS
-    + f"local KEPT = {KEPT_MS}\n"
+    + f"local KEPT, STEP_KEPT = {KEPT_MS}, {STEP_KEPT_MS}\n"
     + """
 local function account(name, ends, now)
   local key = P .. 'acc:' .. name
@@ -83,15 +84,20 @@ local function account(name, ends, now)
   if not has[1] then
     redis.call('HSET', key, 's', '0', 'h', '0', 'r', '0', 't', '0')
     redis.call('SADD', P .. 'accounts', name)
-    if ends > 0 then redis.call('PEXPIRE', key, math.max(1, ends - now) + KEPT) end
     local kind = string.match(name, '^(.*|%d[^|:]*:)[^|:]*$')
+    if ends > 0 then
+      redis.call('PEXPIRE', key, math.max(1, ends - now) + (kind and STEP_KEPT or KEPT))
+    end
     if kind then
       -- a step of a rolling window: listed, and what has gone is taken off the list
       local steps = P .. 'steps:' .. kind
       redis.call('ZADD', steps, 0, name)
       redis.call('PEXPIRE', steps, math.max(1, ends - now) + KEPT)
       for _, old in ipairs(redis.call('ZRANGE', steps, 0, 9)) do
-        if redis.call('EXISTS', P .. 'acc:' .. old) == 0 then redis.call('ZREM', steps, old) end
+        if redis.call('EXISTS', P .. 'acc:' .. old) == 0 then
+          redis.call('ZREM', steps, old)
+          redis.call('SREM', P .. 'accounts', old)
+        end
       end
     end
     return key, '0', '0'

@@ -369,7 +369,7 @@ class MemoryStore(Store):
         if abs(now_ms - self._swept_ms) < _SWEEP_MS:
             return
         self._swept_ms = now_ms
-        self._accounts.forget(self._age(now_ms) - KEPT_MS)
+        self._accounts.forget(self._age(now_ms), KEPT_MS)
         self._gates.forget(now_ms)
         for name in list(self._seats):
             if not self._taken(name, now_ms):

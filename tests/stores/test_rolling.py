@@ -108,14 +108,40 @@ async def test_how_lines_stand(store: Store) -> None:
     assert [found.account for found in await store.balances()] == ["tenant=acme"]
 
 
-async def test_what_is_long_over_is_forgotten(store: Store) -> None:
-    await store.settle("a", (step(100)._replace(ends_ms=NOW - 20 * 86_400_000),), 70, NOW, LABELS)
-    await store.settle("b", (step(101),), 50, NOW, LABELS)
+@pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
+async def test_steps_are_forgotten_before_calendar_windows(store: Store) -> None:
+    """An hour after they count no more; in Redis its own clock decides."""
+    over = NOW - 3_600_001
+    await store.settle("a", (step(100)._replace(ends_ms=over),), 70, NOW, LABELS)
+    await store.settle("b", (step(101)._replace(ends_ms=over + 2),), 50, NOW, LABELS)
+    await store.settle("c", (Line("tenant=acme", "day:2026-11-20", None, over),), 30, NOW, LABELS)
     await store.expire(NOW)
-    if store.url.scheme == "redis":  # its own clock decides; the key lives a week more
-        return
 
     assert await store.standing([step(160)]) == [Standing(50, 0, "24h:00000000101")]
+    assert [found.window for found in await store.balances()] == ["24h:00000000101", "day:2026-11-20"]
+
+
+async def test_redis_gives_steps_an_hour_and_forgets_their_names(redis_url: str) -> None:
+    from redis.asyncio import Redis
+
+    store = open_store(f"{redis_url}?prefix=steps")
+    await store.open()
+    client = Redis.from_url(redis_url)
+    kept = "steps:{book}:acc:tenant=acme|"
+    await store.settle("a", (step(100)._replace(ends_ms=NOW + 1_000),), 70, NOW, LABELS)
+    await store.settle("b", (Line("tenant=acme", "day:x", None, NOW + 1_000),), 70, NOW, LABELS)
+    left_s = [await client.ttl(kept + name) for name in ("24h:00000000100", "day:x")]
+    await client.delete(kept + "24h:00000000100")
+    await store.settle("c", (step(101),), 5, NOW, LABELS)
+    names = await client.smembers("steps:{book}:accounts")
+    listed = await client.zrange("steps:{book}:steps:tenant=acme|24h:", 0, -1)
+    await client.aclose()
+    await store.close()
+
+    assert 3_590 <= left_s[0] <= 3_602
+    assert left_s[1] > 6 * 86_400
+    assert names == {b"tenant=acme|24h:00000000101", b"tenant=acme|day:x"}
+    assert listed == [b"tenant=acme|24h:00000000101"]
 
 
 SPEND = """

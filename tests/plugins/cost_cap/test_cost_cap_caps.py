@@ -7,6 +7,7 @@ import pytest
 from llmshield.call import Attempt
 from llmshield.ledger import Cap, Refusal
 from llmshield.policy import Policy
+from llmshield.redact import redact
 from llmshield.testing import policy, read
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe, short
 
@@ -154,6 +155,7 @@ MESSAGES = [
 @pytest.mark.parametrize(("refusal", "least", "message"), MESSAGES)
 def test_what_a_caller_reads(refusal: Refusal, least: int, message: str) -> None:
     assert describe(refusal, least) == message
+    assert redact(message) == message  # amounts and zones look like no key
 
 
 @pytest.mark.parametrize(
