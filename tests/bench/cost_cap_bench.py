@@ -81,6 +81,7 @@ class Silent:
     """A client that takes everything."""
 
     started = False
+    lingers = False
     status = 0
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
