@@ -25,6 +25,8 @@ class Walker:
         self._detector = detector
         self._custom = custom
         self._keep = keep
+        self.suspects: Callable[[str], bool] = self._suspects if custom else detector.suspects
+        """Whether `whole` could find anything; False is certain."""
         self.settle: Settle = self._both if custom else detector.settle
         """The values in `text[start:upto]`, and `upto`: what is before it stays so, whatever follows. `start`, then
         whether nothing follows; what is before `start` has been settled and serves as context."""
@@ -35,9 +37,8 @@ class Walker:
             return self._detector.whole(text, deadline)
         return self.settle(text, 0, True, deadline)[0]
 
-    def suspects(self, text: str) -> bool:
-        """Whether `whole` could find anything; False is certain."""
-        return self._detector.suspects(text) or (bool(self._custom) and bool(self._custom.find(text, 0)))
+    def _suspects(self, text: str) -> bool:
+        return self._detector.suspects(text) or bool(self._custom.find(text, 0))
 
     def _both(
         self, text: str, start: int, final: bool, deadline: float | None = None
