@@ -24,7 +24,7 @@ from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
 from llmshield.exchange import Client, Exchange, Incoming, new_id
 from llmshield.idempotency import Repeats
-from llmshield.identity import Caller, Identity, is_key_name
+from llmshield.identity import Caller, Identity, without_key
 from llmshield.logs import log
 from llmshield.passing import Passing
 from llmshield.policy import Override, Policy
@@ -131,7 +131,7 @@ class Engine:
             raise CallError("shutting_down", "The gateway is shutting down; try again.", retry_after_s=1)
         who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming)
         caller = x.caller = who if isinstance(who, Caller) else await who
-        query = _without_key(x.query)
+        query = without_key(x.query)
         if x.method == "HEAD" or (operation == "models" and x.path == "/"):
             await self._replies.send(x, 200, {}, b"")
             return
@@ -356,7 +356,7 @@ class Engine:
         assert x.caller is not None
         call = x.call = Call(
             id=x.id, dialect=dialect.name, family=dialect.family, operation="passthrough", model="", body={},
-            headers=x.headers, method=x.method, path=x.path, query=_without_key(x.query),
+            headers=x.headers, method=x.method, path=x.path, query=without_key(x.query),
         )  # fmt: skip
         call.tenant, call.tier, call.key_id = x.caller.tenant, x.caller.tier, x.caller.key_id
         call.client = x.caller.address

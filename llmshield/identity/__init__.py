@@ -22,7 +22,7 @@ from llmshield import client_keys, registry
 from llmshield.blocks import Blocks
 from llmshield.errors import CallError
 from llmshield.identity._addresses import Trusted
-from llmshield.identity._sent import as_bearer, carries_key, is_key_name, one_key
+from llmshield.identity._sent import as_bearer, carries_key, one_key, without_key
 from llmshield.policy import Policy
 from llmshield.stores import Store
 
@@ -36,7 +36,7 @@ __all__ = [
     "Who",
     "as_bearer",
     "carries_key",
-    "is_key_name",
+    "without_key",
 ]
 
 ANONYMOUS = "anonymous"

@@ -53,6 +53,13 @@ def is_key_name(name: str) -> bool:
     return unquote_plus(name).lstrip("$").lower() == "key"
 
 
+def without_key(query: str) -> str:
+    """The raw query without the key."""
+    if not query:
+        return query
+    return "&".join(pair for pair in query.split("&") if not is_key_name(pair.partition("=")[0]))
+
+
 def carries_key(name: bytes, value: bytes) -> bool:
     """Whether a raw header (its name in lower case) is one that a key comes in with; a login of another scheme is not."""
     return name.decode("latin-1") in KEY_HEADERS or (
