@@ -11,8 +11,9 @@ import pytest
 from llmshield.errors import StoreUnavailable
 from llmshield.ledger import Cap, Ledger, Reservation, tenant_account
 from llmshield.metrics import Metrics
+from llmshield.prices import Prices
 from llmshield.stores import Labels, Store, open_store
-from llmshield.testing import FakeProvider, FrozenClock, gateway
+from llmshield.testing import FakeProvider, FrozenClock, Lent, gateway, policy
 from llmshield_plugins.cost_cap.warnings import Warnings
 
 LABELS = Labels("acme", "openai", "gpt-4o")
@@ -191,3 +192,22 @@ async def test_two_gateways_warn_once(tmp_path: Any, monkeypatch: pytest.MonkeyP
     assert found == ['llmshield_budget_warnings_total{budget="tenant anonymous",share="1%"} 1']
     assert warned == 1
     assert budget["warned_at"] == ["1%"]
+
+
+@pytest.mark.parametrize(
+    ("tier", "settings", "asks"),
+    [
+        ("budget: 1 USD/day", "", False),
+        ("budget: 1 USD/day, warn_at: [50%]", "", True),
+        ("rate: 1/hour", ", caps: [{limit: 1 USD/day}]", False),
+        ("rate: 1/hour", ", caps: [{limit: 1 USD/day, warn_at: 50%}]", True),
+    ],
+)
+async def test_a_policy_without_warn_at_has_none_of_it(tier: str, settings: str, asks: bool) -> None:
+    given = policy(f"tiers: {{free: {{{tier}}}}}\nplugins: [{{use: cost_cap{settings}}}]")
+    store, entry = open_store("memory://"), given.plugins[0]
+    plugin: Any = entry.plugin(entry.settings)
+    await plugin.start(Lent(given, Ledger(store), Prices(), Metrics(), store))
+    await plugin.close()
+
+    assert (plugin._terms.warnings is not None) == asks
