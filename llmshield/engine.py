@@ -388,13 +388,6 @@ def _header_name(raw: bytes) -> str:
     return raw.decode("latin-1").lower()
 
 
-def _without_key(query: str) -> str:
-    """The query without a credential."""
-    if not query:
-        return query
-    return "&".join(pair for pair in query.split("&") if not is_key_name(pair.partition("=")[0]))
-
-
 def _param(place: str) -> str | None:
     """A JSON pointer in the words of SDK errors."""
     out = ""
