@@ -80,7 +80,7 @@ _BOOK = (
     + """
 local function account(name, ends, now)
   local key = P .. 'acc:' .. name
-  local has = redis.call('HMGET', key, 's', 'h')
+  local has = redis.call('HMGET', key, 's', 'h', 'r', 't')
   if not has[1] then
     redis.call('HSET', key, 's', '0', 'h', '0', 'r', '0', 't', '0')
     redis.call('SADD', P .. 'accounts', name)
@@ -100,9 +100,9 @@ local function account(name, ends, now)
         end
       end
     end
-    return key, '0', '0'
+    return key, '0', '0', '0', '0'
   end
-  return key, has[1], has[2]
+  return key, has[1], has[2], has[3], has[4]
 end
 local function whole(high, low)
   local over = math.floor(low / HALF)
@@ -134,15 +134,13 @@ local function ended(id)
 end
 -- lines: {name, ends, name, ends, ...}; charge is added, or with `back` taken off
 local function charge(id, kind, lines, amount, back, held, now, tenant, provider, model, tin, tout)
-  local names = {}
+  local names, both = {}, plus(tin, tout)
   for i = 1, #lines, 2 do
-    local key, spent, holds = account(lines[i], tonumber(lines[i + 1]), now)
+    local key, spent, holds, requests, tokens = account(lines[i], tonumber(lines[i + 1]), now)
     names[#names + 1] = lines[i]
     if back then spent = minus(spent, amount) else spent = plus(spent, amount) end
-    redis.call('HSET', key, 's', spent, 'h', minus(holds, held))
-    if kind ~= 'correct' then redis.call('HINCRBY', key, 'r', 1) end
-    redis.call('HINCRBY', key, 't', tin)
-    redis.call('HINCRBY', key, 't', tout)
+    if kind ~= 'correct' then requests = plus(requests, '1') end
+    redis.call('HSET', key, 's', spent, 'h', minus(holds, held), 'r', requests, 't', plus(tokens, both))
   end
   redis.call('XADD', P .. 'journal', '*', 'id', id, 'kind', kind, 'at', now, 'amount', (back and '-' or '') .. amount,
     'tenant', tenant, 'provider', provider, 'model', model, 'in', tin, 'out', tout,

@@ -20,6 +20,7 @@ from typing import Any
 
 from llmshield.errors import StoreUnavailable
 from llmshield.ledger import Cap, Ledger, Reservation, tenant_account
+from llmshield.local_state import LocalState
 from llmshield.metrics import Metrics
 from llmshield.stores import Labels, Line, Store, open_store
 from llmshield.testing import Lent, policy, read
@@ -44,9 +45,12 @@ async def pair(ledger: Ledger, id: str, caps: tuple[Cap, ...] = CAPS) -> None:
     await ledger.settle(held, 500, 10, 10)
 
 
-async def measure(store: Store) -> tuple[list[float], float, list[float]]:
-    """Percentiles of one pair in us with one client, and steps a second with many; percentiles on a rolling budget."""
-    ledger = Ledger(store)
+async def measure(store: Store, folder: Path) -> tuple[list[float], float, list[float]]:
+    """Percentiles of one pair in us with one client, and steps a second with many; percentiles on a rolling budget.
+
+    The journal is written as well.
+    """
+    ledger = Ledger(store, LocalState(store.url, folder))
     await ledger.start()
     waits = []
     for index in range(ROUNDS):
@@ -114,7 +118,7 @@ async def run(names: list[str], folder: Path) -> None:
         try:
             store = open_store(url)
             await store.open()
-            waits, rate, rolling = await measure(store)
+            waits, rate, rolling = await measure(store, folder)
             limits = await limiter(store)
             await store.close()
         finally:
