@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias
 
 from llmshield import clock
@@ -137,7 +137,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _in_thread(run: Callable[..., Any], *given: Any) -> Awaitable[Any]:
-    return asyncio.get_running_loop().run_in_executor(_threads(), copy_context().run, run, *given)
+    return asyncio.get_running_loop().run_in_executor(_threads(), partial(copy_context().run, run, *given))
 
 
 async def _wait(

@@ -10,6 +10,7 @@ import codecs
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 OTHER_BREAK = "\x01"
 """A character of a script that writes no blanks (Han, kana, Hangul, Thai, Lao, Khmer, Burmese) or its punctuation."""
@@ -124,7 +125,8 @@ def to_ascii(text: str, table: Ascii, handler: str) -> bytes:
         return text.encode()
     if (len(text.encode("utf-8", "surrogatepass")) - len(text)) * 32 < len(text):
         return text.encode("ascii", handler)
-    return codecs.charmap_encode(text, "strict", table)[0]
+    mapping: Any = table  # typeshed knows code points to code points only
+    return codecs.charmap_encode(text, "strict", mapping)[0]
 
 
 _SHAPES = Ascii(shape_of)
