@@ -13,7 +13,8 @@ Steps = list[int]
 
 def room(limit: int, spent: int, held: int) -> int:
     """What an account can still give, 0 at the least."""
-    return max(0, min(limit, MAX_AMOUNT) - spent - held)
+    left = (limit if limit < MAX_AMOUNT else MAX_AMOUNT) - spent - held
+    return left if left > 0 else 0
 
 
 def added(balance: int, amount: int) -> int:

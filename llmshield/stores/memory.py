@@ -126,16 +126,18 @@ class MemoryStore(Store):
         amount = want
         by_key = self._accounts.by_key
         touched = [by_key.get(line[:2]) or self._accounts.at(line) for line in lines]
-        for index, line in enumerate(lines):
-            if line.limit is not None:
-                found = self._accounts.standing(line) if line.since else touched[index]
-                left = room(line.limit, found.spent, found.held)
+        for account, line in zip(touched, lines, strict=True):
+            limit = line[2]
+            if limit is not None:
+                found = self._accounts.standing(line) if line.since else account
+                left = room(limit, found.spent, found.held)
                 if left < least:
-                    return Shortage(index, *self._accounts.standing(line))
+                    return Shortage(lines.index(line), *self._accounts.standing(line))
                 if left < amount:
                     amount = left
         for account in touched:
-            account.held = added(account.held, amount)
+            held = account.held + amount
+            account.held = held if 0 <= held <= MAX_AMOUNT else added(account.held, amount)
         self._holds[id] = _Hold(amount, lines, until_ms, labels)
         if until_ms < self._due_ms:
             self._due_ms = until_ms
