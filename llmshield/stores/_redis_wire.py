@@ -22,6 +22,7 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from llmshield.errors import StoreUnavailable
+from llmshield.stores._trouble import redis_place, redis_trouble
 
 PATIENCE_S = 0.05
 """What a dead Redis may cost a call."""
@@ -61,6 +62,7 @@ class Wire:
 
     def __init__(self, url: str, scripts: Mapping[str, str]) -> None:
         self._url = urlsplit(url)
+        self._place = redis_place(url)
         self._scripts = scripts
         self._heads = {name: _head(text) for name, text in scripts.items()}
         self._link: _Link | None = None
@@ -91,7 +93,7 @@ class Wire:
                     await self._send_now(link, "SCRIPT", "LOAD", text)
         except Exception as error:
             await self.close()
-            raise lost(error) from error
+            raise redis_trouble(self._place, error, patience_s) from error
         self._closed = False
 
     async def close(self) -> None:
@@ -114,7 +116,7 @@ class Wire:
         if self._closed:
             raise StoreUnavailable("The Redis store is not open")
         if self._stuck or (self._rest_until and time.monotonic() < self._rest_until):
-            raise StoreUnavailable("Redis does not answer")
+            raise StoreUnavailable(f"Redis at {self._place} does not answer; it is asked again in a moment")
         parts = [b"*%d%b$%d\r\n%b\r\n" % (len(args) + 4, self._heads[script], len(key), key)]
         try:
             for arg in args:
@@ -168,7 +170,7 @@ class Wire:
         elif self._tick - oldest.born > _TICKS:
             self._stuck, self._stuck_at = True, time.monotonic()
             self._failed()
-            error = StoreUnavailable(f"Redis: no answer within {PATIENCE_S * 1000:.0f} ms")
+            error = redis_trouble(self._place, TimeoutError(), PATIENCE_S)
             for step in self._flight:  # they stay in the order, for their answers
                 _answer(step.future, error)
             self._fail_waiting(error)
@@ -180,7 +182,7 @@ class Wire:
                 await self._connect()
         except Exception as error:  # noqa: BLE001  handed to everybody who waits
             self._failed()
-            self._fail_waiting(lost(error))
+            self._fail_waiting(redis_trouble(self._place, error, _GIVE_UP_S))
         finally:
             self._joining, self._stuck = None, False
         if self._link is not None:
@@ -249,7 +251,8 @@ class Wire:
         again = [step for step in steps if _open(step) and not step.tries]
         for step in again:
             step.tries = 1
-        gone = StoreUnavailable(f"Redis: the connection was closed ({error.__class__.__name__})")
+        why = error.__class__.__name__ if error is not None else "by Redis, or by what stands before it"
+        gone = StoreUnavailable(f"Redis at {self._place}: the connection was closed ({why})")
         for step in steps:
             if step not in again:
                 _answer(step.future, gone)
@@ -355,10 +358,3 @@ def _answer(future: asyncio.Future[Any] | None, error: StoreUnavailable) -> None
     """Each gets an exception of its own: a shared one would collect tracebacks."""
     if future is not None and not future.done():
         future.set_exception(StoreUnavailable(str(error)))
-
-
-def lost(error: Exception) -> StoreUnavailable:
-    """What callers are told: the kind of failure, never a URL (it may hold a password)."""
-    if isinstance(error, StoreUnavailable):
-        return error
-    return StoreUnavailable(f"Redis: {type(error).__name__}: {str(error)[:200]}")

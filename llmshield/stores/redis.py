@@ -41,7 +41,8 @@ from llmshield.stores import (
     book_of,
 )
 from llmshield.stores._redis_scripts import SCRIPTS
-from llmshield.stores._redis_wire import RedisError, Wire, lost
+from llmshield.stores._redis_wire import RedisError, Wire
+from llmshield.stores._trouble import redis_place, redis_trouble
 
 _JOURNAL_KEPT_MS = 32 * 86_400_000
 _READ_S = 5.0
@@ -64,6 +65,9 @@ class RedisStore(Store):
         self._book_key = self._book.encode()
         self._gate = f"{prefix}:{{gate}}:".encode()
         self._url = url.text.partition("?")[0]
+        self._place = redis_place(self._url)
+        if self._place.endswith("?"):  # the reader's library would say the password in its error
+            raise StoreError(str(redis_trouble(self._place, ValueError())))
         self._wire = Wire(self._url, SCRIPTS)
         self._reader: Any = None
         self._trim_ms = 0
@@ -174,7 +178,7 @@ class RedisStore(Store):
             try:
                 rows = await pipe.execute()
             except Exception as error:
-                raise lost(error) from error
+                raise redis_trouble(self._place, error, _READ_S) from error
             for name, row in zip(page, rows, strict=True):
                 account, _, window = name.rpartition("|")
                 if row[0] is None:  # its time is over
@@ -252,7 +256,7 @@ class RedisStore(Store):
         try:
             return await self._wire.ask(script, self._gate if script in _GATE_STEPS else self._book_key, args)
         except RedisError as error:
-            raise lost(error) from error
+            raise redis_trouble(self._place, error, _READ_S) from error
 
     async def _step(self, script: str, *args: str | int | bytes) -> Any:
         """A step of the book or of the notes: in the book that we know, or in none."""
@@ -264,9 +268,9 @@ class RedisStore(Store):
                 if said.startswith("LOST"):
                     raise book_lost("Redis") from error
                 if not said.startswith("PAST "):
-                    raise lost(error) from error
+                    raise redis_trouble(self._place, error) from error
                 self._adopt(said.removeprefix("PAST "))
-        raise StoreUnavailable("Redis: the money book changes too fast")
+        raise StoreUnavailable(f"Redis at {self._place}: the money book changes too fast")
 
     async def book(self) -> Book:
         epoch, count = await self._read("hmget", self._book + "book", "e", "n")
@@ -294,7 +298,7 @@ class RedisStore(Store):
         try:
             return await getattr(self._reader, command)(*args, **kwargs)
         except Exception as error:
-            raise lost(error) from error
+            raise redis_trouble(self._place, error, _READ_S) from error
 
     async def _names(self) -> AsyncIterator[str]:
         cursor, seen = 0, set[str]()

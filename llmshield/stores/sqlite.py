@@ -60,6 +60,9 @@ _Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 _BUSY_S = 2.0
 """Longest wait for other processes' transactions, which take below a millisecond each."""
 
+_START_S = 5.0
+"""The same at start, where several processes may turn a new file to WAL."""
+
 _TURN = 32
 """Most steps that are done on the event loop: it stands still for half a millisecond."""
 
@@ -320,7 +323,7 @@ class SqliteStore(Store):
     # -- what runs in the writing thread
 
     def _connect(self) -> sqlite3.Connection:
-        deadline = time.monotonic() + _BUSY_S + 3
+        deadline = time.monotonic() + _START_S
         while True:
             try:
                 if not Path(self._file).parent.is_dir():
