@@ -109,8 +109,10 @@ class Connection(asyncio.Protocol):
                 if answer.failure is not None:
                     raise answer.failure
                 await answer.wait()
-        except BaseException:
+        except BaseException as error:
             self.abort()
+            if isinstance(error, RuntimeError):  # uvloop, where the connection is closed already
+                raise UpstreamError("reset", "The connection died before the question.") from error
             raise
         return answer
 

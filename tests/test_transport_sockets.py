@@ -203,7 +203,9 @@ def test_an_idle_connection_that_says_something_is_not_used(
             for turn in (1, 2):
                 assert b"hi" == await read(await transport.ask(POST, SOON))
                 assert turn == connections
-                await asyncio.sleep(0.1)
+                async with asyncio.timeout(3):
+                    while transport._open:
+                        await asyncio.sleep(0.01)
 
     run(scenario())
 
