@@ -207,9 +207,7 @@ class RateLimiter(Plugin):
         if seats:
             self._held[call.id] = (seats, here.line, locally)
             call.at_end(self._leave)
-        items = ""
-        if self._headers and here.requests and call.enforced:
-            items = self._tell(call, here, said, now)
+        items = self._tell(call, here, said, now) if self._headers and here.requests and call.enforced else ""
         if self._tokens is not None and rules.tokens:
             ticket = Ticket(call, rules, self._share(call), int(now * 1000), said, call.enforced, items)
             self._tokens.watch(ticket)

@@ -23,29 +23,27 @@ def tell(
 ) -> str:  # fmt: skip
     """Put the provider's own headers for the tightest of these windows into `headers`; returns the items of RateLimit
     for all of them."""
-    items = ""
-    limit = left = reset_ms = 0
-    least = 2.0
+    items: list[str] = []
+    least, tightest = 2.0, 0
     for index, name in enumerate(names):
-        most, ms = windows[index][1], resets_ms[index]
-        remaining = most - used[index]
-        if remaining < 0:
-            remaining = 0
-        item = f"{name};r={remaining};t={(ms + 999) // 1000}"
-        items = f"{items}, {item}" if items else item
-        share = remaining / most
-        if share < least:
-            least, limit, left, reset_ms = share, most, remaining, ms
+        most = windows[index][1]
+        left = most - used[index]
+        if left < 0:
+            left = 0
+        items.append(f"{name};r={left};t={(resets_ms[index] + 999) // 1000}")
+        if left / most < least:
+            least, tightest = left / most, index
+    limit, reset_ms = windows[tightest][1], resets_ms[tightest]
     anthropic = family == "anthropic"
     limit_name, left_name, reset_name = (_ANTHROPIC if anthropic else _OPENAI)[unit]
     headers[limit_name] = str(limit)
-    headers[left_name] = str(left)
+    headers[left_name] = str(max(0, limit - used[tightest]))
     headers[reset_name] = (
         _rfc3339(int(now + (reset_ms + 999) / 1000))
         if anthropic
         else _go_duration(reset_ms if reset_ms < 60_000 else (reset_ms + 999) // 1000 * 1000)
     )
-    return items
+    return ", ".join(items)
 
 
 _OPENAI = {

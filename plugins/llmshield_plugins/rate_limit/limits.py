@@ -102,6 +102,9 @@ class Rules:
 
     def seats(self, id: str, until_ms: int) -> tuple[Seat, ...]:
         """The places that a call of this id takes."""
+        if len(self.places) == 1:
+            key, limit = self.places[0]
+            return (Seat(key, limit, id, until_ms),)
         return tuple([Seat(key, limit, id, until_ms) for key, limit in self.places])
 
 
