@@ -154,7 +154,10 @@ class Jwks:
         if not isinstance(tree, dict) or tree.get("issuer") != self._issuer:
             raise ValueError("the issuer's description is another issuer's")
         found = str(tree.get("jwks_uri"))
-        if not is_key_set(found) or found.startswith("file:"):
+        plain = found.startswith("http:") and not self._issuer.startswith(
+            "http:"
+        )  # only issuers of this machine may
+        if not is_key_set(found) or found.startswith("file:") or plain:
             raise ValueError("the issuer's description names no https address of its keys")
         return found
 

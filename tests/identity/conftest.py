@@ -5,6 +5,7 @@ import contextlib
 import json
 import warnings
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,11 +16,17 @@ from joserfc.jwk import ECKey, RSAKey
 from llmshield import clock
 
 
+@cache
+def _key() -> RSAKey:
+    """One for the session: making it takes a tenth of a second."""
+    return RSAKey.generate_key(2048, {"kid": "k1"})
+
+
 class Issuer:
     """An OpenID provider as far as tokens go: a key set over HTTP, and tokens signed with its keys."""
 
     def __init__(self) -> None:
-        self.keys: dict[str, Any] = {"k1": RSAKey.generate_key(2048, {"kid": "k1"})}
+        self.keys: dict[str, Any] = {"k1": _key()}
         self.answer: bytes | None = None
         """What is sent instead of the key set."""
         self.others: dict[str, bytes] = {}

@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from llmshield.errors import CallError, PolicyError, ShieldError
 from llmshield.identity import Caller, Identity
+from llmshield.identity._jwks import Jwks
 from llmshield.simulator import Simulator
 from llmshield.testing import FrozenClock, gateway, policy
 
@@ -361,6 +362,22 @@ async def test_keys_by_the_issuers_own_description(
         assert "policy_unavailable" == (await refusal(made, token)).kind
         assert 1 == issuer.asked
     await made.close()
+
+
+async def test_a_description_leads_nowhere_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An issuer elsewhere can't send us to what listens here."""
+    asked: list[str] = []
+
+    async def answer(self: Jwks, address: str) -> bytes:
+        asked.append(address)
+        return json.dumps({"issuer": "https://issuer.test", "jwks_uri": "http://127.0.0.1:9/keys"}).encode()
+
+    monkeypatch.setattr(Jwks, "_ask", answer)
+    made = Jwks(None, "https://issuer.test", Path(), refresh_s=60, outage_s=60, changed=lambda: None)
+    await made.start()
+
+    assert ["https://issuer.test/.well-known/openid-configuration"] == asked
+    assert not made.usable()
 
 
 def test_an_issuer_without_an_address_needs_a_key_set() -> None:
