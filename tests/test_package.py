@@ -77,7 +77,22 @@ def test_the_sdist_builds_the_same_wheel(built):
         names = {name.split("/", 1)[-1] for name in sdist.getnames()}
 
     assert {"pyproject.toml", "README.md", "LICENSE", "llmshield/__init__.py"} <= names
-    assert not [name for name in names if name.startswith((".git/", "tests/", ".venv"))]
+    assert not [name for name in names if name.startswith((".git/", ".venv")) or "node_modules" in name]
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".db", ".pyc"))]
+
+
+def test_the_sdist_holds_what_its_readers_and_its_tests_need(built):
+    """Documentation, and all that `make test` takes to run in what was unpacked."""
+    with tarfile.open(built[1]) as sdist:
+        names = {name.split("/", 1)[-1] for name in sdist.getnames() if name.count("/")}
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not in a git checkout")
+    # A file that somebody has just deleted, or has not committed yet, is nobody's fault here.
+    expected = {name for name in tracked.stdout.split("\0") if name and (ROOT / name).is_file()}
+
+    assert {"docs/README.md", "CONTRIBUTING.md", "tests/conftest.py", "scripts/gen_docs.py", "Makefile"} <= names
+    assert expected - names - {".gitignore"} == set()
 
 
 def test_building_twice_gives_the_same_bytes(build, built):
