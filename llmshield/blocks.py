@@ -131,9 +131,17 @@ class Blocks:
 
     def check(self, tenant: str, address: str) -> None:
         """Raises: CallError `forbidden` for a tenant or address that is blocked."""
+        self.check_address(address)
+        self.check_tenant(tenant)
+
+    def check_tenant(self, tenant: str) -> None:
+        """Raises: CallError `forbidden` for a tenant that is blocked."""
         until_ms = self._tenants.get(tenant)
         if until_ms is not None and _holds(until_ms):
             raise CallError("forbidden", f"Tenant {tenant} is blocked{_until(until_ms)}.")
+
+    def check_address(self, address: str) -> None:
+        """Raises: CallError `forbidden` for an address that is blocked."""
         parsed = parse(address)
         if parsed is not None:
             number = int(parsed)

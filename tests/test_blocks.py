@@ -1,6 +1,7 @@
 """Manual blocks: whom they catch, how they are spelt, when they end."""
 
 import asyncio
+import hashlib
 from typing import Any
 
 import aiohttp
@@ -9,8 +10,9 @@ import pytest
 from llmshield import blocks
 from llmshield.blocks import Blocked, Blocks, read_target
 from llmshield.errors import CallError, ShieldError
+from llmshield.identity import Identity
 from llmshield.stores import open_store
-from llmshield.testing import FakeProvider, FrozenClock, gateway
+from llmshield.testing import FakeProvider, FrozenClock, gateway, policy
 
 SPELLINGS = [
     ("192.0.2.7", "192.0.2.7/32", "192.0.2.7"),
@@ -153,3 +155,21 @@ trusted_proxies: [127.0.0.1/32]
         assert message(told) == "This address is blocked."
         assert other != 403
         assert len(sim.calls) <= asked + 1
+
+
+async def test_a_blocked_address_learns_nothing_about_keys() -> None:
+    """Two keys, a wrong one, a good one: all the same from there."""
+    store = open_store("memory://")
+    await blocks.add(store, "192.0.2.7")
+    digest = hashlib.sha256(b"good").hexdigest()
+    given = policy(
+        f"tenants: {{acme: {{keys: ['sha256:{digest}']}}}}\nproviders: {{o: {{dialect: openai, api_key: env://X}}}}"
+    )
+    identity = Identity(given, store)
+    await identity.start()
+    for headers in ({"x-api-key": "good"}, {"x-api-key": "bad"}, {"x-api-key": "a", "api-key": "b"}, {}):
+        with pytest.raises(CallError, match="This address is blocked"):
+            identity.identify(headers, "", "192.0.2.7")
+    with pytest.raises(CallError, match="client keys"):
+        identity.identify({"x-api-key": "bad"}, "", "192.0.2.8")
+    await identity.close()

@@ -192,6 +192,10 @@ class Identity:
         Raises: CallError `unauthenticated` for a missing, unknown or bad credential, `bad_request` for two different
         keys, `forbidden` for a caller that is blocked; the awaitable raises the same.
         """
+        if (
+            self._blocks is not None and self._blocks.any
+        ):  # before its key is looked at: nobody learns what it is good for
+            self._blocks.check_address(self._trusted.client(headers, peer))
         key = one_key(headers, query)
         for at, way in enumerate(self._ways):
             found = way.look(headers, key, peer, asked)
@@ -219,7 +223,7 @@ class Identity:
         for name in self._told:
             headers.pop(name, None)
         if self._blocks is not None and self._blocks.any:
-            self._blocks.check(who.tenant, address)
+            self._blocks.check_tenant(who.tenant)
         ours = key is not None and (who.uses_key or self._is_ours(key))
         if key is None or ours:
             last = who.last
