@@ -67,6 +67,7 @@ class Repeats:
         self._store = store
         self._under_way: dict[str, asyncio.Event] = {}
         """Claims of this process, by name: those that wait for them need not ask the store."""
+        self._leaving: set[asyncio.Future[None]] = set()
         self._held: deque[tuple[int, str, int]] = deque()
         self._held_bytes = 0
 
@@ -93,7 +94,7 @@ class Repeats:
         turn = 0
         while True:
             try:
-                note = await self._store.put_once(SHELF, name, _OPEN + mark, _ms(LEASE_S), _ms())
+                note = await self._put_once(name, mark)
             except StoreUnavailable:
                 raise CallError(
                     "store_unavailable",
@@ -130,6 +131,25 @@ class Repeats:
                 )
             await self._wait(name, min(left, _POLL_S[min(turn, len(_POLL_S) - 1)]), left)
             turn += 1
+
+    async def _put_once(self, name: str, mark: bytes) -> bytes | None:
+        """None: the key is claimed. A client that leaves at this very moment leaves no claim behind."""
+        step = asyncio.ensure_future(self._store.put_once(SHELF, name, _OPEN + mark, _ms(LEASE_S), _ms()))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            after = asyncio.ensure_future(self._give_back(step, name))
+            self._leaving.add(after)
+            after.add_done_callback(self._leaving.discard)
+            raise
+
+    async def _give_back(self, step: asyncio.Future[bytes | None], name: str) -> None:
+        """Swallows a store that is away: the lease ends by itself."""
+        try:
+            if await step is None:
+                await self._store.strike(SHELF, name)
+        except StoreUnavailable:
+            log.warning("claim_not_given_back")
 
     async def _wait(self, name: str, pause_s: float, left_s: float) -> None:
         """Until the claim is over where it is one of this process, else for a moment."""

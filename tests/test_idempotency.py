@@ -20,6 +20,7 @@ from llmshield.idempotency import HEADER, SHELF
 from llmshield.mounts.asgi import ShieldMiddleware
 from llmshield.simulator import Simulator, SimulatorThread
 from llmshield.stores import open_store
+from llmshield.stores.sqlite import SqliteStore
 from llmshield.testing import gateway, policy
 
 KEYS = {name: f"key-of-{name}-0001" for name in ("acme", "acme2", "beta")}
@@ -323,6 +324,30 @@ async def test_the_answer_waits_for_a_client_that_has_left(
     assert not plain.replayed
     assert 2 == len(primary.calls)
     assert not primary.calls[0].disconnected
+
+
+async def test_a_client_that_leaves_while_the_key_is_claimed_leaves_no_claim(
+    primary: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_once = SqliteStore.put_once
+
+    async def slow(self: Any, *args: Any) -> Any:
+        note = await put_once(self, *args)
+        await asyncio.sleep(0.4)
+        return note
+
+    text = text_of(f"sqlite:///{tmp_path}/book.db", primary.url, wait="100ms")
+    async with gateway(text) as (url, _), aiohttp.ClientSession() as http:
+        monkeypatch.setattr(SqliteStore, "put_once", slow)
+        gone = asyncio.create_task(post(http, url))
+        await asyncio.sleep(0.2)
+        gone.cancel()
+        await asyncio.sleep(0.4)
+        monkeypatch.setattr(SqliteStore, "put_once", put_once)
+        answer = await post(http, url)
+
+    assert (200, False) == (answer.status, answer.replayed)
+    assert 1 == len(primary.calls)
 
 
 async def test_in_the_middleware_too(primary: Simulator) -> None:
