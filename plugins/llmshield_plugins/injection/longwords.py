@@ -28,9 +28,17 @@ _EDGES: Final = ".,;:!?\"'()"
 _EACH: Final = 64
 
 
-def _read_in(token: str, apart: dict[str, str]) -> str:
-    word = token.strip(_EDGES)
-    return token.replace(word, apart[word]) if word in apart else token
+def _apart(text: str, apart: dict[str, str]) -> str:
+    """The text with these words read apart where they stand, in one pass."""
+    out: list[str] = []
+    done = end = 0
+    for token in chain.from_iterable(map(str.split, at_blanks(text))):
+        start = text.index(token, end)
+        end = start + len(token)
+        if len(token) >= SHORTEST and (word := token.strip(_EDGES)) in apart:
+            out += (text[done:start], token.replace(word, apart[word]))
+            done = end
+    return "".join((*out, text[done:]))
 
 
 class LongWords:
@@ -61,9 +69,7 @@ class LongWords:
                 if words is not word:
                     apart[word] = words
         if len(apart) > _EACH:
-            return "\n".join(
-                [" ".join([_read_in(token, apart) for token in line.split(" ")]) for line in text.split("\n")]
-            )
+            return _apart(text, apart)
         for word, words in apart.items():
             text = text.replace(word, words)
         return text

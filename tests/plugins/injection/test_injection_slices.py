@@ -46,7 +46,7 @@ def test_many_glued_words_take_no_time_in_their_square(
     long_words = LongWords(scanner._squeezed_matcher)
     letters = "abcdefghijklmnopqrstuvwxyz"
     glued = [f"conversation{a}{b}table" for a in letters for b in letters]
-    text = "\n".join(f"see ({word}), {word}." for word in glued)
+    text = "\n".join(f"see\t({word}),\x0b{word}. x" for word in glued)
     began = time.process_time()
     read = long_words.read(text)
     spent = time.process_time() - began
@@ -55,7 +55,7 @@ def test_many_glued_words_take_no_time_in_their_square(
 
     assert read is not None
     assert read == long_words.read(text)
-    assert read.startswith("see ( conversation a a table ),")
+    assert read.startswith("see\t( conversation a a table ),\x0b conversation a a table . x\nsee")
     assert spent < 5.0
 
 
