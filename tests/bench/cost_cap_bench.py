@@ -46,7 +46,7 @@ BODY = json.dumps(
     {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "How are you? " * 50}], "max_tokens": 200}
 ).encode()  # fmt: skip
 HEADERS = [(b"authorization", b"Bearer k"), (b"content-type", b"application/json"), (b"host", b"x")]
-CALLS = 200
+CALLS = 50
 
 
 class Answer:
@@ -138,4 +138,4 @@ async def main(rounds: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 60, Path(made)))
+        asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 250, Path(made)))

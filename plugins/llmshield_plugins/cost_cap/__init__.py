@@ -74,7 +74,7 @@ from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.booking import Booking, Terms
 from llmshield_plugins.cost_cap.bounds import TEMPLATE_TOKENS, bound_of, is_plain, plain_bound, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
-from llmshield_plugins.cost_cap.tariff import Tariff
+from llmshield_plugins.cost_cap.tariff import Plain, Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
 from llmshield_plugins.cost_cap.warnings import Warnings
 
@@ -85,6 +85,8 @@ _FREE = frozenset({"count_tokens", "models"})
 """Operations that no provider bills."""
 
 _APP = "app"
+_KEPT_S = 60.0
+_MOST_KEPT = 4096
 _USUAL_TOKENS = 4096
 """Output bound for a model whose longest answer is not known: the shortest of those in use."""
 _WARN_S = 1.0
@@ -169,6 +171,12 @@ class CostCap(Plugin):
             cut_in_full=settings.cut_stream == "full", instant=self._ledger.instant, warnings=self._warnings,
         )  # fmt: skip
         self._instant = self._ledger.instant
+        self._rules = bool(settings.caps)
+        self._lately: dict[
+            tuple[str, str | None, str, str, str, str], tuple[tuple[Cap, ...], Labels, Plain | None]
+        ] = {}
+        self._since = 0.0
+        self._guards = (partial(self._guard, False), partial(self._guard, True))
         self._shortest = settings.min_max_tokens
         self._watch = asyncio.create_task(self._keep_warning(), name="llmshield-cost-warnings")
 
@@ -188,20 +196,21 @@ class CostCap(Plugin):
     def pre_request(self, call: Call) -> None:
         """Hang the guard on every attempt that can cost something."""
         if call.operation not in _FREE:
-            call.guard_attempt(partial(self._guard, call.enforced))
+            call.guard_attempt(self._guards[call.enforced])
 
     def _guard(self, enforced: bool, attempt: Attempt) -> Block | Awaitable[Block | None] | None:
         """Reserve what this attempt may cost; no room, no attempt."""
         if attempt.provider == _APP and not self._tariff.prices_app:
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
-        caps = self._caps.of_attempt(attempt)
         call = attempt.call
         plain = is_plain(attempt)
+        tenant, tier, provider, model = call.tenant, call.tier, attempt.provider, attempt.model
         if plain:
-            known = self._tariff.plain(attempt)
+            caps, labels, known = self._known(tenant, tier, provider, model, attempt)
             price = known.price if known is not None else None
         else:
-            known, price = None, self._tariff.of(attempt)
+            caps, labels, known = self._caps.of_attempt(attempt), _labels(tenant, provider, model), None
+            price = self._tariff.of(attempt)
         if price is None:
             return self._unpriced(attempt) if caps else None
         output = attempt.output_bound
@@ -209,8 +218,8 @@ class CostCap(Plugin):
             output = self._output(attempt, price)
         offered, bounded = NOTHING, True
         bound: Bound | None = None
-        if known is not None and attempt.input_bytes + TEMPLATE_TOKENS <= known.tokens:
-            tokens = attempt.input_bytes + TEMPLATE_TOKENS
+        tokens = attempt.input_bytes + TEMPLATE_TOKENS
+        if known is not None and tokens <= known.tokens:
             quote = Quote.at(tokens * known.into + known.fee, known.out * (attempt.choices or 1))
         else:
             if plain:
@@ -229,7 +238,6 @@ class CostCap(Plugin):
         want = quote.worst_case(output)
         least = want if output <= self._shortest else quote.worst_case(self._shortest)
         booking = Booking(self._terms, price, quote, bound, offered.silent, output, plain=plain)
-        labels = _labels(call.tenant, attempt.provider, attempt.model)
         id = f"{call.id}.{attempt.number}"
         if self._instant:
             held = self._ledger.reserve_now(id, labels, caps, want, least)
@@ -238,6 +246,24 @@ class CostCap(Plugin):
                 return None
         asked = self._book(enforced, attempt, booking, id, labels, caps, want, least)
         return at_once(asked) if self._instant else asked
+
+    def _known(
+        self, tenant: str, tier: str | None, provider: str, model: str, attempt: Attempt
+    ) -> tuple[tuple[Cap, ...], Labels, Plain | None]:
+        """Budgets, names and price of a plain attempt; what only its tenant, provider and model decide is kept."""
+        now = clock.now()
+        if not self._since <= now < self._since + _KEPT_S or len(self._lately) >= _MOST_KEPT:
+            self._lately.clear()
+            self._since = now
+        call = attempt.call
+        key = (tenant, tier, provider, model, call.operation, call.family)
+        found = self._lately.get(key)
+        if found is None:
+            labels, plain = _labels(tenant, provider, model), self._tariff.plain(attempt)
+            found = self._lately[key] = (self._caps.of_attempt(attempt), labels, plain)
+        if self._rules:  # these look at more than that
+            return self._caps.of_attempt(attempt), found[1], found[2]
+        return found
 
     async def _book(
         self, enforced: bool, attempt: Attempt, booking: Booking, id: str, labels: Labels,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from llmshield import clock
 from llmshield.call import Attempt, Usage
 from llmshield.policy import Policy
 from llmshield.prices import MTOK, ModelPrice, Prices, Rates
@@ -15,8 +14,6 @@ from llmshield_plugins.cost_cap.bounds import clean_options, price_options
 from llmshield_plugins.cost_cap.tools import with_fees
 
 _APP = "app"
-_KEPT_S = 60.0
-_MOST_KNOWN = 4096
 _USUAL = frozenset({"default", "standard", "auto"})
 
 
@@ -54,8 +51,6 @@ class Tariff:
         app = policy.providers.get(_APP)
         self.prices_app = app is not None and app.prices is not None
         """Whether the policy puts a price on the wrapped app, which else pays its own bills."""
-        self._known: dict[tuple[str, str, str, str], Plain | None] = {}
-        self._since = 0.0
         self._assumed: Rates | None = None
         if assumed is not None:
             self._assumed = Rates(assumed * MTOK, assumed * MTOK)
@@ -67,19 +62,9 @@ class Tariff:
         return self._find(attempt, price_options(attempt.body), plain=False)
 
     def plain(self, attempt: Attempt) -> Plain | None:
-        """The price of an attempt whose body asks for nothing that changes it; looked up once a minute."""
-        now = clock.now()
-        if not self._since <= now < self._since + _KEPT_S or len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-            self._since = now
-        call = attempt.call
-        key = (attempt.provider, attempt.model, call.operation, call.family)
-        try:
-            return self._known[key]
-        except KeyError:
-            price = self._find(attempt, (), plain=True)
-            found = self._known[key] = Plain.of(price) if price is not None else None
-            return found
+        """The price of an attempt whose body asks for nothing that changes it."""
+        price = self._find(attempt, (), plain=True)
+        return Plain.of(price) if price is not None else None
 
     def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice:
         """The price as the reply says it was served; `price` is what was reserved for."""
