@@ -19,6 +19,7 @@ from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.identity import carries_key
 from llmshield.mounts._asgi import App, AsgiClient, Lifespan, Message, Receive, Scope, Send, run_exchange
+from llmshield.mounts._uvicorn import keep_trailers_out
 from llmshield.policy import Policy, load
 from llmshield.policy.globs import compile_globs
 from llmshield.policy.providers import APP
@@ -32,6 +33,8 @@ _DROPPED = frozenset(
 _NOT_BACK = frozenset(
     {b"content-length", b"transfer-encoding", b"connection", b"content-encoding", b"content-type"}
 )
+keep_trailers_out(load=False)  # now: frameworks make their middleware when the first request is there
+
 _QUEUE = 16
 """Messages of the app that wait for the client: backpressure reaches the app after so many."""
 
@@ -48,6 +51,7 @@ class ShieldMiddleware:
     def __init__(
         self, app: App, policy: str | Path | Policy = "policy.yaml", paths: Sequence[str] | None = None
     ) -> None:
+        keep_trailers_out(load=True)
         self.app = app
         self._policy = policy if isinstance(policy, Policy) else load(policy)
         self._only = compile_globs(tuple(paths)) if paths is not None else None
@@ -145,7 +149,9 @@ class AppTransport:
             headers.append((b"content-length", str(len(request.body)).encode()))
         scope = {**self._scope, "headers": headers, "llmshield": self.decision()}
         caller = self._exchange.caller if self._exchange is not None else None
-        if caller is not None and caller.ours:  # a credential for us is nothing that the app, or whom it asks, should see
+        if (
+            caller is not None and caller.ours
+        ):  # a credential for us is nothing that the app, or whom it asks, should see
             scope["headers"] = [pair for pair in headers if not carries_key(*pair)]
             scope["query_string"] = request.query.encode()
         upstream = _AppUpstream(self._app, scope, request.body, self._drop_headers)
