@@ -62,7 +62,7 @@ def charge_for(
             usage = _as_media(usage, price, attempt.unseen)
         amount = cost(price, usage, long_cache=bound.long_cache)
         if not complete:
-            if cut_in_full or (cut and call.family == "anthropic" and thinks_unseen(attempt)):
+            if cut_in_full or (cut and attempt.dialect == "anthropic_messages" and thinks_unseen(attempt)):
                 return Charge(max(reserved, amount), tokens(usage.input), tokens(usage.output))
             if attempt.output_chars > tokens(usage.output):
                 usage = replace(usage, output=attempt.output_chars, estimated=True)
@@ -90,10 +90,10 @@ def charge_for(
 
 def thinks_unseen(attempt: Attempt) -> bool:
     """Whether the model may produce tokens that are billed and that neither the text nor a running report shows."""
-    family, body = attempt.call.family, attempt.body
-    if family == "gemini":
+    body = attempt.body
+    if attempt.dialect == "gemini":
         return False  # each chunk reports the thoughts so far
-    if family == "anthropic":  # thoughts are shown as a summary
+    if attempt.dialect == "anthropic_messages":  # thoughts are shown as a summary
         thinking = body.get("thinking")
         return type(thinking) is dict and thinking.get("type") not in (None, "disabled")
     name = attempt.model.rpartition("/")[2]

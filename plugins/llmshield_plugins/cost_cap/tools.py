@@ -113,7 +113,7 @@ def _kinds(attempt: Attempt) -> Iterator[str]:
         if type(tool) is not dict:
             continue
         kind = tool.get("type")
-        if attempt.call.family == "gemini":
+        if attempt.dialect == "gemini":
             for name, value in tool.items():
                 name = _camel(name)
                 if value is not None and name not in _GEMINI_AT_CLIENT:
