@@ -14,6 +14,7 @@ It takes uvicorn's place on our own ports because a call through it costs a thir
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,8 @@ _UNREAD = 64 * 1024
 """Bytes of a body that nobody has asked for yet, before the socket is read no further."""
 _WAITING = 8
 """Pipelined requests that wait for their turn, before the socket is read no further."""
+_LINGER_S = 1.0
+"""How long a client may go on sending what is not read any more before it is cut off."""
 _UPGRADE = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, None]]
@@ -272,7 +275,7 @@ class Connection(Sending):
             else:
                 self._close()
         elif not request.keeps_alive or not self.keep_alive:
-            self._close()
+            self._close() if self._arriving is None else self._linger()
         elif self._waiting:
             if len(self._waiting) <= _WAITING:
                 self.resume_reading()
@@ -347,7 +350,21 @@ class Connection(Sending):
 
     def _say(self, status: bytes) -> None:
         self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        self._close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, and close when the client has: a close on one that is still sending would be a
+        reset, which takes away what it has not read yet (RFC 9112, 9.6)."""
+        self._refused = self.closed = True
+        self._hang_up()
+        with contextlib.suppress(OSError):  # it is gone already
+            self.transport.write_eof()
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_LINGER_S, self._close)
 
 
 def _understood(version: str, headers: list[tuple[bytes, bytes]]) -> bool:

@@ -29,7 +29,7 @@ class Wire:
     def close(self) -> None:
         self.closing = True
 
-    abort = close
+    abort = write_eof = close
 
     def is_closing(self) -> bool:
         return self.closing
@@ -204,6 +204,60 @@ def bodies(out: bytes) -> list[bytes]:
         found.append(out[:length] if b"200" in head[:12] else b"!" + head[9:12])
         out = out[length:]
     return found
+
+
+POST = b"POST / HTTP/1.1\r\nhost: x\r\n"
+REFUSED = {
+    "both-framings": POST + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both-framings-turned": POST + b"transfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n0\r\n\r\n",
+    "two-lengths": POST + b"content-length: 2\r\ncontent-length: 2\r\n\r\nhi",
+    "length-list": POST + b"content-length: 2, 2\r\n\r\nhi",
+    "length-plus": POST + b"content-length: +2\r\n\r\nhi",
+    "length-minus": POST + b"content-length: -2\r\n\r\nhi",
+    "length-hex": POST + b"content-length: 0x2\r\n\r\nhi",
+    "length-huge": POST + b"content-length: 99999999999999999999\r\n\r\nhi",
+    "chunked-not-last": POST + b"transfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "chunked-hidden": POST + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked-behind-vt": POST + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "chunk-huge": POST + b"transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    "chunk-0x": POST + b"transfer-encoding: chunked\r\n\r\n0x2\r\nhi\r\n0\r\n\r\n",
+    "chunk-lf": POST + b"transfer-encoding: chunked\r\n\r\n2\nhi\n0\n\n",
+    "chunk-too-long": POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhim\r\n0\r\n\r\n",
+    "blank-before-colon": POST + b"content-length : 2\r\n\r\nhi",
+    "no-colon": POST + b"content-length\r\n\r\n",
+    "bare-lf": b"POST / HTTP/1.1\nhost: x\ncontent-length: 2\n\nhi",
+    "bare-cr": POST + b"a: b\rcontent-length: 2\r\n\r\nhi",
+    "nul": POST + b"a: \0\r\n\r\n",
+    "blank-first": b"GET / HTTP/1.1\r\n host: x\r\n\r\n",
+    "http10-chunked": b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "http20": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",
+    "http09": b"GET /\r\n",
+    "no-version": b"GET / HTTP/1\r\n\r\n",
+    "method": b"get / HTTP/1.1\r\nhost: x\r\n\r\n",
+    "method-unknown": b"BREW / HTTP/1.1\r\nhost: x\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "blank-in-target": b"GET /a b HTTP/1.1\r\nhost: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("bytewise", [False, True])
+async def test_what_two_servers_could_read_differently_is_refused(name: str, bytewise: bool) -> None:
+    ended = []
+
+    async def handler(request: HttpRequest) -> None:
+        await request.read_body(1000)
+        ended.append(request.raw_path)
+
+    data = REFUSED[name]
+    behind = b"GET /behind HTTP/1.1\r\nhost: x\r\n\r\n"
+    pieces = [data[at : at + 1] for at in range(len(data))] if bytewise else []
+    wire = await served([*pieces, behind] if bytewise else [data + behind], handler)
+
+    assert wire.out.startswith((b"HTTP/1.1 400", b"HTTP/1.1 505"))
+    assert 1 == wire.out.count(b"HTTP/1.1")
+    assert wire.closing
+    assert ended == []
 
 
 EXPECT = b"expect: 100-continue\r\n"
