@@ -71,7 +71,7 @@ class Engine:
         self._observe = observe
         self._endings = Endings()
         self._replies = Replies(
-            dialects, policy.hash.removeprefix("sha256:")[:12], debug=policy.server.debug_headers
+            dialects, policy.hash[: len("sha256:") + 12], debug=policy.server.debug_headers
         )
         attempts = Attempts(policy, transports, keys, Translations(dialects))
         self._asking = Asking(policy, attempts, self._endings, self._replies, faults or {})
