@@ -44,6 +44,7 @@ COMPANIONS = {
     "pydantic-core": "pydantic",
     "regex": "presidio-analyzer",
     "typing-extensions": "pydantic",
+    "yarl": "aiohttp",
 }
 """Distributions that are a part of another one's interface, and of whose."""
 
