@@ -7,24 +7,25 @@ once, whatever happens in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from types import CoroutineType
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from llmshield import clock
 from llmshield.attempts import Attempts, Prepared
-from llmshield.call import Attempt, Call, Failure, Outcome, Reply, Stop
-from llmshield.chain import Took, run_now, run_step
-from llmshield.channels import Channels, Stopped, WouldChange
+from llmshield.call import Attempt, Call, Failure, Outcome
+from llmshield.chain import run_step
+from llmshield.channels import Stopped
 from llmshield.dialects import StreamCodec
 from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
+from llmshield.filtering import open_channels
+from llmshield.gathering import Gathering
 from llmshield.headers import client_headers, content_type, remaining
-from llmshield.logs import log
-from llmshield.policy import Policy
 from llmshield.policy.providers import APP
+from llmshield.racing import race
 from llmshield.relay import ERROR_BODY, broken, drain, read_all, refuse_whole, stream, whole
 from llmshield.replies import Replies, given_up
 from llmshield.resuming import ResumedCodec, Resumption
@@ -39,37 +40,44 @@ _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/
 
 
 class Asking:
-    """Asks providers under one policy. `faults` are what is simulated."""
+    """Asks providers under one policy."""
 
     def __init__(
         self,
-        policy: Policy,
         attempts: Attempts,
         endings: Endings,
         replies: Replies,
-        faults: Mapping[str, str],
     ) -> None:
-        self._policy = policy
         self._attempts = attempts
+        self._gathering = Gathering(attempts, endings, replies)
         self._endings = endings
         self._replies = replies
-        self._faults = faults
 
     async def ask_with_failover(self, x: Exchange, call: Call, route: Route) -> None:
         """Walk targets until one has answered; on_failure says whom to ask next."""
         tries: dict[tuple[str, str], int] = {}
         failures: list[UpstreamError] = []
+        if not route.targets:
+            raise CallError("no_provider", "The route leaves nobody to ask.")
         target = route.targets[0]
-        if route.after:
+        call._ask = partial(self._gathering.ask_aside, x, call)
+        if route.mode == "all":
+            await self._gathering.ask_all(x, call, route)
+            return
+        if route.after and route.mode == "first":
             await clock.sleep(min(route.after, 60.0))
         while True:
             try:
-                await self.ask_once(x, call, target, own_key=not failures and target == route.targets[0])
+                if route.mode != "first" and not failures:
+                    await self._race(x, call, route)
+                else:
+                    await self.ask_once(x, call, target, own_key=not failures and target == route.targets[0])
                 return
             except UpstreamError as error:
                 failures.append(error)
                 failed = error
-            attempt = x.attempts[-1]
+            attempt = x.failed or x.attempts[-1]
+            x.floor = None
             if x.client.started and attempt.sent and not self._may_go_on(x):
                 await self._break_off(x, failures)
                 return
@@ -98,6 +106,13 @@ class Asking:
             if verdict.after > 0:
                 await clock.sleep(min(verdict.after, 60.0))
             target = verdict.targets[0]
+
+    async def _race(self, x: Exchange, call: Call, route: Route) -> None:
+        def ask(target: Target) -> Awaitable[None]:
+            return self.ask_once(x, call, target, own_key=target == route.targets[0])
+
+        targets = route.targets[:2] if route.mode == "hedge" else route.targets
+        await race(x, targets, route.after, ask, route.at_hedge or (lambda: None))
 
     def _may_go_on(self, x: Exchange) -> bool:
         """A stream broke behind its first output: note how somebody else could take it over, if anybody can."""
@@ -141,6 +156,7 @@ class Asking:
                 x.upstream_s += clock.monotonic() - asked_at
             outcome = "blocked" if x.stopped else "failed" if x.broken else "ok"
         except UpstreamError as error:
+            x.failed = attempt
             attempt.reason, attempt.status, attempt.code = error.reason, error.status, error.code
             attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
@@ -163,7 +179,7 @@ class Asking:
     async def _exchange_with(self, x: Exchange, attempt: Attempt, prepared: Prepared) -> None:
         """Send, judge the head, relay the body. Raises: UpstreamError, CallError."""
         dialect, call, translation = prepared.dialect, prepared.call, prepared.translation
-        self._simulated_failure(x, attempt)
+        self._attempts.simulate(x, attempt)
         attempt.sent = True
         upstream = await prepared.transport.ask(prepared.request, prepared.timeouts)
         try:
@@ -211,13 +227,12 @@ class Asking:
         return ResumedCodec(codec, *translation.ends(), x.resumption)
 
     async def _relay_whole(self, x: Exchange, attempt: Attempt, upstream: Any, prepared: Prepared) -> None:
-        async def open_channels(model: str) -> Channels:
-            return await self._open_channels(x, attempt, model, streamed=False, status=upstream.status)
-
         try:
-            tree = await whole(x, attempt, upstream, prepared.dialect, prepared.call, open_channels)
+            tree = await whole(x, attempt, upstream, prepared.dialect, prepared.call)
         except Stopped as stopped:
             raise stopped.block.error(stopped.plugin) from stopped
+        if x.floor is not None:
+            x.floor.claim(attempt)
         await self._endings.end_attempt(attempt, "ok")  # before the head: it carries the cost
         if prepared.translation is not None:
             await self._replies.send(x, 200, {}, prepared.translation.answer(tree), end=False)
@@ -229,16 +244,18 @@ class Asking:
         self, x: Exchange, attempt: Attempt, upstream: Any, codec: StreamCodec, prepared: Prepared
     ) -> None:
         if x.resumption is not None and x.channels is not None:
-            channels = x.channels
+            channels, shadow = x.channels, x.shadow
             x.codec = codec
         else:
-            channels = await self._open_channels(
-                x, attempt, attempt.model, streamed=True, status=upstream.status
-            )
-            x.shadow = self._attempts.shadow(x)
-            x.channels = channels if x.shadow is not None else None
+            channels = await open_channels(x, attempt, attempt.model, streamed=True, status=upstream.status)
+            shadow = self._attempts.shadow(x)
 
         async def begin() -> None:
+            if x.floor is not None:
+                x.floor.claim(attempt)
+                assert x.reply is not None
+                x.reply.provider, x.reply.model = attempt.provider, codec.model or attempt.model
+            x.shadow, x.channels = shadow, channels if shadow is not None else None
             head = {"content-type": codec.media_type}
             if prepared.translation is None:
                 head = client_headers(upstream.headers)
@@ -249,63 +266,9 @@ class Asking:
             await x.client.start(upstream.status, self._replies.head(x, head))
             x.codec = codec
 
-        ending = await stream(x, attempt, upstream, codec, channels, begin, prepared.timeouts.idle)
+        ending = await stream(x, attempt, upstream, codec, channels, begin, prepared.timeouts.idle, shadow)
         x.stopped, x.broken = ending == "stopped", ending == "broken"
         if ending != "complete" or not codec.ended:
             upstream.close()
         else:
             self._endings.spawn(drain(upstream))
-
-    async def _open_channels(
-        self, x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int
-    ) -> Channels:
-        """The reply's head is known: run post_response once per call, and open fresh filters per attempt."""
-        assert x.call is not None
-        assert x.chain is not None
-        if x.reply is None:
-            reply = x.reply = Reply(
-                provider=attempt.provider,
-                model=model,
-                dialect=attempt.dialect,
-                stream=streamed,
-                status=status,
-            )
-            for step in x.chain.post_response:
-                verdict = run_now(step, x.trail, x.call, reply)
-                if type(verdict) is CoroutineType:
-                    verdict = await verdict
-                if verdict is not None:
-                    raise verdict.error(step.plugin)
-        reply = x.reply
-        reply.provider, reply.model, reply.attempts = attempt.provider, model, len(x.attempts)
-
-        def watch(attached: Any, what: Stop | Exception) -> None:
-            if isinstance(what, Stop):
-                action = "block" if attached.enforced else "would-block"
-            elif isinstance(what, WouldChange):
-                action = "would-redact"
-            else:
-                action = "error"
-                log.error("filter_failed", plugin=attached.plugin, error=type(what).__name__, request_id=x.id)
-            if not any(
-                t.plugin == attached.plugin and t.hook == "filter" and t.action == action
-                for t in x.trail.took
-            ):
-                x.trail.took.append(Took(attached.plugin, "filter", action, attached.enforced, 0.0))
-
-        return Channels(reply._filters, watch)
-
-    def _simulated_failure(self, x: Exchange, attempt: Attempt) -> None:
-        """Rehearsals (`server.simulation`): a provider fails because the operator or a header says so."""
-        if not self._policy.server.simulation:
-            return
-        fault = self._faults.get(attempt.provider)
-        wanted = x.headers.get("x-llmshield-simulate", "")
-        name, _, asked = wanted.partition("=")
-        if name == attempt.provider:
-            fault = asked or "503"
-        if fault is None:
-            return
-        if fault.isdigit():
-            raise UpstreamError("status", f"Simulated failure ({fault}).", status=int(fault))
-        raise UpstreamError("connect", "Simulated failure.")

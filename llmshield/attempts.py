@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmshield.call import Attempt, Call, Clamp
 from llmshield.chain import Took
+from llmshield.conversation import Conversation
 from llmshield.dialects import Dialect, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
@@ -38,7 +39,7 @@ class Prepared:
 
 
 class Attempts:
-    """Gets attempts ready under one policy. `keys` are the resolved provider keys."""
+    """Gets attempts ready under one policy. `keys` are the resolved provider keys, `faults` what is simulated."""
 
     def __init__(
         self,
@@ -46,48 +47,70 @@ class Attempts:
         transports: Mapping[str, Transport],
         keys: Mapping[str, str | None],
         translations: Translations,
+        faults: Mapping[str, str],
     ) -> None:
         self._policy = policy
         self._transports = transports
         self._keys = keys
         self._translations = translations
+        self._faults = faults
 
-    async def prepare(self, x: Exchange, call: Call, attempt: Attempt, *, own_key: bool) -> Prepared:
-        """Body, guards, key and headers for this target. Raises: UpstreamError, CallError of a guard."""
+    async def prepare(
+        self, x: Exchange, call: Call, attempt: Attempt, *, own_key: bool, whole: bool = False
+    ) -> Prepared:
+        """Body, guards, key and headers for this target; `whole`: its answer is not to be streamed.
+
+        Raises: UpstreamError, CallError of a guard.
+        """
         assert x.dialect is not None
-        assert x.caller is not None
-        dialect, name = x.dialect, attempt.provider
+        name = attempt.provider
         provider = self._policy.providers.get(name)
-        if name == APP:
-            transport = x.incoming.local.get(APP)
-            if transport is None:
-                raise UpstreamError("skipped", "There is no wrapped app behind this mount.")
-        else:
-            assert provider is not None  # routes name providers of the policy: checked at load
-            transport = self._transports[name]
+        if name == APP and (x.resumption is not None or whole):
+            raise UpstreamError("skipped", "The wrapped app can't be asked this.")
         if provider is not None and call.model and not provider.models.allows(attempt.model):
             raise UpstreamError(
                 "skipped", f"Provider {name!r} may not be asked for this model.", code="model"
             )
         translation = None
-        asked = call
-        resumption = x.resumption
-        if name == APP and resumption is not None:
-            raise UpstreamError("skipped", "The wrapped app can't go on with an answer.")
-        if (
-            name != APP
-            and provider is not None
-            and (provider.dialect != dialect.family or resumption is not None)
-        ):
-            translation = self._translations.to(provider.dialect or "", call, attempt.model, resumption)
-            if translation.lost and x.on_loss == "refuse":
+        if name != APP and provider is not None:
+            if provider.dialect != x.dialect.family or x.resumption is not None or whole:
+                translation = self._translations.to(
+                    provider.dialect or "", call, attempt.model, x.resumption, whole=whole
+                )
+            if translation is not None and translation.lost and x.on_loss == "refuse":
                 raise UpstreamError(
                     "skipped", f"Provider {name!r} would not be told: {translation.lost[0]}.", code="loss"
                 )
+        return await self._ready(x, call, attempt, translation, own_key=own_key)
+
+    async def prepare_aside(
+        self, x: Exchange, call: Call, attempt: Attempt, conversation: Conversation
+    ) -> Prepared:
+        """The same for a question of a plugin's own. Raises: UpstreamError, CallError of a guard."""
+        provider = self._policy.providers.get(attempt.provider)
+        if provider is None or provider.dialect is None:
+            raise UpstreamError("skipped", f"There is no provider {attempt.provider!r} to ask.")
+        conversation.model = attempt.model
+        translation = self._translations.aside(provider.dialect, call, conversation)
+        return await self._ready(x, call, attempt, translation, own_key=False)
+
+    async def _ready(
+        self, x: Exchange, call: Call, attempt: Attempt, translation: Translation | None, *, own_key: bool
+    ) -> Prepared:
+        """What is sent, once it is known in which words."""
+        assert x.dialect is not None
+        dialect, asked, name = x.dialect, call, attempt.provider
+        provider = self._policy.providers.get(name)
+        transport = self._transports.get(name) if name != APP else x.incoming.local.get(APP)
+        if transport is None:
+            raise UpstreamError("skipped", "There is no wrapped app behind this mount.")
+        if translation is not None:
             dialect, asked = translation.dialect, translation.call
             attempt.dialect, attempt.lost = dialect.name, translation.lost
         posts = call.method == "POST"
         body = attempt.body = dialect.write_call(asked, attempt.model) if posts else {}
+        if provider is not None and provider.adapts and call.operation == "generate":
+            self._translations.adapt(dialect.name, body, provider)
         if x.trail.clamp is not None:
             dialect.clamp(body, x.trail.clamp)
         attempt.output_bound = dialect.bound(body)
@@ -103,7 +126,7 @@ class Attempts:
         headers = self._headers(x, told, dialect, name, own_key=own_key and translation is None)
         if not posts:
             headers.pop("content-type", None)
-        timeouts = timeouts_of(provider, streamed=call.stream)
+        timeouts = timeouts_of(provider, streamed=asked.stream)
         request = WireRequest(call.method, path, query, headers, payload)
         return Prepared(request, transport, timeouts, dialect, asked, translation)
 
@@ -130,6 +153,21 @@ class Attempts:
             headers.update(as_bearer(told, own) or dialect.credentials(own))
         headers["x-client-request-id"] = told.get("x-client-request-id", x.id)
         return headers
+
+    def simulate(self, x: Exchange, attempt: Attempt) -> None:
+        """Rehearsals (`server.simulation`): a provider fails because the operator or a header says so."""
+        if not self._policy.server.simulation:
+            return
+        fault = self._faults.get(attempt.provider)
+        wanted = x.headers.get("x-llmshield-simulate", "")
+        name, _, asked = wanted.partition("=")
+        if name == attempt.provider:
+            fault = asked or "503"
+        if fault is None:
+            return
+        if fault.isdigit():
+            raise UpstreamError("status", f"Simulated failure ({fault}).", status=int(fault))
+        raise UpstreamError("connect", "Simulated failure.")
 
     async def run_guards(self, x: Exchange, call: Call, attempt: Attempt, dialect: Dialect) -> bool:
         """The attempt guards, in the order of their plugins; True when one changed the body."""

@@ -31,7 +31,9 @@ from llmshield.texts import (
 )
 
 if TYPE_CHECKING:
-    from llmshield.verdicts import Block, Route, Skip
+    from llmshield.verdicts import Block, Route, Skip, Target
+
+    Ask: TypeAlias = Callable[[Target, str, str, int], Awaitable[str]]
 
 Operation: TypeAlias = Literal["generate", "embed", "count_tokens", "models", "passthrough"]
 
@@ -312,6 +314,7 @@ class Call:
     """
 
     __slots__ = (
+        "_ask",
         "_attempt_guards",
         "_enforced",
         "_fail_open",
@@ -397,6 +400,7 @@ class Call:
         self._enforced = True
         self._fail_open = False
         self._renames: Renames | None = None
+        self._ask: Ask | None = None
 
     @property
     def enforced(self) -> bool:
@@ -425,6 +429,17 @@ class Call:
     def at_end(self, fn: Callable[[Call], Awaitable[None] | None]) -> None:
         """Call `fn(call)` exactly once when this call is over, on every path out."""
         self._on_end.append(fn)
+
+    async def ask(self, target: Target, prompt: str, *, system: str = "", max_tokens: int = 256) -> str:
+        """Ask a provider something of the plugin's own, in the name of this call; its words. Guarded, reserved and
+        paid like any attempt; no other hook sees it.
+
+        Raises: UpstreamError when it fails, CallError when a guard of attempts refuses it, RuntimeError where there
+        is nobody to ask (a call that is not under way).
+        """
+        if self._ask is None:
+            raise RuntimeError("This call is not under way: nobody can be asked.")
+        return await self._ask(target, prompt, system, max_tokens)
 
     def prompts(self, *roles: Role) -> Iterator[Text]:
         """The texts that a model reads, of these roles (all without an argument)."""

@@ -73,8 +73,8 @@ class Engine:
         self._replies = Replies(
             dialects, policy.hash[: len("sha256:") + 12], debug=policy.server.debug_headers
         )
-        attempts = Attempts(policy, transports, keys, Translations(dialects))
-        self._asking = Asking(policy, attempts, self._endings, self._replies, faults or {})
+        attempts = Attempts(policy, transports, keys, Translations(dialects), faults or {})
+        self._asking = Asking(attempts, self._endings, self._replies)
         self._passing = Passing(policy, transports, keys, self._endings, self._replies, attempts)
         self._limits = Limits(body=policy.server.limits.body, depth=policy.server.limits.depth)
         self._tier_models = {

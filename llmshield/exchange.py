@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmshield.channels import Channels
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.idempotency import Claim
+    from llmshield.racing import Floor
     from llmshield.resuming import Resumption, Shadow
     from llmshield.transport import Transport
 
@@ -132,6 +133,10 @@ class Exchange:
     """The reply broke after parts of it had reached the client."""
     mid_stream: Literal["error", "continue", "restart_marker"] = "error"
     """What the route says of streams that break after their first output."""
+    failed: Attempt | None = None
+    """The attempt that failed last."""
+    floor: Floor | None = None
+    """Who may speak to the client, while several providers are asked at once."""
     shadow: Shadow | None = None
     """What the client has got of a stream that may be resumed."""
     channels: Channels | None = None

@@ -9,17 +9,19 @@ presented as a success.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Channel
 from llmshield.channels import Channels, Stopped
-from llmshield.dialects import Dialect, Event, Piece, StreamCodec
+from llmshield.dialects import Dialect, StreamCodec, WholeReply
 from llmshield.dialects._again import Again, learn
-from llmshield.dialects._tree import dump, load_reply
+from llmshield.dialects._tree import load_reply
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
+from llmshield.filtering import filter_event, filter_pieces, open_channels, weight
+from llmshield.resuming import Shadow
 from llmshield.steps import Took
 from llmshield.transport import Upstream
 
@@ -63,34 +65,35 @@ async def read_all(upstream: Upstream, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def whole(
-    x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dialect, call: Call, open_channels: Any
-) -> Any:
+async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dialect, call: Call) -> Any:
     """Read a whole answer to `call`, check it, filter it; returns the tree for the client.
 
     Raises: UpstreamError when the answer is unusable, Stopped when a guard ends it.
     """
-    data = await read_all(upstream, WHOLE_LIMIT)
-    try:
-        tree = load_reply(data)
-    except ValueError:
-        raise UpstreamError(
-            "malformed", "The provider's answer is not JSON.", status=upstream.status
-        ) from None
-    said = dialect.read_reply(call, tree)
+    said = read_whole(dialect, call, await read_all(upstream, WHOLE_LIMIT), upstream.status)
     attempt.usage = said.usage
     if said.error is not None:
         raise said.error
     attempt.first_token_at = clock.monotonic()
-    channels: Channels = await open_channels(said.model or attempt.model)
+    model = said.model or attempt.model
+    channels = await open_channels(x, attempt, model, streamed=False, status=upstream.status)
     assert x.reply is not None
     x.reply.usage = said.usage
     x.reply.finish = said.finish
-    if channels.active and _weight(said.pieces) > _LONG:
-        await asyncio.to_thread(_filter_pieces, said.pieces, channels, attempt)
+    if channels.active and weight(said.pieces) > _LONG:
+        await asyncio.to_thread(filter_pieces, said.pieces, channels, attempt)
     else:
-        _filter_pieces(said.pieces, channels, attempt)
+        filter_pieces(said.pieces, channels, attempt)
     return said.tree
+
+
+def read_whole(dialect: Dialect, call: Call, data: bytes, status: int) -> WholeReply:
+    """What a whole answer to `call` says. Raises: UpstreamError `malformed` when it is no JSON."""
+    try:
+        tree = load_reply(data)
+    except ValueError:
+        raise UpstreamError("malformed", "The provider's answer is not JSON.", status=status) from None
+    return dialect.read_reply(call, tree)
 
 
 async def stream(
@@ -101,13 +104,14 @@ async def stream(
     channels: Channels,
     begin: Begin,
     idle_s: float,
+    shadow: Shadow | None = None,
 ) -> Ending:
     """Relay a stream event by event; returns how it ended.
 
     Raises: UpstreamError while nothing has reached the client, or what did may be resumed; CallError when a guard
     stops it before that.
     """
-    client, shadow = x.client, x.shadow
+    client = x.client
     rest = b""
     arrived = 0  # bytes since the last event
     heavy = False
@@ -146,10 +150,10 @@ async def stream(
             for event in events:
                 if event.error is not None:
                     raise event.error
-                if heavy and _weight(event.pieces) > _LONG:
-                    out += await asyncio.to_thread(_filter_event, event, codec, channels, attempt)
+                if heavy and weight(event.pieces) > _LONG:
+                    out += await asyncio.to_thread(filter_event, event, codec, channels, attempt)
                 else:
-                    out += _filter_event(event, codec, channels, attempt)
+                    out += filter_event(event, codec, channels, attempt)
                 if not event.hidden:
                     out += codec.write(event)
                 if event.output and attempt.first_token_at is None:
@@ -265,60 +269,6 @@ async def drain(upstream: Any) -> None:
         upstream.close()
 
 
-def _filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt: Attempt) -> bytes:
-    """Put an event's texts through the filters; returns what is to be written before it."""
-    before = b""
-    if not channels.active:
-        for piece in event.pieces:
-            if not piece.repeats:
-                value = piece.holder[piece.key]
-                attempt.meter(value if type(value) is str else "12345678")
-        return before
-    repeats = False
-    for piece in event.pieces:
-        if piece.repeats:
-            repeats = True
-        else:
-            _filter_piece(piece, channels, attempt)
-    for channel in event.ends:
-        rest = channels.flush(channel)
-        if rest:
-            before += codec.late(event, channel, rest)
-    if repeats:
-        for piece in event.pieces:
-            if piece.repeats:
-                _filter_piece(piece, channels, attempt)
-    return before
-
-
-def _filter_pieces(pieces: Iterable[Piece], channels: Channels, attempt: Attempt) -> None:
-    for piece in pieces:
-        _filter_piece(piece, channels, attempt)
-
-
-def _weight(pieces: Iterable[Piece]) -> int:
-    """Characters that filters are to read."""
-    total = 0
-    for piece in pieces:
-        value = piece.holder[piece.key]
-        total += len(value) if type(value) is str else 8
-    return total
-
-
-def _filter_piece(piece: Piece, channels: Channels, attempt: Attempt) -> None:
-    value = piece.holder[piece.key]
-    text = value if type(value) is str else dump(value).decode()
-    if piece.repeats:
-        out = channels.repeat(piece.channel, text)
-    else:
-        attempt.meter(text)
-        out = channels.whole(piece.channel, text) if piece.whole else channels.feed(piece.channel, text)
-    if out != text:
-        piece.holder[piece.key] = out
-        for holder, key in piece.shadows:
-            holder[key] = None
-
-
 def _rest(codec: StreamCodec, channels: Channels) -> bytes:
     """What filters still hold in channels that no event ended."""
     return b"".join(codec.late(None, channel, text) for channel, text in channels.flush_all())
@@ -326,7 +276,7 @@ def _rest(codec: StreamCodec, channels: Channels) -> bytes:
 
 def _note(x: Exchange, attempt: Attempt, codec: StreamCodec) -> None:
     attempt.usage = codec.usage
-    if x.reply is not None:
+    if x.reply is not None and (x.floor is None or x.floor.winner is attempt):
         x.reply.usage = codec.usage
         x.reply.finish = codec.finish
         x.reply.model = codec.model or attempt.model

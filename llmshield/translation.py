@@ -11,10 +11,11 @@ from typing import Protocol
 
 from llmshield import registry
 from llmshield.call import Call, Channel, FinishKind, Tree, Usage
-from llmshield.conversation import Begun, Conversation, Finished, Happening, Over
+from llmshield.conversation import Answered, Begun, Conversation, Finished, Happening, Over
 from llmshield.dialects import Dialect, Event, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, UpstreamError, WireError
+from llmshield.policy import Provider
 from llmshield.traffic import Dialects
 from llmshield.translators import Reader, Translator, Writer
 
@@ -35,13 +36,28 @@ class Translations:
         }
         self._targets = {each.targets: name for name, each in self._translators.items() if each.targets}
 
+    def adapt(self, dialect: str, body: Tree, provider: Provider) -> None:
+        """Change the body of a call that lands at a provider, as the policy says for it. The client's own objects
+        stay as they are: `body` is a copy of their top level."""
+        translator = self._translators.get(dialect)
+        if translator is None:
+            return
+        system = provider.system
+        if system is not None and (system.prefix or system.suffix):
+            translator.around_system(body, system.prefix, system.suffix)
+        if provider.parameters:
+            translator.set_defaults(body, provider.parameters)
+
     def reader(self, dialect: str) -> Reader | None:
         """Reads a stream in this dialect; None where it has no translator."""
         known = self._translators.get(dialect)
         return known.reader() if known is not None else None
 
-    def to(self, family: str, call: Call, model: str, resumption: Goes | None = None) -> Translation:
-        """The way of this call to a provider of another family, or (with a `resumption`) of the rest of its answer.
+    def to(
+        self, family: str, call: Call, model: str, resumption: Goes | None = None, *, whole: bool = False
+    ) -> Translation:
+        """The way of this call to a provider of another family, or (with a `resumption`) of the rest of its answer;
+        `whole`: its answer is not to be streamed.
 
         Raises: UpstreamError `skipped` where there is none.
         """
@@ -50,11 +66,25 @@ class Translations:
             name = call.dialect if call.dialect in self._translators else None
         if source is None or name is None or call.operation != "generate":
             raise UpstreamError("skipped", f"A provider of {family!r} can't be asked this.", code="dialect")
-        target = self._translators[name]
         conversation = source.read_conversation(call)
         conversation.model = model
         if resumption is not None:
             resumption.ask(conversation, family)
+        if whole:
+            conversation.stream = False
+        return self._way(source, name, call, conversation, family)
+
+    def aside(self, family: str, call: Call, conversation: Conversation) -> Translation:
+        """The way of a question of a plugin's own. Raises: UpstreamError `skipped` where there is none."""
+        name = self._targets.get(family)
+        if name is None:
+            raise UpstreamError("skipped", f"A provider of {family!r} can't be asked this.", code="dialect")
+        return self._way(self._translators[name], name, call, conversation, family)
+
+    def _way(
+        self, source: Translator, name: str, call: Call, conversation: Conversation, family: str
+    ) -> Translation:
+        target = self._translators[name]
         body = target.write_conversation(conversation)
         if conversation.missing:
             raise UpstreamError(
@@ -96,7 +126,14 @@ class Translation:
 
     def answer(self, tree: Tree) -> bytes:
         """A whole reply of the provider, for the client."""
-        answered = self._target.read_answer(tree)
+        return self.written(self.read(tree))
+
+    def read(self, tree: Tree) -> Answered:
+        """A whole reply of the provider, in neutral words."""
+        return self._target.read_answer(tree)
+
+    def written(self, answered: Answered) -> bytes:
+        """A whole reply for the client."""
         out = self._source.write_answer(answered, self._asked)
         self.lost += answered.lost
         return dump(out)

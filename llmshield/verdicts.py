@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from llmshield.errors import CallError, ErrorKind
 
@@ -62,16 +62,27 @@ class Target:
 
 @dataclass(slots=True, frozen=True)
 class Route:
-    """Ask these targets: `first` walks them in order, one at a time.
+    """Ask these targets, in one of these ways.
 
-    `after` makes the engine wait that many seconds before the next attempt; `why` explains the choice in the
-    decision record.
+    `first` walks them in order, one at a time; `hedge` asks the second as well if the first has not begun to answer
+    after `after` seconds, and answers with who begins first; `race` asks all of them at once and answers with who
+    begins first; `all` asks them all at once and answers with what
+    `pick` makes of their whole replies.
+
+    Of the other modes `after` is a wait in seconds before the next attempt. `why` explains the choice in the
+    decision record. `at_hedge` is called when the second target of a hedge is asked.
     """
 
     targets: tuple[Target, ...]
-    mode: Literal["first", "hedge", "all"] = "first"
+    mode: Literal["first", "hedge", "race", "all"] = "first"
     after: float = 0.0
     why: str = ""
+    at_hedge: Callable[[], None] | None = None
+    pick: Callable[[Sequence[Any]], Awaitable[Sequence[int]]] | None = None
+    """For `all`: which of the replies (`racing.Candidate`: target, text) are the answer, as indices; several become
+    several choices."""
+    quorum: int = 1
+    """For `all`: with fewer replies the call fails."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -10,7 +10,7 @@ from llmshield.policy.loader import inspect, inspect_text, load, loads
 from llmshield.policy.overrides import Exemption, Override
 from llmshield.policy.policy import Policy
 from llmshield.policy.providers import Circuit, Prices, Provider, Timeout
-from llmshield.policy.routes import Match, Retry, Route
+from llmshield.policy.routes import Match, Retry, Route, TargetShape
 from llmshield.policy.server import Defaults, PathRule, Server
 from llmshield.policy.tenants import Identify, Tenant, Tier
 from llmshield.policy.units import (
@@ -59,6 +59,7 @@ __all__ = [
     "Route",
     "Server",
     "Size",
+    "TargetShape",
     "Tenant",
     "Tier",
     "TimeZone",

@@ -64,8 +64,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS404": ("error", "a plugin's setting both beside `use` and under `with`"),
     # not built yet
     "LS901": ("error", "not built yet: the kind of key reference"),
-    "LS904": ("error", "not built yet: hedged calls"),
-    "LS905": ("error", "not built yet: the route's strategy"),
     "LS911": ("error", "not built yet: a required audit log"),
     "LS912": ("error", "not built yet: texts in the audit log"),
     "LS913": ("error", "not built yet: transparent egress"),

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from llmshield.policy.globs import Matcher, compile_globs
-from llmshield.policy.section import Count, Flag, Globs, Section
+from llmshield.policy.section import Count, Flag, Globs, Name, Section
 from llmshield.policy.units import Address, CallPrice, HostPort, PositiveDuration, TokenPrice
 from llmshield.resolvers import SecretRef
 
@@ -55,6 +55,7 @@ Secret: TypeAlias = Annotated[
         {"type": "string", "pattern": r"^[a-z][a-z0-9+.-]*://\S+$", "examples": ["env://OPENAI_API_KEY"]}
     ),
 ]
+Prompt: TypeAlias = Annotated[str, StringConstraints(strict=True, max_length=20_000)]
 Url: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=2000)]
 
 
@@ -115,6 +116,13 @@ class Prices(Section):
     call: CallPrice | None = Field(default=None, description="Each call, besides its tokens.")
 
 
+class System(Section):
+    """Words around the system prompt of calls that land at a provider."""
+
+    prefix: Prompt = Field(default="", description="Stands before what the client says as the system.")
+    suffix: Prompt = Field(default="", description="Stands behind it.")
+
+
 class ProviderShape(Section):
     """One provider as the policy writes it."""
 
@@ -140,6 +148,13 @@ class ProviderShape(Section):
     prices: Prices | None = Field(
         default=None, description="USD per million tokens, instead of the bundled list."
     )
+    region: Name | None = Field(default=None, description="Where it computes, for `regions` of a route.")
+    system: System | None = Field(
+        default=None, description="Words around the system prompt of calls that land here."
+    )
+    parameters: dict[Name, Any] = Field(
+        default={}, description="Fields of the body, in its own dialect, where the client set none."
+    )
 
 
 @dataclass(slots=True, frozen=True)
@@ -158,6 +173,14 @@ class Provider:
     circuit: Circuit | None
     models: Models
     prices: Prices | None
+    region: str | None = None
+    system: System | None = None
+    parameters: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def adapts(self) -> bool:
+        """Whether calls are changed when they land here."""
+        return self.system is not None or bool(self.parameters)
 
 
 def build(name: str, shape: ProviderShape) -> Provider:
@@ -173,4 +196,7 @@ def build(name: str, shape: ProviderShape) -> Provider:
         circuit=shape.circuit,
         models=shape.models,
         prices=shape.prices,
+        region=shape.region,
+        system=shape.system,
+        parameters=shape.parameters,
     )

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from llmshield.policy.globs import Matcher, compile_glob, compile_globs
 from llmshield.policy.masking import found
 from llmshield.policy.section import Count, Glob, Globs, Line, Name, Section
-from llmshield.policy.units import DurationRange, Percent, Range
+from llmshield.policy.units import DurationRange, Percent, Range, duration
 from llmshield.verdicts import Target
 
 Reason: TypeAlias = Literal[
@@ -105,6 +105,12 @@ class TargetShape(Section):
     model: Line | None = Field(
         default=None, description="The model to ask for there; else the one that the client named."
     )
+    weight: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=1, description="Share of the callers under `strategy: weighted`; 0: only when others fail."
+    )
+    quality: Literal["high", "medium", "low"] | None = Field(
+        default=None, description="How good its answers are, for `strategy: by_complexity`; else `medium`."
+    )
 
     @cached_property
     def target(self) -> Target:
@@ -175,7 +181,19 @@ class Hedge(Section):
     after: Annotated[str, StringConstraints(strict=True, pattern=r"^(p[1-9][0-9]|[0-9]+(ms|s))$")] = Field(
         description="A percentile of past latencies (`p95`) or a duration."
     )
-    max_extra_cost: Percent = Field(default=1.0, description="Extra spend that is allowed for it.")
+    max_extra_cost: Percent = Field(
+        default=0.2, description="Share of the calls for which a second target may be asked."
+    )
+
+    @cached_property
+    def share(self) -> float | None:
+        """The percentile as a share, if `after` is one."""
+        return int(self.after[1:]) / 100 if self.after.startswith("p") else None
+
+    @cached_property
+    def after_s(self) -> float:
+        """The duration in seconds, if `after` is one."""
+        return 0.0 if self.after.startswith("p") else duration(self.after)
 
 
 class Degraded(Section):
@@ -214,6 +232,9 @@ class Route(Section):
     )
     hedge: Hedge | None = Field(default=None, description="Ask a second target while the first is silent.")
     degraded: Degraded | None = Field(default=None, description="The answer when every target has failed.")
+    regions: tuple[Name, ...] | None = Field(
+        default=None, description="Only providers of these regions are asked."
+    )
     strategy: Literal["ordered", "fastest", "cheapest", "weighted", "by_complexity"] = Field(
         default="ordered", description="In which order targets are asked."
     )

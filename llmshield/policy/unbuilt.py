@@ -50,13 +50,6 @@ def is_planned(value: Any) -> bool:
 
 ROWS: tuple[Row, ...] = (
     Row("LS901", "providers.*.api_key", is_planned, "use env://NAME or file://PATH"),
-    Row("LS904", "routes.*.hedge", _written, "leave it out; `retry` and several targets in `to` work"),
-    Row(
-        "LS905",
-        "routes.*.strategy",
-        _one_of("fastest", "cheapest", "weighted", "by_complexity"),
-        "write ordered, or leave it out",
-    ),
     Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
     Row("LS913", "egress", _written, "leave it out; point clients at the sidecar with their base URL"),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llmshield.call import Call, Tree
 from llmshield.conversation import Answered, Begun, Conversation, Finished, Happening, Over
@@ -91,6 +91,15 @@ class Translator(ABC):
     @abstractmethod
     def write_answer(self, answered: Answered, call: Call) -> Tree:
         """A whole reply to `call`, which was asked in this dialect."""
+
+    @abstractmethod
+    def around_system(self, body: Tree, prefix: str, suffix: str) -> None:
+        """Put words before and behind what the system says in a body; what is below its top level is copied."""
+
+    def set_defaults(self, body: Tree, parameters: Mapping[str, Any]) -> None:
+        """Set fields of a body that it lacks."""
+        for name, value in parameters.items():
+            body.setdefault(name, value)
 
     @abstractmethod
     def reader(self) -> Reader:

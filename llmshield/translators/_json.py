@@ -78,3 +78,12 @@ def arguments_tree(arguments: str) -> Tree | None:
 def arguments_text(value: Any) -> str:
     """The same as JSON text; an empty object is told as such."""
     return orjson.dumps(value).decode()
+
+
+def wrapped(content: Any, prefix: str, suffix: str, kind: str) -> Any:
+    """Words with others before and behind them: a string, or a list of parts of this `kind`."""
+    if type(content) is list:
+        before = [{"type": kind, "text": prefix}] if prefix else []
+        behind = [{"type": kind, "text": suffix}] if suffix else []
+        return [*before, *content, *behind]
+    return f"{prefix}{content if type(content) is str else ''}{suffix}"

@@ -68,13 +68,13 @@ class ResponsesReader(Reader):
     def _event(self, tree: Tree, out: list[Happening]) -> None:
         kind = str(tree.get("type"))
         output = whole(tree.get("output_index")) or 0
-        number = whole(tree.get("sequence_number"))
-        self.number = self.number + 1 if number is None else number
+        sequence = whole(tree.get("sequence_number"))
+        self.number = self.number + 1 if sequence is None else sequence
         if kind in _DELTAS:
             word = _DELTAS[kind]
             index = whole(tree.get("summary_index", tree.get("content_index"))) or 0
-            part = self._part(out, output, word, index, text(tree.get("item_id")) or "")
-            self._grow(out, part, text(tree.get("delta")))
+            number = self._part(out, output, word, index, text(tree.get("item_id")) or "")
+            self._grow(out, number, text(tree.get("delta")))
         elif kind in _CALL_DELTAS:
             part = self._parts.get((output, "call", 0))
             if part is not None:

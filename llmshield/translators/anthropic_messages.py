@@ -20,7 +20,7 @@ from llmshield.dialects._anthropic import UsageMeter, finish_kind
 from llmshield.translators import Reader, Translator, Writer, _anthropic_request
 from llmshield.translators._anthropic_request import FAMILY
 from llmshield.translators._anthropic_stream import STOPS, MessagesReader, MessagesWriter, usage_tree
-from llmshield.translators._json import arguments_text, arguments_tree, items, object_of, text
+from llmshield.translators._json import arguments_text, arguments_tree, items, object_of, text, wrapped
 
 
 class AnthropicMessages(Translator):
@@ -61,6 +61,9 @@ class AnthropicMessages(Translator):
             "stop_sequence": choice.stop_sequence,
             "usage": usage_tree(answered.usage),
         }
+
+    def around_system(self, body: Tree, prefix: str, suffix: str) -> None:
+        body["system"] = wrapped(body.get("system"), prefix, suffix, "text")
 
     def reader(self) -> Reader:
         return MessagesReader()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from llmshield.call import Call, Tree
 from llmshield.conversation import (
     Answered,
@@ -66,6 +69,21 @@ class Gemini(Translator):
             "modelVersion": answered.model or call.model,
             "responseId": call.id,
         }
+
+    def around_system(self, body: Tree, prefix: str, suffix: str) -> None:
+        name = next(
+            (name for name in ("systemInstruction", "system_instruction") if name in body),
+            "systemInstruction",
+        )
+        given = body.get(name)
+        content = {"parts": [{"text": given}]} if type(given) is str else object_of(given)
+        before = [{"text": prefix}] if prefix else []
+        behind = [{"text": suffix}] if suffix else []
+        body[name] = {**content, "parts": [*before, *items(content.get("parts")), *behind]}
+
+    def set_defaults(self, body: Tree, parameters: Mapping[str, Any]) -> None:
+        name = "generation_config" if "generation_config" in body else "generationConfig"
+        body[name] = {**parameters, **object_of(body.get(name))}
 
     def reader(self) -> Reader:
         return GeminiReader()

@@ -21,6 +21,7 @@ from llmshield.translators._json import (
     object_of,
     text,
     whole,
+    wrapped,
 )
 from llmshield.translators._openai_chat_request import read_calls, write_call
 from llmshield.translators._openai_chat_stream import ChatReader, ChatWriter, usage_tree
@@ -84,6 +85,19 @@ class OpenAIChat(Translator):
             ],
             "usage": usage_tree(answered.usage or Usage(input=0, output=0)),
         }
+
+    def around_system(self, body: Tree, prefix: str, suffix: str) -> None:
+        messages = list(items(body.get("messages")))
+        for index, message in enumerate(messages):
+            if object_of(message).get("role") in {"system", "developer"}:
+                messages[index] = {
+                    **message,
+                    "content": wrapped(message.get("content"), prefix, suffix, "text"),
+                }
+                break
+        else:
+            messages.insert(0, {"role": "system", "content": prefix + suffix})
+        body["messages"] = messages
 
     def reader(self) -> Reader:
         return ChatReader()

@@ -16,7 +16,7 @@ from llmshield.conversation import (
 )
 from llmshield.dialects._openai import created, read_usage
 from llmshield.translators import Reader, Translator, Writer, _responses_request
-from llmshield.translators._json import items, object_of, text, whole
+from llmshield.translators._json import items, object_of, text, whole, wrapped
 from llmshield.translators._responses_request import FAMILY, read_own_item, read_part
 from llmshield.translators._responses_stream import (
     ResponsesReader,
@@ -69,6 +69,9 @@ class OpenAIResponses(Translator):
         ]
         at = answered.created or created()
         return response_tree(call, answered.model or call.model, at, status, output, answered.usage, finish)
+
+    def around_system(self, body: Tree, prefix: str, suffix: str) -> None:
+        body["instructions"] = wrapped(body.get("instructions"), prefix, suffix, "input_text")
 
     def reader(self) -> Reader:
         return ResponsesReader()

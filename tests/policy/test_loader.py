@@ -176,7 +176,7 @@ server: {}
     assert policy is None
     assert [(item.code, item.line) for item in findings if item.code != "LS315"] == [
         ("LS206", 2), ("LS201", 2), ("LS309", 4), ("LS206", 4), ("LS306", 5), ("LS308", 5), ("LS204", 7),
-        ("LS301", 8), ("LS902", 8), ("LS304", 9), ("LS201", 11), ("LS203", 11), ("LS205", 11), ("LS401", 12),
+        ("LS301", 8), ("LS304", 9), ("LS201", 11), ("LS203", 11), ("LS205", 11), ("LS401", 12),
         ("LS104", 13),
     ]  # fmt: skip
     assert not any("CANARY" in str(item) for item in findings)

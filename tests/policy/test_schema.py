@@ -77,7 +77,7 @@ def test_forms() -> None:
     ]
 
     assert built["$schema"] == DIALECT
-    assert built["$defs"]["Hedge"]["properties"]["max_extra_cost"]["default"] == "100%"
+    assert built["$defs"]["Hedge"]["properties"]["max_extra_cost"]["default"] == "20%"
     assert [*registry.names("plugin"), None] == uses
     assert built["$defs"]["Limits"]["properties"]["body"]["default"] == "10MiB"
     assert built["$defs"]["Defaults"]["properties"]["timeout"]["default"] == "300ms"

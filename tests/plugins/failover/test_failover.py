@@ -10,6 +10,7 @@ import pytest
 from llmshield.call import Attempt, Failure
 from llmshield.circuits import Circuits
 from llmshield.policy import Policy
+from llmshield.prices import Prices
 from llmshield.simulator import Simulator
 from llmshield.testing import FrozenClock, Lent, call, gateway, policy, run_hook
 from llmshield.verdicts import Answer, Route, Target
@@ -33,7 +34,7 @@ AGAIN, NEXT, NOBODY = "again", "next", "nobody"
 
 async def made(given: Policy = POLICY) -> Failover:
     plugin = Failover(Failover.Settings())
-    await plugin.start(Lent(given, Circuits(given.providers)))
+    await plugin.start(Lent(given, Circuits(given.providers), Prices(given.providers)))
     return plugin
 
 

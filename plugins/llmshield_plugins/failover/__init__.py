@@ -2,7 +2,18 @@
 
 Walks a route's `to:` chain in order. A target is tried again where the route's `retry` says so (`attempts` counts
 tries per target, the first included), after a full-jitter backoff or the provider's own Retry-After; then the
-next target is asked. Nothing is repeated once any part of an answer has reached the client.
+next target is asked, of whatever dialect. Tries beyond a call's first that fail as well are at most a fifth of the
+calls: when everything is down, trying again makes it worse.
+
+A stream that breaks in the client's hands ends with an error, or goes on from the next target, as the route's
+`mid_stream` says: `continue` asks it to go on from the text so far, `restart_marker` to begin again behind a marker.
+Calls of tools are never resumed.
+
+Whom to ask first, by the route's `strategy`: `ordered`; `weighted` (each target's `weight`; the same caller always
+has the same one); `fastest` (by the time to the first token and the tokens per second lately, with one call in twenty
+to somebody else); `cheapest` (the price of this call there); `by_complexity` (each target's `quality`; simple calls go
+to `low` ones; the header `x-llmshield-quality: high | medium | low` says it instead). `regions` leaves out providers
+of other regions. `hedge` asks the second target as well when the first has not begun after a while.
 
 What a failure means:
 
@@ -12,14 +23,14 @@ What a failure means:
 | silence, a late first token, a stalled stream | never | at once |
 | a broken or cut answer, an error object inside a 200 | if `retry.when` names it | at once |
 | 401, 402, 403, 404 of the provider, circuit open, passed over by a guard | never | at once |
-| the context is too long for this model | never | at once, where the next target names another model |
+| the context is too long for this model | never | at once, the next one whose window is larger, or unknown |
 | 400, 413, 422 and other errors of the request; content policy | never | never: the client gets it |
 
 Circuits: a provider with a `circuit` in the policy is left alone after so many failures; one probe finds out when
 it is back. When everything has failed, a route's `degraded` message is the answer, marked by the header
 `x-llmshield-degraded`; without one the client gets the error.
 
-Hooks: pre_request (hangs the circuit's permit on each attempt), on_failure.
+Hooks: pre_request (hangs the circuit's permit on each attempt), choose_provider, on_failure.
 
 Monitor mode: routes are walked no further than their first target, circuits count and block nothing.
 
@@ -43,7 +54,12 @@ from llmshield.circuits import Circuits
 from llmshield.hookspecs import Plugin, Resources
 from llmshield.policy import Policy
 from llmshield.policy import Route as Rule
+from llmshield.policy.providers import BASE_URLS
+from llmshield.prices import Prices
 from llmshield.verdicts import Answer, Route, Skip, Target
+from llmshield_plugins.failover.budget import Budget
+from llmshield_plugins.failover.ordering import Ordering
+from llmshield_plugins.failover.statistics import Statistics
 
 _NEVER_AGAIN = frozenset({"first_token", "idle", "total", "skipped", "circuit_open", "key", "context_length"})
 """Failures after which the same target is not asked again in this call, whatever `retry.when` says."""
@@ -55,16 +71,36 @@ _LONGEST_WAIT_S = 60.0
 
 
 class Failover(Plugin):
-    """Decides after each failed attempt whom to ask next."""
+    """Decides whom to ask first, and after each failed attempt whom to ask next."""
 
     async def start(self, resources: Resources) -> None:
         """Take the policy's routes and the circuits."""
         self._policy = resources.get(Policy)
         self._circuits = resources.get(Circuits)
+        self._prices = resources.get(Prices)
+        self._budget = Budget()
+        self._statistics = Statistics()
+        self._ordering = Ordering(self._policy, self._prices, self._statistics)
+        rules = self._policy.routes
+        self._measures = any(rule.strategy == "fastest" or rule.hedge is not None for rule in rules)
+        if not any(rule.strategy != "ordered" or rule.hedge or rule.regions is not None for rule in rules):
+            self.idle = frozenset({"choose_provider"})
 
     def pre_request(self, call: Call) -> None:
         """Hang a circuit's permit on each attempt."""
+        self._budget.call()
         call.guard_attempt(self._permit)
+
+    def choose_provider(self, call: Call, route: Route) -> Route | None:
+        """Order the route's targets by its strategy, and say when a second one is asked beside the first."""
+        rule = self._rule(call)
+        if rule is None or route.targets != rule.to:  # another plugin's route
+            return None
+        ordered = self._ordering.order(call, rule)
+        return self._ordering.hedged(call, rule, ordered or route) or ordered
+
+    def _rule(self, call: Call) -> Rule | None:
+        return self._policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
 
     def _permit(self, attempt: Attempt) -> Skip | None:
         permit = self._circuits.permit(attempt.provider, attempt.model)
@@ -72,6 +108,10 @@ class Failover(Plugin):
             return Skip("circuit open")
 
         def end(ended: Attempt) -> None:
+            if ended.number > 1 and ended.outcome in {"ok", "blocked", "cancelled"}:
+                self._budget.give_back()
+            if self._measures and ended.outcome == "ok":
+                self._statistics.note(ended)
             if ended.outcome in {"ok", "blocked"} and ended.sent:
                 permit.success()
             elif ended.outcome == "failed" and _is_the_providers(ended):
@@ -84,13 +124,22 @@ class Failover(Plugin):
 
     def on_failure(self, call: Call, failure: Failure) -> Route | Answer | None:
         """Again, the next one, a last word, or nothing."""
-        rule = self._policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
+        rule = self._rule(call)
+        said = self._next(call, failure, rule)
+        if isinstance(said, Route) and failure.attempt.sent and not self._budget.take():
+            said = None  # everything fails: asking still more would only make it worse
+        if said is None and not failure.visible and _may_go_on(failure):
+            return _last_word(rule, failure)
+        return said
+
+    def _next(self, call: Call, failure: Failure, rule: Rule | None) -> Route | None:
+        """Whom to ask now, or nobody."""
         if failure.visible:
             return None if rule is None or rule.mid_stream == "error" else _takes_over(rule, failure, call)
         if not _may_go_on(failure):
             return None
         here = Target(failure.attempt.provider, failure.attempt.model)
-        following = _after(failure.route, failure.attempt, call)
+        following = self._following(call, failure)
         if rule is not None and _again(rule, failure):
             wait = _wait(rule, failure)
             if (
@@ -101,9 +150,35 @@ class Failover(Plugin):
                 return Route((here,), after=wait, why=f"again after {failure.reason}")
         if following is not None:
             return Route((following,), why=f"{failure.attempt.provider} failed: {failure.reason}")
-        if rule is not None and rule.degraded is not None and not _denied(failure):
-            return Answer(rule.degraded.message, degraded=True)
         return None
+
+    def _following(self, call: Call, failure: Failure) -> Target | None:
+        """The next target of the route; of a text that is too long only one whose window is larger, or unknown."""
+        following = _after(failure.route, failure.attempt, call)
+        if failure.reason != "context_length":
+            return following
+        had = self._window(failure.attempt.provider, failure.attempt.model)
+        while following is not None:
+            model = following.model or call.model
+            window = self._window(following.provider, model)
+            if had is None or window is None or window > had:
+                return following
+            following = _behind(failure.route, following.provider, model, call)
+        return None
+
+    def _window(self, provider: str, model: str) -> int | None:
+        """Tokens that a model can read, by the price list; None where its provider is not the model's maker."""
+        known = self._policy.providers.get(provider)
+        if known is None or known.dialect is None or known.base_url != BASE_URLS[known.dialect]:
+            return None
+        price = self._prices.price(provider, known.dialect, model)
+        return price.context if price is not None else None
+
+
+def _last_word(rule: Rule | None, failure: Failure) -> Answer | None:
+    if rule is None or rule.degraded is None or _denied(failure):
+        return None
+    return Answer(rule.degraded.message, degraded=True)
 
 
 def _takes_over(rule: Rule, failure: Failure, call: Call) -> Route | None:
@@ -147,8 +222,12 @@ def _again(rule: Rule, failure: Failure) -> bool:
 
 def _after(route: Route, attempt: Attempt, call: Call) -> Target | None:
     """The target behind the one that failed, in the route's order."""
+    return _behind(route, attempt.provider, attempt.model, call)
+
+
+def _behind(route: Route, provider: str, model: str, call: Call) -> Target | None:
     for index, target in enumerate(route.targets[:-1]):
-        if target.provider == attempt.provider and (target.model or call.model) == attempt.model:
+        if target.provider == provider and (target.model or call.model) == model:
             return route.targets[index + 1]
     return None
 

@@ -1,0 +1,108 @@
+"""The filters of a reply at work: opened when its head is known, and put over its events, or over all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import CoroutineType
+from typing import Any
+
+from llmshield.call import Attempt, Reply, Stop
+from llmshield.chain import Took, run_now
+from llmshield.channels import Channels, WouldChange
+from llmshield.dialects import Event, Piece, StreamCodec
+from llmshield.dialects._tree import dump
+from llmshield.exchange import Exchange
+from llmshield.logs import log
+
+
+async def open_channels(
+    x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int
+) -> Channels:
+    """The reply's head is known: run post_response once per call, and open fresh filters per attempt."""
+    assert x.call is not None
+    assert x.chain is not None
+    if x.reply is None:
+        reply = x.reply = Reply(
+            provider=attempt.provider,
+            model=model,
+            dialect=attempt.dialect,
+            stream=streamed,
+            status=status,
+        )
+        for step in x.chain.post_response:
+            verdict = run_now(step, x.trail, x.call, reply)
+            if type(verdict) is CoroutineType:
+                verdict = await verdict
+            if verdict is not None:
+                raise verdict.error(step.plugin)
+    reply = x.reply
+    reply.provider, reply.model, reply.attempts = attempt.provider, model, len(x.attempts)
+
+    def watch(attached: Any, what: Stop | Exception) -> None:
+        if isinstance(what, Stop):
+            action = "block" if attached.enforced else "would-block"
+        elif isinstance(what, WouldChange):
+            action = "would-redact"
+        else:
+            action = "error"
+            log.error("filter_failed", plugin=attached.plugin, error=type(what).__name__, request_id=x.id)
+        if not any(
+            t.plugin == attached.plugin and t.hook == "filter" and t.action == action for t in x.trail.took
+        ):
+            x.trail.took.append(Took(attached.plugin, "filter", action, attached.enforced, 0.0))
+
+    return Channels(reply._filters, watch)
+
+
+def filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt: Attempt) -> bytes:
+    """Put an event's texts through the filters; returns what is to be written before it."""
+    before = b""
+    if not channels.active:
+        for piece in event.pieces:
+            if not piece.repeats:
+                value = piece.holder[piece.key]
+                attempt.meter(value if type(value) is str else "12345678")
+        return before
+    repeats = False
+    for piece in event.pieces:
+        if piece.repeats:
+            repeats = True
+        else:
+            filter_piece(piece, channels, attempt)
+    for channel in event.ends:
+        rest = channels.flush(channel)
+        if rest:
+            before += codec.late(event, channel, rest)
+    if repeats:
+        for piece in event.pieces:
+            if piece.repeats:
+                filter_piece(piece, channels, attempt)
+    return before
+
+
+def filter_pieces(pieces: Iterable[Piece], channels: Channels, attempt: Attempt) -> None:
+    for piece in pieces:
+        filter_piece(piece, channels, attempt)
+
+
+def weight(pieces: Iterable[Piece]) -> int:
+    """Characters that filters are to read."""
+    total = 0
+    for piece in pieces:
+        value = piece.holder[piece.key]
+        total += len(value) if type(value) is str else 8
+    return total
+
+
+def filter_piece(piece: Piece, channels: Channels, attempt: Attempt) -> None:
+    value = piece.holder[piece.key]
+    text = value if type(value) is str else dump(value).decode()
+    if piece.repeats:
+        out = channels.repeat(piece.channel, text)
+    else:
+        attempt.meter(text)
+        out = channels.whole(piece.channel, text) if piece.whole else channels.feed(piece.channel, text)
+    if out != text:
+        piece.holder[piece.key] = out
+        for holder, key in piece.shadows:
+            holder[key] = None
