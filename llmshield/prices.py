@@ -300,6 +300,11 @@ class Quote:
         quote._out = out
         return quote
 
+    @property
+    def figures(self) -> tuple[int, int]:
+        """What `at` takes."""
+        return self._fixed, self._out
+
     def __init__(self, price: ModelPrice, bound: Bound) -> None:
         into, out = price.worst(bound.input, long_cache=bound.long_cache, media=bound.media)
         fees = price.per_call + bound.tools * price.per_tool + bound.fees

@@ -68,7 +68,7 @@ from llmshield.hookspecs import Plugin, Resources
 from llmshield.ledger import Cap, Ledger, Reservation
 from llmshield.metrics import Metrics
 from llmshield.policy import CallPrice, Policy, TokenPrice
-from llmshield.prices import Bound, ModelPrice, Prices, Quote
+from llmshield.prices import MTOK, Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.booking import Booking, Terms
@@ -220,14 +220,14 @@ class CostCap(Plugin):
         bound: Bound | None = None
         tokens = attempt.input_bytes + TEMPLATE_TOKENS
         if known is not None and tokens <= known.tokens:
-            quote = Quote.at(tokens * known.into + known.fee, known.out * (attempt.choices or 1))
+            fixed, rate = tokens * known.into + known.fee, known.out * (attempt.choices or 1)
         else:
             if plain:
                 bound = plain_bound(attempt, price)
             else:
                 offered = offered_by(attempt, price, self.settings.tool_rounds)
                 bound, bounded = bound_of(attempt, price, offered)
-            quote = Quote(price, bound)
+            fixed, rate = Quote(price, bound).figures
         if caps and (not plain or output is None or self._locks):
             block = self._refused(attempt, output, offered, bounded=bounded)
             if block is not None:
@@ -235,9 +235,10 @@ class CostCap(Plugin):
             if offered.limit is not None:
                 attempt.limit_rounds(offered.limit)
         output = output or 0
-        want = quote.worst_case(output)
-        least = want if output <= self._shortest else quote.worst_case(self._shortest)
-        booking = Booking(self._terms, price, quote, bound, offered.silent, output, plain=plain)
+        want = least = -(-(fixed + output * rate) // MTOK)
+        if output > self._shortest:
+            least = -(-(fixed + self._shortest * rate) // MTOK)
+        booking = Booking(self._terms, price, fixed, rate, bound, offered.silent, output, plain)
         id = f"{call.id}.{attempt.number}"
         if self._instant:
             held = self._ledger.reserve_now(id, labels, caps, want, least)

@@ -38,28 +38,46 @@ class Terms:
 
 
 class Booking:
-    """A hold and what it was made for: `quote` what the call costs at the most, `output` the bound of each choice.
+    """A hold and what it was made for: `fixed` and `rate` are what the call costs at the most (`Quote.at`), `output` is
+    the bound of each choice.
 
     `bound` is None for a call of nothing but text whose price has one rate (see `Plain`). `silent` are fees that no
     report shows.
     """
 
-    __slots__ = ("_bound", "_limit", "_plain", "_silent", "_terms", "held", "output", "price", "quote")
+    __slots__ = (
+        "_bound",
+        "_fixed",
+        "_limit",
+        "_plain",
+        "_rate",
+        "_silent",
+        "_terms",
+        "held",
+        "output",
+        "price",
+    )
 
     held: Reservation
 
     def __init__(
-        self, terms: Terms, price: ModelPrice, quote: Quote, bound: Bound | None, silent: int, output: int,
-        *, plain: bool,
+        self, terms: Terms, price: ModelPrice, fixed: int, rate: int, bound: Bound | None, silent: int,
+        output: int, plain: bool,
     ) -> None:  # fmt: skip
         self._terms = terms
         self.price = price
-        self.quote = quote
+        self._fixed = fixed
+        self._rate = rate
         self._bound = bound
         self._silent = silent
         self.output = output
         self._plain = plain
         self._limit = _NEVER
+
+    @property
+    def quote(self) -> Quote:
+        """What the call costs at the most, for any output bound."""
+        return Quote.at(self._fixed, self._rate)
 
     def _bounds(self, attempt: Attempt) -> Bound:
         return self._bound if self._bound is not None else plain_bound(attempt, self.price)
