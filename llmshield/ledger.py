@@ -399,7 +399,10 @@ class Ledger:
             await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
             self._renew_at = clock.monotonic() + _RENEW_S
         self.expired += await self._store.expire(_now_ms())
-        self.available, self.closed = True, self.books.failure
+        closed = self.books.failure
+        if closed and closed != self.closed:
+            log.error("money_closed", reason=closed)
+        self.available, self.closed = True, closed
 
     def _away(self, error: Exception) -> None:
         """Tell it once, until it is something else."""
