@@ -52,6 +52,7 @@ def test_a_name_that_is_none_is_refused(named: str) -> None:
 @pytest.mark.parametrize(
     ("key", "passed"),
     [("sk-own-provider-key", "sk-own-provider-key"), (make(), None), ("llmsk_broken", None)],
+    ids=["a provider's", "ours", "ours, mistyped"],
 )
 def test_a_providers_key_goes_on_and_one_of_ours_does_not(key: str, passed: str | None) -> None:
     caller = who({"x-llmshield-tenant": "acme", "x-api-key": key})
