@@ -200,13 +200,14 @@ class Journal:
             yield _line(record)
             return
         *fields, lines, labels = record
-        key = (tuple([(line.account, line.window, line.ends_ms) for line in lines]), tuple(labels))
+        key = (tuple(lines), labels)
         number = self._keys.get(key)
         if number is None:
             if len(self._keys) >= _MOST_KEYS:
                 self._keys.clear()
             number = self._keys[key] = len(self._keys)
-            yield _line(("k", number, *key))
+            plain = [(line.account, line.window, line.ends_ms) for line in lines]
+            yield _line(("k", number, plain, tuple(labels)))
         yield _line((*fields, number))
 
 
