@@ -149,11 +149,11 @@ class Asking:
         prepared: Prepared | None = None
         try:
             prepared = await self._attempts.prepare(x, call, attempt, own_key=own_key)
-            asked_at = clock.monotonic()
+            x.asked_at = clock.monotonic()
             try:
                 await self._exchange_with(x, attempt, prepared)
             finally:
-                x.upstream_s += clock.monotonic() - asked_at
+                x.waited()
             outcome = "blocked" if x.stopped else "failed" if x.broken else "ok"
         except UpstreamError as error:
             x.failed = attempt

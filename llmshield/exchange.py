@@ -149,6 +149,8 @@ class Exchange:
     """A provider was asked with the client's own key: its 401 is the client's to read."""
     degraded: bool = False
     cancelled: bool = False
+    asked_at: float | None = None
+    """Since when somebody waits for a provider."""
     upstream_s: float = 0.0
     """Seconds spent waiting for providers: what is left of the latency is ours."""
     first_byte_at: float | None = None
@@ -156,6 +158,12 @@ class Exchange:
     """What each provider's rate limit headers say is left: requests, tokens."""
     overrides: tuple[str, ...] = ()
     why: str = ""
+
+    def waited(self) -> None:
+        """The provider has said all that is waited for: the time since it was asked was its own."""
+        if self.asked_at is not None:
+            self.upstream_s += clock.monotonic() - self.asked_at
+            self.asked_at = None
 
     @property
     def action(self) -> str:

@@ -70,7 +70,9 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
 
     Raises: UpstreamError when the answer is unusable, Stopped when a guard ends it.
     """
-    said = read_whole(dialect, call, await read_all(upstream, WHOLE_LIMIT), upstream.status)
+    data = await read_all(upstream, WHOLE_LIMIT)
+    x.waited()  # before the head is written: it tells what we added
+    said = read_whole(dialect, call, data, upstream.status)
     attempt.usage = said.usage
     if said.error is not None:
         raise said.error
