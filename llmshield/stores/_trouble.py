@@ -96,7 +96,7 @@ def busy(file: str, seconds: float) -> StoreUnavailable:
     """The same for a lock that others did not let go in time."""
     found, remedy = _SQLITE[sqlite3.SQLITE_BUSY]
     return StoreUnavailable(
-        f"SQLite store {file!r}: {found} for more than {seconds:.0f} s; {remedy.replace('FILE', file)}."
+        f"SQLite store {file!r}: {found} for more than {seconds:g} s; {remedy.replace('FILE', file)}."
     )
 
 

@@ -57,8 +57,12 @@ _Job = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", asyncio
 _Done = tuple[_Job, Any, BaseException | None]
 _Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
-_BUSY_S = 2.0
-"""Longest wait for other processes' transactions, which take below a millisecond each."""
+_BUSY_S = 0.5
+"""Longest wait for other processes' transactions. They take below a millisecond each, but the disk flush with which
+SQLite begins its log anew is in one of them, and slow disks take 0.2 s for that."""
+
+_STUCK_S = 0.05
+"""When somebody has waited so long for another process, what comes then fails at once, until he is through."""
 
 _START_S = 5.0
 """The same at start, where several processes may turn a new file to WAL."""
@@ -102,6 +106,8 @@ class SqliteStore(Store):
         self._turn: list[_Job] = []
         self._free = threading.Lock()
         """Held by whoever uses the writing connection."""
+        self._waits_since = 0.0
+        """When the writing thread began to wait for another process; 0 while it does not."""
         self._inode = (0, 0)
         """Of the file that was opened."""
         self._dirty = False
@@ -261,6 +267,8 @@ class SqliteStore(Store):
         """Take a step, with all others of this turn of the event loop; the answer comes after its commit."""
         if self._writer is None:
             raise StoreUnavailable("The SQLite store is not open")
+        if self._waits_since and time.monotonic() - self._waits_since > _STUCK_S:
+            raise busy(self._file, _STUCK_S)
         loop = asyncio.get_running_loop()
         if self._sync == "FULL" or loop is not self._loop:
             return await self._in_thread(step, *args, **kwargs)
@@ -394,7 +402,9 @@ class SqliteStore(Store):
                     return None
                 if time.monotonic() > deadline:
                     raise busy(self._file, _BUSY_S)
+                self._waits_since = self._waits_since or time.monotonic()
                 time.sleep(0.0003)  # SQLite's own waiting sleeps up to 100 ms at a time
+            self._waits_since = 0.0
             if _inode(self._file) != self._inode:
                 self.replaced = True
                 raise book_lost(
@@ -407,6 +417,7 @@ class SqliteStore(Store):
             if connection.total_changes != self._changes:
                 self._changes, self._dirty = connection.total_changes, True
         except Exception as error:  # noqa: BLE001  handed to every caller of the batch
+            self._waits_since = 0.0
             lost = self._lost(connection, error)
             lost.__cause__ = None if lost is error else error
             if len(batch) > 1 and not isinstance(error, (sqlite3.OperationalError, StoreUnavailable)):

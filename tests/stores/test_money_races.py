@@ -14,7 +14,7 @@ import pytest
 from llmshield.stores import Grant, Labels, Line, Store, open_store
 
 CAP = 1_000_000_000_000
-LARGEST = CAP // 2_000
+LARGEST = CAP // 800
 LINES = (Line("tenant=acme", "ever"), Line("tenant=acme", "day:2026-11-20", CAP, 4_000_000_000_000))
 
 SPEND = """
@@ -39,7 +39,7 @@ async def spend(store, client, rng):
     spent = 0
     for turn in range(100_000):
         id = f"{name}.{client}.{turn}"
-        held = await until(store.reserve, id, lines, cap // 2_000, cap // 2_000, 3_000_000_000_000, 2_000_000_000_000, labels)
+        held = await until(store.reserve, id, lines, cap // 800, cap // 800, 3_000_000_000_000, 2_000_000_000_000, labels)
         if not isinstance(held, Grant):
             return spent
         await asyncio.sleep(rng.random() / 500)
