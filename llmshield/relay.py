@@ -44,6 +44,8 @@ _LESSONS = 4
 """Forms of an event that are learned in vain, one after the other, before a stream is taken for one without."""
 _STEP = 32 * 1024
 """Bytes of a stream that are filtered in one go: some 300 events, a few milliseconds."""
+_LARGE = 256 * 1024
+"""Bytes of a whole answer that is read in a thread: 100,000 choices, which are 8 MB, take 2 s."""
 _LONG = 8_000
 """Characters of a whole answer, or of one event, from which they are filtered in a thread, off the event loop: the
 filters of the default policy take up to 15 us for a character of the worst texts."""
@@ -72,7 +74,10 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
     """
     data = await read_all(upstream, WHOLE_LIMIT)
     x.waited()  # before the head is written: it tells what we added
-    said = read_whole(dialect, call, data, upstream.status)
+    if len(data) < _LARGE:
+        said = read_whole(dialect, call, data, upstream.status)
+    else:
+        said = await asyncio.to_thread(read_whole, dialect, call, data, upstream.status)
     attempt.usage = said.usage
     if said.error is not None:
         raise said.error
@@ -82,7 +87,7 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
     assert x.reply is not None
     x.reply.usage = said.usage
     x.reply.finish = said.finish
-    if channels.active and weight(said.pieces) > _LONG:
+    if len(data) >= _LARGE or (channels.active and weight(said.pieces) > _LONG):
         await asyncio.to_thread(filter_pieces, said.pieces, channels, attempt)
     else:
         filter_pieces(said.pieces, channels, attempt)

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from llmshield.simulator import Simulator
+from llmshield.dialects._json import load_reply
+from llmshield.simulator import Scripted, Simulator
 from llmshield.testing import gateway, policy
 
 HEAD = """
@@ -377,3 +379,30 @@ async def test_a_model_that_no_provider_may_be_asked_for_is_denied(world: World)
 
     assert (404, "model_not_found") == (status, json.loads(data)["error"]["code"])
     assert [] == world.sims[0].calls
+
+
+async def test_a_large_answer_is_read_beside_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small values take long to walk; a small answer is read at once."""
+    seen: list[tuple[bool, bool]] = []
+
+    def watched(data: Any) -> Any:
+        seen.append((len(data) > 256 * 1024, threading.current_thread() is threading.main_thread()))
+        return load_reply(data)
+
+    monkeypatch.setattr("llmshield.relay.load_reply", watched)
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    statuses = []
+    async with gateway(world.policy("def post_response(self, call, reply): pass")) as (url, _):
+        for count in (1, 10_000):
+            reply = {
+                "id": "c",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [choice] * count,
+            }
+            world.sims[0].say(Scripted(body=json.dumps(reply).encode()))
+            statuses.append((await ask(url))[0])
+
+    assert [200, 200] == statuses
+    assert [(False, True), (True, False)] == seen
