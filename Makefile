@@ -4,6 +4,7 @@
 #   make test    linters, types, import contracts, tests
 #   make lint    ruff and the import contracts          make types   mypy and pyright
 #   make fix     what can be repaired mechanically      make bench   figures of speed, on two cores
+#   make crash   21 faults of a provider, and what a caller gets
 #   make dist    wheel and sdist                        make lock    resolve the lock files anew
 
 BIN := .venv/bin
@@ -14,8 +15,9 @@ NODE := tests/e2e/node
 TESTS ?= tests
 PYTEST_FLAGS ?= -q -n 2
 BENCH_FLAGS ?=
+CRASH_FLAGS ?=
 
-.PHONY: demo test lint types npm fix bench dist lock clean
+.PHONY: demo test lint types npm fix bench crash dist lock clean
 .NOTPARALLEL:
 
 demo: $(DEMO)
@@ -50,6 +52,9 @@ fix: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python tests/bench/run.py $(BENCH_FLAGS)
+
+crash: $(DEV)
+	@$(BIN)/python tests/bench/crash.py $(CRASH_FLAGS)
 
 dist: $(DEV)
 	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist

@@ -49,6 +49,10 @@ def _end(ending: Step) -> Strike:
     return then
 
 
+def _nothing(case: Case, event: Event) -> Iterator[Event | Step]:
+    yield from ()
+
+
 def _frame(case: Case, event: Event) -> bytes:
     if case.ask is not None and case.ask.array:
         return b"," + dump(event.data, case.style)
@@ -103,6 +107,12 @@ def _unknown(case: Case, event: Event) -> Iterator[Event | Step]:
 strike("cut", "TCP RST after `after` events, or after half of a whole reply", _end(Reset()), goes_on=False)
 strike("fin", "FIN after `after` events, or after half of a whole reply", _end(Fin()), goes_on=False)
 strike("half_close", "as fin, but the other direction stays open", _end(Fin(half=True)), goes_on=False)
+strike(
+    "unfinished",
+    "a stream whose HTTP ends well after `after` events without a finish; a whole reply is as usual",
+    _nothing,
+    goes_on=False,
+)
 strike("stall", "nothing more after `after` events", _end(Hang()), goes_on=False)
 strike("cut_mid_event", "TCP RST in the middle of an event", _mid_event, goes_on=False)
 strike(

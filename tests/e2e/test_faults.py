@@ -42,6 +42,7 @@ EXPECTED: dict[str, tuple[str, str]] = {
     "slow_first": ("backup", "backup"),
     "cut": ("backup", "broken|backup"),
     "fin": ("backup", "broken|backup"),
+    "unfinished": ("answer", "broken|backup"),
     "cut_mid_event": ("backup", "broken|backup"),
     "cut_mid_utf8": ("backup", "broken|backup"),
     "half_close": ("backup", "broken|backup"),

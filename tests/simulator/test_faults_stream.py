@@ -67,6 +67,16 @@ async def test_an_ending_beyond_the_stream_comes_before_its_close(start, ask, ap
     assert not closed(api, raw.events())
 
 
+@pytest.mark.parametrize("api", [api for api in STREAMS if api != "gemini_array"])
+async def test_an_unfinished_stream_ends_well_in_http_alone(start, ask, api):
+    sim = await start()
+    raw = await ask(sim, api, "unfinished, after=4", stream=True, wait=1)
+
+    assert len(raw.events()) == 4
+    assert not closed(api, raw.events())
+    assert raw.wire.endswith(b"0\r\n\r\n")
+
+
 @pytest.mark.parametrize("api", STREAMS)
 async def test_cut_in_the_middle(start, ask, api):
     sim = await start()

@@ -70,6 +70,7 @@ WANTED = [
     "http10",
     "trailers",
     "half_close",
+    "unfinished",
     "cut_mid_event",
     "cut_mid_utf8",
     "wrong_id",
