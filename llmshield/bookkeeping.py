@@ -29,7 +29,7 @@ LOCKS, RAISES = "locks", "raises"
 """Shelves: the tenant and the end of its lock in ms; an id and what was raised as JSON."""
 
 _KEEP_S = 10.0
-"""How often the count of the book is kept on disk. It lags by as much, so that a power cut, which may take the last
+"""How often the number of its steps is kept on disk. It lags by as much, so that a power cut, which may take the last
 second of a SQLite file, is not taken for an older copy."""
 
 
@@ -46,7 +46,7 @@ class Bookkeeper:
         self._raises: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
         self._revisions = (0, 0)
         self._unwritten: Known | None = None
-        self._count = 0
+        self._steps = 0
         self._keep_at = 0.0
 
     @property
@@ -66,13 +66,13 @@ class Bookkeeper:
                 "",
                 known.epoch,
             ):  # else it has been turned meanwhile, and not yet been kept
-                self._store.epoch, self._store.seen = known.epoch, known.count
+                self._store.epoch, self._store.seen = known.epoch, known.steps
         await self._store.open()
         if self.journal is not None:
             self.journal.begin(self._store.epoch)
         if self._state is not None and self._store.epoch:
             # Also where nothing is new: whether the folder can be written is told before money is spent.
-            self._unwritten = Known(self._store.epoch, known.count if known.epoch == self._store.epoch else 0)
+            self._unwritten = Known(self._store.epoch, known.steps if known.epoch == self._store.epoch else 0)
             await self._write()
         await self.copy()
         self.opened = True
@@ -93,9 +93,9 @@ class Bookkeeper:
             self._keep_at = clock.monotonic() + _KEEP_S
             book = await self._store.book()
             if book.state == "open" and book.epoch == self._store.epoch:
-                if self._count:
-                    self._unwritten = Known(book.epoch, self._count)
-                self._count = book.count
+                if self._steps:
+                    self._unwritten = Known(book.epoch, self._steps)
+                self._steps = book.steps
         if self._unwritten is not None:
             await self._write()
 
@@ -172,7 +172,7 @@ class Bookkeeper:
         self._raises, self._revisions = found, revisions
 
     def _turned(self, epoch: str) -> None:
-        self._unwritten, self._count = Known(epoch), 0
+        self._unwritten, self._steps = Known(epoch), 0
         if self.journal is not None:
             self.journal.turned(epoch)
 

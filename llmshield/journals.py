@@ -171,14 +171,15 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._number += 1
         path = folder / f"{self._name}-{self._number:05d}.jsonl"
-        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+        self._file = file
         head = {
             "store": self._state.store,
             "epoch": self._epoch,
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        self._file.write(_line(("head", head)))
+        file.write(_line(("head", head)))
         self._size, self._keys = 0, {}
         if full is not None:
             _pack(full)
@@ -314,9 +315,12 @@ def _line(record: Sequence[Any]) -> bytes:
 
 def _pack(path: Path) -> None:
     part = path.with_name(path.name + ".part")
-    with path.open("rb") as source, GzipFile(part, "wb", compresslevel=1) as packed:
-        while chunk := source.read(2**20):
-            packed.write(chunk)
+    with path.open("rb") as source, part.open("wb") as target:
+        with GzipFile(fileobj=target, mode="wb", compresslevel=1) as packed:
+            while chunk := source.read(2**20):
+                packed.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())  # before the only other copy goes
     part.replace(path.with_name(path.name + ".gz"))
     path.unlink()
 

@@ -143,7 +143,7 @@ class Ledger:
         """Take a `declare` back."""
         if caps_of in self._caps_of:
             self._caps_of.remove(caps_of)
-        if caps_on in self._caps_on:
+        if caps_on is not None and caps_on in self._caps_on:
             self._caps_on.remove(caps_on)
 
     def caps_of(self, tenant: str) -> list[Cap]:

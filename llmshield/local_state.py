@@ -31,10 +31,10 @@ def default_folder() -> Path:
 
 @dataclass(slots=True)
 class Known:
-    """What this machine knows of a store's book. `count` it had at least (`stores.Book`)."""
+    """What this machine knows of a store's book. `steps` it had at least (`stores.Book`)."""
 
     epoch: str = ""
-    count: int = 0
+    steps: int = 0
 
 
 class LocalState:
@@ -56,7 +56,7 @@ class LocalState:
         path = self.folder / _EPOCH
         try:
             found = orjson.loads(path.read_bytes())
-            return Known(str(found["epoch"]), int(found["count"]))
+            return Known(str(found["epoch"]), int(found["steps"]))
         except (FileNotFoundError, NotADirectoryError):
             return Known()
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,12 +68,12 @@ class LocalState:
     def recall(self, store: Store) -> Store:
         """Have a store, not yet opened, be the book that this machine knows. Raises: StoreError."""
         known = self.read()
-        store.epoch, store.seen = known.epoch, known.count
+        store.epoch, store.seen = known.epoch, known.steps
         return store
 
     def write(self, known: Known) -> None:
         """Keep it, whole or not at all. What goes wrong is told in `failure`."""
-        record = {"store": self.store, "epoch": known.epoch, "count": known.count, "at": int(clock.now())}
+        record = {"store": self.store, "epoch": known.epoch, "steps": known.steps, "at": int(clock.now())}
         part = self.folder / f"{_EPOCH}.{os.getpid()}.{threading.get_ident()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

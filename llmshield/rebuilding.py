@@ -94,7 +94,7 @@ async def _found(store: Store, state: LocalState) -> tuple[Known, Book]:
     """What this machine knows, and what the store has; a book that is not the known one is lost from here on."""
     known = state.read()
     # Without a name of its own an empty store would get an epoch by being opened.
-    store.epoch, store.seen = known.epoch or "unknown", known.count
+    store.epoch, store.seen = known.epoch or "unknown", known.steps
     await store.open()
     book = await store.book()
     if book.state == "open" and known.epoch:

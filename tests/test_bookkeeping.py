@@ -186,7 +186,7 @@ async def test_a_damaged_state_refuses_to_start(machine: Machine) -> None:
         await Ledger(store, LocalState(store.url, machine.folder)).start()
 
 
-async def test_the_count_of_the_book_is_kept_with_a_lag(
+async def test_the_steps_of_the_book_are_kept_with_a_lag(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmshield.bookkeeping._KEEP_S", 0.0)
@@ -197,8 +197,8 @@ async def test_the_count_of_the_book_is_kept_with_a_lag(
         await ledger.settle(held, 1)
     await asyncio.sleep(1.8)
     known = machine.state.read()
-    assert known == Known(known.epoch, (await ledger._store.book()).count)
-    assert known.count >= 5
+    assert known == Known(known.epoch, (await ledger._store.book()).steps)
+    assert known.steps >= 5
 
 
 async def test_an_orphan_is_charged_within_a_second_of_its_lease(machine: Machine) -> None:

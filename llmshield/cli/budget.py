@@ -301,7 +301,7 @@ def _write(rows: list[dict[str, Any]], format: Format) -> None:
     if format is Format.json:
         print(json.dumps(rows, indent=2))
     elif format is Format.csv:
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, list[str](_COLUMNS), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:

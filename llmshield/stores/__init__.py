@@ -146,13 +146,13 @@ class Book(NamedTuple):
     """Which money book a store holds.
 
     `open`: `epoch` is its name, and steps are taken. `empty`: it has none. `lost`: a process knows an epoch that this
-    store does not (`doubted` has them). `rebuilding`: somebody is filling it, as `epoch`. `count` rises with its
+    store does not (`doubted` has them). `rebuilding`: somebody is filling it, as `epoch`. `steps` rises with its
     changes, so that an older copy of it is told from it.
     """
 
     state: Literal["empty", "open", "lost", "rebuilding"]
     epoch: str = ""
-    count: int = 0
+    steps: int = 0
     doubted: tuple[str, ...] = ()
 
 
@@ -225,7 +225,7 @@ class Store(ABC):
         self.epoch = ""
         """The book that every step is for. Set before `open` by whoever knows it; else the one that is there."""
         self.seen = 0
-        """A count that the book had at least (`Book.count`)."""
+        """Steps that the book had at least (`Book.steps`)."""
         self.replaced = False
         """True: what is there now is not what was opened; close and open again."""
         self.on_epoch: Callable[[str], None] | None = None
@@ -394,6 +394,15 @@ class Store(ABC):
     @abstractmethod
     async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
         """None: it is written. Otherwise nothing was, and this is what stands there already."""
+
+    @abstractmethod
+    async def swap(
+        self, shelf: str, key: str, old: bytes | None, new: bytes, until_ms: int, now_ms: int
+    ) -> bytes | None:
+        """Write `new` where `old` stands (None: nothing that has not ended); what stands there after this step.
+
+        Who gets `new` back has written it; a value that nobody else writes makes that certain.
+        """
 
     @abstractmethod
     async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:

@@ -104,6 +104,17 @@ PUT_ONCE = (
     + NOTES
     + "local note = there(tonumber(ARGV[5])) if not note then write(ARGV[3], ARGV[4]) end return note"
 )
+# ARGV[6], where it is there, is what stands there now; it is nil where nothing does.
+SWAP = (
+    CHECK
+    + NOTES
+    + """
+local note = there(tonumber(ARGV[5]))
+if note ~= ARGV[6] then return note end
+write(ARGV[3], ARGV[4])
+return ARGV[3]
+"""
+)
 LOOK = CHECK + NOTES + "return there(tonumber(ARGV[3]))"
 STRIKE = CHECK + NOTES + "return remove(S, K)"
 REVISION = CHECK + "return tonumber(redis.call('HGET', P .. 'notes-revision', ARGV[1]) or '0')"

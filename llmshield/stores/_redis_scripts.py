@@ -31,6 +31,7 @@ from llmshield.stores._redis_notes import (
     PUT_ONCE,
     REVISION,
     STRIKE,
+    SWAP,
     TURN,
 )
 
@@ -417,6 +418,7 @@ SCRIPTS = MappingProxyType(
         "sit": _SIT,
         "put": PUT,
         "put_once": PUT_ONCE,
+        "swap": SWAP,
         "look": LOOK,
         "strike": STRIKE,
         "revision": REVISION,

@@ -120,7 +120,9 @@ class Wire:
         parts = [b"*%d%b$%d\r\n%b\r\n" % (len(args) + 4, self._heads[script], len(key), key)]
         try:
             for arg in args:
-                text = arg.encode() if type(arg) is str else arg if type(arg) is bytes else b"%d" % arg
+                text = (
+                    arg.encode() if isinstance(arg, str) else arg if isinstance(arg, bytes) else b"%d" % arg
+                )
                 parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
         except UnicodeError as error:
             raise StoreUnavailable(f"Redis: {error.__class__.__name__}: a name that is no UTF-8") from error

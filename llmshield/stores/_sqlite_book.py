@@ -26,6 +26,7 @@ def guarded(
     connection: sqlite3.Connection,
     epoch: str,
     step: Callable[Concatenate[sqlite3.Connection, P], R],
+    /,
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R | Turned:

@@ -28,6 +28,23 @@ def put_once(
     return there
 
 
+def swap(
+    connection: sqlite3.Connection,
+    shelf: str,
+    key: str,
+    old: bytes | None,
+    new: bytes,
+    until_ms: int,
+    now_ms: int,
+) -> bytes | None:
+    """See `Store.swap`."""
+    there = look(connection, shelf, key, now_ms)
+    if there != old:
+        return there
+    put(connection, shelf, key, new, until_ms)
+    return new
+
+
 def look(connection: sqlite3.Connection, shelf: str, key: str, now_ms: int) -> bytes | None:
     """See `Store.look`."""
     row = connection.execute(_THERE, (shelf, key, now_ms)).fetchone()

@@ -294,6 +294,15 @@ class MemoryStore(Store):
             await self.put(shelf, key, value, until_ms)
         return there
 
+    async def swap(
+        self, shelf: str, key: str, old: bytes | None, new: bytes, until_ms: int, now_ms: int
+    ) -> bytes | None:
+        there = await self.look(shelf, key, now_ms)
+        if there != old:
+            return there
+        await self.put(shelf, key, new, until_ms)
+        return new
+
     async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
         value, until_ms = self._shelves.get(shelf, {}).get(key, (None, 0))
         return None if 0 < until_ms <= now_ms else value

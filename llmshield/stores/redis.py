@@ -232,6 +232,13 @@ class RedisStore(Store):
         there: bytes | None = await self._step("put_once", shelf, key, value, until_ms, now_ms)
         return there
 
+    async def swap(
+        self, shelf: str, key: str, old: bytes | None, new: bytes, until_ms: int, now_ms: int
+    ) -> bytes | None:
+        was = () if old is None else (old,)
+        there: bytes | None = await self._step("swap", shelf, key, new, until_ms, now_ms, *was)
+        return there
+
     async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
         there: bytes | None = await self._step("look", shelf, key, now_ms)
         return there

@@ -219,6 +219,11 @@ class SqliteStore(Store):
     async def put_once(self, shelf: str, key: str, value: bytes, until_ms: int, now_ms: int) -> bytes | None:
         return await self._step(notes.put_once, shelf, key, value, until_ms, now_ms)
 
+    async def swap(
+        self, shelf: str, key: str, old: bytes | None, new: bytes, until_ms: int, now_ms: int
+    ) -> bytes | None:
+        return await self._step(notes.swap, shelf, key, old, new, until_ms, now_ms)
+
     async def look(self, shelf: str, key: str, now_ms: int) -> bytes | None:
         return await self._step(notes.look, shelf, key, now_ms)
 

@@ -97,7 +97,7 @@ async def test_a_book_under_repair_is_closed_to_all_but_one(url: str) -> None:
     with pytest.raises(BookLost):
         await reserve(store, "a")
     assert await reserve(repairer, "b") == Grant(10)
-    assert await store.book() == Book("rebuilding", "x.2", (await store.book()).count)
+    assert await store.book() == Book("rebuilding", "x.2", (await store.book()).steps)
     await repairer.turn("x.2")
     assert await reserve(store, "c") == Grant(10)
     assert (store.epoch, epoch) == ("x.2", epoch)
@@ -131,7 +131,7 @@ async def test_an_older_copy_of_a_sqlite_file_is_found_out(tmp_path: Path) -> No
     store = await another(url, store.epoch)
     for index in range(3):
         await store.settle(f"s{index}", LINES, 1, NOW, LABELS)
-    seen = (await store.book()).count
+    seen = (await store.book()).steps
     await store.close()
     for path in tmp_path.glob("book.db*"):
         path.unlink()
