@@ -16,6 +16,8 @@ Rule: whoever spends asks `failure` first. A journal that can't be written close
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import socket
@@ -62,7 +64,7 @@ class Journal:
         self._more = threading.Event()
         self._ending = False
         self._idle = True
-        self._file: Any = None
+        self._file: io.FileIO | None = None
         self._size = 0
         self._number = 0
         self._name = (
@@ -137,7 +139,7 @@ class Journal:
                 time.sleep(_WRITE_S)
             try:
                 self._write()
-                if self._unsynced and (ending or time.monotonic() >= sync_at):
+                if self._unsynced and self._file is not None and (ending or time.monotonic() >= sync_at):
                     os.fsync(self._file.fileno())
                     self._unsynced, sync_at = False, time.monotonic() + _SYNC_S
                 self.failure = ""
@@ -155,23 +157,25 @@ class Journal:
         waiting, count = self._waiting, len(self._waiting)
         if not count:
             return
-        if self._file is None or self._size >= SEGMENT:
-            self._begin()
+        file = self._file
+        if file is None or self._size >= SEGMENT:
+            file = self._begin()
         data = b"".join([line for record in waiting[:count] for line in self._lines(record)])
-        self._file.write(data)
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, "written in part")
         self._size += len(data)
         self._unsynced = True
         # Only now: a write that failed is tried again, and what it left half done is a torn line.
         del waiting[:count]
 
-    def _begin(self) -> None:
+    def _begin(self) -> io.FileIO:
         """A new file; the full one is packed, and what is too old or too much is removed."""
         full = self._leave()
         folder = self._state.journals
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._number += 1
         path = folder / f"{self._name}-{self._number:05d}.jsonl"
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+        file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
         self._file = file
         head = {
             "store": self._state.store,
@@ -184,6 +188,7 @@ class Journal:
         if full is not None:
             _pack(full)
         _sweep(folder)
+        return file
 
     def _leave(self) -> Path | None:
         """Close the file; the next write begins a new one."""

@@ -1,8 +1,10 @@
 """Journals: what was written is read again, torn or packed, and a disk that can't be written is told."""
 
+import io
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +158,35 @@ def test_a_disk_that_cannot_be_written_is_told_and_nothing_is_forgotten(
     journal.close()
 
     assert [record.id for record in read(state.journals)] == ["a", "b"]
+
+
+def test_what_was_written_in_part_is_written_again(
+    state: LocalState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full in the middle of a write: torn there, whole in the next file."""
+    monkeypatch.setattr(journals, "_SYNC_S", 0.05)
+    left = 600
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            nonlocal left
+            room, left = max(0, left), left - len(data)
+            return super().write(data[:room])
+
+    journal = Journal(state)
+    journal.begin("e.1")
+    with monkeypatch.context() as patched:
+        patched.setattr("llmshield.journals.io.FileIO", Full)
+        for index in range(20):
+            journal.reserved(str(index), 1, 2, LINES, LABELS)
+        _until(lambda: journal.failure != "")
+        assert "No space left" in journal.failure or "part" in journal.failure
+        left = 10**9
+        _until(lambda: journal.failure == "")
+    journal.close()
+
+    reading = Reading([state.journals])
+    assert {record.id for record in reading} == {str(index) for index in range(20)}
 
 
 def test_names_that_are_no_utf8_are_written(state: LocalState) -> None:
