@@ -69,6 +69,31 @@ async def test_of_many_at_once_one_writes(store: Store) -> None:
     assert {answer for answer in said if answer is not None} == {winner}
 
 
+async def test_a_note_is_swapped_for_what_stands_there(store: Store) -> None:
+    assert await store.swap("circuits", "k", b"other", b"one", EVER, NOW) is None
+    assert await store.swap("circuits", "k", None, b"one \0 1", NOW + 1_000, NOW) == b"one \0 1"
+    before = await store.revision("circuits")
+    assert await store.swap("circuits", "k", None, b"two", EVER, NOW) == b"one \0 1"
+    assert await store.swap("circuits", "k", b"one", b"two", EVER, NOW) == b"one \0 1"
+    assert await store.revision("circuits") == before, "nothing was written"
+    assert await store.swap("circuits", "k", b"one \0 1", b"two", NOW + 1_000, NOW) == b"two"
+    assert await store.revision("circuits") > before
+    assert await store.swap("circuits", "k", None, b"three", EVER, NOW + 1_000) == b"three", "two had ended"
+
+    assert await store.look("circuits", "k", NOW + 9_000) == b"three"
+
+
+async def test_of_many_swaps_at_once_one_is_made(store: Store) -> None:
+    await store.put("circuits", "k", b"old")
+    said = await asyncio.gather(
+        *[store.swap("circuits", "k", b"old", b"%d" % index, EVER, NOW) for index in range(40)]
+    )
+
+    won = [index for index, value in enumerate(said) if value == b"%d" % index]
+    assert len(won) == 1
+    assert set(said) == {b"%d" % won[0]}
+
+
 async def test_the_revision_rises_with_every_change_and_no_other(store: Store) -> None:
     seen = [await store.revision("keys")]
     assert seen == [0]
