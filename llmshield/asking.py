@@ -7,7 +7,7 @@ once, whatever happens in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from llmshield.filtering import open_channels
 from llmshield.gathering import Gathering
 from llmshield.headers import client_headers, content_type, remaining
 from llmshield.policy.providers import APP
-from llmshield.racing import race
+from llmshield.racing import Fallen, race
 from llmshield.relay import ERROR_BODY, broken, drain, read_all, refuse_whole, stream, whole
 from llmshield.replies import Replies, given_up
 from llmshield.resuming import ResumedCodec, Resumption
@@ -53,39 +53,52 @@ class Asking:
         self._endings = endings
         self._replies = replies
 
+    def lend(self, x: Exchange, call: Call) -> None:
+        """From here on plugins may ask something of their own: every guard of attempts hangs on the call."""
+        call._ask = partial(self._gathering.ask_aside, x, call)
+
     async def ask_with_failover(self, x: Exchange, call: Call, route: Route) -> None:
         """Walk targets until one has answered; on_failure says whom to ask next."""
         tries: dict[tuple[str, str], int] = {}
         failures: list[UpstreamError] = []
         if not route.targets:
-            raise CallError("no_provider", "The route leaves nobody to ask.")
+            raise CallError("no_provider", f"The route leaves nobody to ask ({route.why}).")
         target = route.targets[0]
-        call._ask = partial(self._gathering.ask_aside, x, call)
+        if call._ask is None:
+            self.lend(x, call)
         if route.mode == "all":
             await self._gathering.ask_all(x, call, route)
             return
         if route.after and route.mode == "first":
             await clock.sleep(min(route.after, 60.0))
+        own = _owner(x, route)
         while True:
             try:
                 if route.mode != "first" and not failures:
-                    await self._race(x, call, route)
+                    fallen = await self._race(x, call, route, own)
+                    if not fallen:
+                        return
                 else:
-                    await self.ask_once(x, call, target, own_key=not failures and target == route.targets[0])
-                return
+                    await self.ask_once(x, call, target, own_key=target.provider == own)
+                    return
             except UpstreamError as error:
-                failures.append(error)
-                failed = error
-            attempt = x.failed or x.attempts[-1]
-            x.floor = None
+                fallen = [(x.failed or x.attempts[-1], error)]
+            except CallError:
+                if not (x.client.started and failures):
+                    raise
+                await self._break_off(x, failures)  # a guard of attempts lets nobody go on with it
+                return
+            for attempt, failed in fallen:
+                failures.append(failed)
+                here = (attempt.provider, attempt.model)
+                tries[here] = tries.get(here, 0) + 1
+            attempt, failed = fallen[-1]
             if x.client.started and attempt.sent and not self._may_go_on(x):
                 await self._break_off(x, failures)
                 return
-            here = (attempt.provider, attempt.model)
-            tries[here] = tries.get(here, 0) + 1
             failure = Failure(
-                attempt, failed.reason, failed.status, failed.code, failed.retry_after_s, tries[here],
-                x.client.started, route, tuple(x.attempts),
+                attempt, failed.reason, failed.status, failed.code, failed.retry_after_s,
+                tries[attempt.provider, attempt.model], x.client.started, route, tuple(x.attempts),
             )  # fmt: skip
             verdict = None
             assert x.chain is not None
@@ -107,12 +120,13 @@ class Asking:
                 await clock.sleep(min(verdict.after, 60.0))
             target = verdict.targets[0]
 
-    async def _race(self, x: Exchange, call: Call, route: Route) -> None:
-        def ask(target: Target) -> Awaitable[None]:
-            return self.ask_once(x, call, target, own_key=target == route.targets[0])
+    async def _race(self, x: Exchange, call: Call, route: Route, own: str) -> list[Fallen]:
+        def ask(target: Target) -> Coroutine[Any, Any, None]:
+            return self.ask_once(x, call, target, own_key=target.provider == own)
 
         targets = route.targets[:2] if route.mode == "hedge" else route.targets
-        await race(x, targets, route.after, ask, route.at_hedge or (lambda: None))
+        after_s = route.after if route.mode == "hedge" else 0.0
+        return await race(x, targets, after_s, ask, route.at_hedge or _yes)
 
     def _may_go_on(self, x: Exchange) -> bool:
         """A stream broke behind its first output: note how somebody else could take it over, if anybody can."""
@@ -149,7 +163,8 @@ class Asking:
         prepared: Prepared | None = None
         try:
             prepared = await self._attempts.prepare(x, call, attempt, own_key=own_key)
-            x.asked_at = clock.monotonic()
+            if x.floor is None:
+                x.asked_at = clock.monotonic()
             try:
                 await self._exchange_with(x, attempt, prepared)
             finally:
@@ -157,6 +172,8 @@ class Asking:
             outcome = "blocked" if x.stopped else "failed" if x.broken else "ok"
         except UpstreamError as error:
             x.failed = attempt
+            if x.floor is not None:
+                x.floor.fallen.append((attempt, error))
             attempt.reason, attempt.status, attempt.code = error.reason, error.status, error.code
             attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
@@ -166,7 +183,9 @@ class Asking:
             if error.reason in {"skipped", "circuit_open"}:
                 outcome = "skipped"
             raise
-        except CallError:
+        except CallError as error:
+            if x.floor is not None:
+                x.floor.fallen.append((attempt, error))
             outcome = "blocked"
             raise
         except asyncio.CancelledError:
@@ -231,8 +250,6 @@ class Asking:
             tree = await whole(x, attempt, upstream, prepared.dialect, prepared.call)
         except Stopped as stopped:
             raise stopped.block.error(stopped.plugin) from stopped
-        if x.floor is not None:
-            x.floor.claim(attempt)
         await self._endings.end_attempt(attempt, "ok")  # before the head: it carries the cost
         if prepared.translation is not None:
             await self._replies.send(x, 200, {}, prepared.translation.answer(tree), end=False)
@@ -246,13 +263,15 @@ class Asking:
         if x.resumption is not None and x.channels is not None:
             channels, shadow = x.channels, x.shadow
             x.codec = codec
+            if x.reply is not None:
+                x.reply.provider, x.reply.attempts = attempt.provider, len(x.attempts)
         else:
             channels = await open_channels(x, attempt, attempt.model, streamed=True, status=upstream.status)
-            shadow = self._attempts.shadow(x)
+            shadow = self._attempts.shadow(x, codec)
 
         async def begin() -> None:
             if x.floor is not None:
-                x.floor.claim(attempt)
+                x.floor.claim(attempt, x.attempts)
                 assert x.reply is not None
                 x.reply.provider, x.reply.model = attempt.provider, codec.model or attempt.model
             x.shadow, x.channels = shadow, channels if shadow is not None else None
@@ -272,3 +291,15 @@ class Asking:
             upstream.close()
         else:
             self._endings.spawn(drain(upstream))
+
+
+def _yes() -> bool:
+    return True
+
+
+def _owner(x: Exchange, route: Route) -> str:
+    """The provider that may be asked with the client's own key: the first one that the policy's route names, however
+    a strategy has ordered it; of a plugin's own route, its first."""
+    if route.targets is not x.to and all(target in x.to for target in route.targets):
+        return x.to[0].provider
+    return route.targets[0].provider

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmshield.call import Attempt, Call, Clamp
 from llmshield.chain import Took
 from llmshield.conversation import Conversation
-from llmshield.dialects import Dialect, WireRequest
+from llmshield.dialects import Dialect, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
@@ -17,7 +17,7 @@ from llmshield.identity import as_bearer
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
-from llmshield.resuming import Shadow
+from llmshield.resuming import ArrayReader, Shadow
 from llmshield.translation import Translation, Translations
 from llmshield.transport import Timeouts, Transport
 from llmshield.verdicts import Block, Skip
@@ -101,6 +101,10 @@ class Attempts:
         assert x.dialect is not None
         dialect, asked, name = x.dialect, call, attempt.provider
         provider = self._policy.providers.get(name)
+        if x.regions is not None and (provider is None or provider.region not in x.regions):
+            raise UpstreamError(
+                "skipped", f"Provider {name!r} is in none of the route's regions.", code="region"
+            )
         transport = self._transports.get(name) if name != APP else x.incoming.local.get(APP)
         if transport is None:
             raise UpstreamError("skipped", "There is no wrapped app behind this mount.")
@@ -130,11 +134,14 @@ class Attempts:
         request = WireRequest(call.method, path, query, headers, payload)
         return Prepared(request, transport, timeouts, dialect, asked, translation)
 
-    def shadow(self, x: Exchange) -> Shadow | None:
-        """Watches a stream that may be resumed; None where its route, or its dialect, has no such thing."""
-        if x.mid_stream == "error" or x.dialect is None:
+    def shadow(self, x: Exchange, codec: StreamCodec) -> Shadow | None:
+        """Watches a stream that may be resumed; None where its route, its dialect, or several answers to one call
+        have no such thing."""
+        if x.mid_stream == "error" or x.dialect is None or x.call is None or x.call.choices != 1:
             return None
         reader = self._translations.reader(x.dialect.name)
+        if reader is not None and codec.media_type == "application/json":
+            reader = ArrayReader(reader)
         return Shadow(reader, x.mid_stream) if reader is not None else None
 
     def _headers(
@@ -213,7 +220,8 @@ class Attempts:
                 raise said.error(guard.plugin)
             if isinstance(said, Skip):
                 x.trail.took.append(Took(guard.plugin, "attempt", "skip", True, 0.0))
-                raise UpstreamError("skipped", said.reason, code=guard.plugin)
+                refusal = said.otherwise.error(guard.plugin) if said.otherwise is not None else None
+                raise UpstreamError("skipped", said.reason, code=guard.plugin, refusal=refusal)
             for clamp in clamps:
                 if isinstance(clamp, Clamp):
                     dialect.clamp(attempt.body, clamp.tokens)

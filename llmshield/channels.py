@@ -80,9 +80,12 @@ class Channels:
         rest = [(channel, self.flush(channel)) for channel, line in list(self._lines.items()) if line.open]
         return [(channel, text) for channel, text in rest if text]
 
-    def open_channels(self) -> list[Channel]:
-        """The channels that have begun and not ended, in the order of their beginning."""
-        return [channel for channel, line in self._lines.items() if line.open]
+    def words(self) -> Channel | None:
+        """The channel of the first answer's words that began last, ended or not; None before there are any."""
+        for channel in reversed(self._lines):
+            if channel.kind == "content" and channel.choice == 0:
+                return channel
+        return None
 
     def said(self, channel: Channel) -> str | None:
         """What the provider has written on a channel so far; None where no filter reads it."""

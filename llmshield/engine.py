@@ -178,6 +178,8 @@ class Engine:
             route, x.why = verdict, verdict.why
             break
         else:
+            if chain.choose_provider:
+                self._asking.lend(x, call)
             for step in chain.choose_provider:
                 verdict = await run_step(step, x.trail, call, route)
                 if verdict is not None:
@@ -262,7 +264,8 @@ class Engine:
                 names = [APP]
             if not names:
                 raise CallError("no_provider", f"The policy has no provider that speaks {family!r}.")
-            return Route(tuple(Target(name) for name in names), why="the policy has no routes")
+            x.to = tuple(Target(name) for name in names)
+            return Route(x.to, why="the policy has no routes")
         rule = self.policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
         if rule is None:
             raise CallError(
@@ -270,7 +273,7 @@ class Engine:
             )
         if rule.deny is not None:
             raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
-        x.on_loss, x.mid_stream = rule.on_loss, rule.mid_stream
+        x.on_loss, x.mid_stream, x.regions, x.to = rule.on_loss, rule.mid_stream, rule.regions, rule.to
         return Route(rule.to, why="routes")
 
     def _overrides(self, call: Call) -> tuple[Override, ...]:
@@ -307,6 +310,7 @@ class Engine:
                     x.call._proposals = []
                     await self._endings.run((fn,), x.reply, x.id)
                     _tell_findings(x, plugin, enforced=enforced)
+            x.call._ask = None
             call_ends, x.call._on_end = x.call._on_end, []
             await self._endings.run(call_ends, x.call, x.id)
 

@@ -112,6 +112,7 @@ class UpstreamError(ShieldError):
 
     `status` is the provider's HTTP status or None, `retry_after_s` its advice in seconds (finite, 0..60) or
     None, `body` the provider's own error body, scrubbed of keys, to be passed on where the policy says so.
+    `refusal` is what the client is told if this target was passed over and nobody else could be asked.
     """
 
     def __init__(
@@ -124,8 +125,10 @@ class UpstreamError(ShieldError):
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        refusal: CallError | None = None,
     ) -> None:
         super().__init__(redact(message))
+        self.refusal = refusal
         self.reason: FailureReason = reason
         self.status = status
         self.code = code

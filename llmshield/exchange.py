@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmshield.racing import Floor
     from llmshield.resuming import Resumption, Shadow
     from llmshield.transport import Transport
+    from llmshield.verdicts import Target
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
@@ -133,6 +134,10 @@ class Exchange:
     """The reply broke after parts of it had reached the client."""
     mid_stream: Literal["error", "continue", "restart_marker"] = "error"
     """What the route says of streams that break after their first output."""
+    to: tuple[Target, ...] = ()
+    """Whom the policy's own route names: the client's own key is for the first of them."""
+    regions: tuple[str, ...] | None = None
+    """Regions outside of which nobody is asked."""
     failed: Attempt | None = None
     """The attempt that failed last."""
     floor: Floor | None = None
@@ -162,8 +167,10 @@ class Exchange:
     def waited(self) -> None:
         """The provider has said all that is waited for: the time since it was asked was its own."""
         if self.asked_at is not None:
-            self.upstream_s += clock.monotonic() - self.asked_at
-            self.asked_at = None
+            now = clock.monotonic()
+            self.upstream_s += now - self.asked_at
+            raced = self.floor is not None and self.floor.winner is None  # others may still answer
+            self.asked_at = now if raced else None
 
     @property
     def action(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from types import CoroutineType
 from typing import Any
@@ -19,22 +20,17 @@ async def open_channels(
     x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int
 ) -> Channels:
     """The reply's head is known: run post_response once per call, and open fresh filters per attempt."""
-    assert x.call is not None
-    assert x.chain is not None
-    if x.reply is None:
-        reply = x.reply = Reply(
-            provider=attempt.provider,
-            model=model,
-            dialect=attempt.dialect,
-            stream=streamed,
-            status=status,
-        )
-        for step in x.chain.post_response:
-            verdict = run_now(step, x.trail, x.call, reply)
-            if type(verdict) is CoroutineType:
-                verdict = await verdict
-            if verdict is not None:
-                raise verdict.error(step.plugin)
+    if x.floor is None:
+        if x.reply is None:
+            await _read_head(x, attempt, model, streamed=streamed, status=status)
+    else:  # several replies may begin at once: the filters of each are those of the whole head
+        async with x.floor.head:
+            if x.reply is None:
+                await _read_head(x, attempt, model, streamed=streamed, status=status)
+                x.floor.known = True
+            elif not x.floor.known:  # its reading failed, and with it the call
+                raise asyncio.CancelledError
+    assert x.reply is not None
     reply = x.reply
     reply.provider, reply.model, reply.attempts = attempt.provider, model, len(x.attempts)
 
@@ -52,6 +48,21 @@ async def open_channels(
             x.trail.took.append(Took(attached.plugin, "filter", action, attached.enforced, 0.0))
 
     return Channels(reply._filters, watch)
+
+
+async def _read_head(x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int) -> None:
+    """Let every plugin look at the head of the call's first reply."""
+    assert x.call is not None
+    assert x.chain is not None
+    reply = x.reply = Reply(
+        provider=attempt.provider, model=model, dialect=attempt.dialect, stream=streamed, status=status
+    )
+    for step in x.chain.post_response:
+        verdict = run_now(step, x.trail, x.call, reply)
+        if type(verdict) is CoroutineType:
+            verdict = await verdict
+        if verdict is not None:
+            raise verdict.error(step.plugin)
 
 
 def filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt: Attempt) -> bytes:

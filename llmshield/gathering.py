@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 from llmshield import clock
 from llmshield.attempts import Attempts, Prepared
-from llmshield.call import Attempt, Call, Outcome
+from llmshield.call import Attempt, Call, Failure, Outcome
+from llmshield.chain import run_step
 from llmshield.channels import Stopped
 from llmshield.conversation import Answered, Conversation, Message, TextPart
 from llmshield.dialects import WholeReply
@@ -16,10 +17,19 @@ from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.filtering import filter_pieces, open_channels
-from llmshield.racing import Candidate, as_stream, collect, read_text, together
+from llmshield.racing import (
+    Candidate,
+    TooFew,
+    as_stream,
+    collect,
+    read_all_of,
+    read_text,
+    sum_of,
+    together,
+)
 from llmshield.relay import ERROR_BODY, WHOLE_LIMIT, read_all, read_whole
 from llmshield.replies import Replies, given_up
-from llmshield.verdicts import Route, Target
+from llmshield.verdicts import Answer, Route, Target
 
 
 class Gathering:
@@ -37,23 +47,26 @@ class Gathering:
             return await self._collect_once(x, call, target)
 
         try:
-            candidates, failures = await collect(route.targets, ask, route.quorum)
-        except UpstreamError as error:
-            raise given_up([error], x) from error
+            candidates, missed = await collect(route.targets, ask, route.quorum)
+        except TooFew as few:
+            await self._last_word(x, call, route, few.failures)
+            return
         chosen: Sequence[int] = [0]
         if route.pick is not None:
             chosen = await route.pick(candidates)
         picked = [candidates[index] for index in chosen if 0 <= index < len(candidates)] or candidates[:1]
-        x.why = f"{route.why}; {len(candidates)} answered, {len(failures)} failed"
-        answers: list[Answered] = []
-        for candidate in picked:
-            answers.append(await self._filtered(x, candidate))
-        x.attempts.remove(
-            picked[0].attempt
-        )  # the last one told in headers and record is the one that answered
-        x.attempts.append(picked[0].attempt)
-        translation = picked[0].prepared.translation
+        x.why = f"{route.why}; {len(candidates)} answered, {missed} failed"
+        answers = [await self._filtered(x, candidate) for candidate in picked]
+        best = picked[0]
+        # The last one told in headers and record is the one that answered.
+        x.attempts.remove(best.attempt)
+        x.attempts.append(best.attempt)
+        reply, translation = x.reply, best.prepared.translation
+        assert reply is not None
         assert translation is not None
+        reply.provider, reply.model = best.attempt.provider, best.reply.model or best.attempt.model
+        reply.finish, reply.stream = best.reply.finish, call.stream
+        reply.usage = sum_of([each.reply.usage for each in picked if each.reply.usage is not None])
         if call.stream:
             writer = translation.ends()[1]
             body = as_stream(together(answers), writer)
@@ -62,14 +75,29 @@ class Gathering:
             return
         await self._replies.send(x, 200, {}, translation.written(together(answers)))
 
+    async def _last_word(self, x: Exchange, call: Call, route: Route, failures: list[UpstreamError]) -> None:
+        """Too few have answered: an answer of the policy's own, or the error. Nobody is asked again."""
+        last = x.attempts[-1]
+        failed = failures[-1] if failures else UpstreamError("skipped", "Nobody could be asked.")
+        failure = Failure(
+            last, failed.reason, failed.status, failed.code, failed.retry_after_s, len(x.attempts), False,
+            Route((Target(last.provider, last.model),), why=route.why), tuple(x.attempts),
+        )  # fmt: skip
+        assert x.chain is not None
+        for step in x.chain.on_failure:
+            verdict = await run_step(step, x.trail, call, failure)
+            if isinstance(verdict, Answer):
+                x.degraded = verdict.degraded
+                await self._replies.answer(x, verdict)
+                return
+        raise given_up(failures or [failed], x)
+
     async def _filtered(self, x: Exchange, candidate: Candidate) -> Answered:
         """A reply behind the filters, in neutral words."""
         attempt, reply = candidate.attempt, candidate.reply
         channels = await open_channels(
             x, attempt, reply.model or attempt.model, streamed=False, status=attempt.status or 200
         )
-        assert x.reply is not None
-        x.reply.usage, x.reply.finish = reply.usage, reply.finish
         try:
             filter_pieces(reply.pieces, channels, attempt)
         except Stopped as stopped:
@@ -84,7 +112,7 @@ class Gathering:
             prepared = await self._attempts.prepare(x, call, attempt, own_key=False, whole=True)
             reply = await self._reply_of(x, attempt, prepared)
         assert prepared.translation is not None
-        text = read_text(prepared.translation.read(reply.tree))
+        text = read_all_of(prepared.translation.read(reply.tree))
         return Candidate(attempt, prepared, reply, target, text)
 
     async def _reply_of(self, x: Exchange, attempt: Attempt, prepared: Prepared) -> WholeReply:

@@ -7,12 +7,15 @@ did.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
+from llmshield import clock
 from llmshield.attempts import Prepared
-from llmshield.call import Attempt
+from llmshield.call import Attempt, Usage
 from llmshield.conversation import (
     Answered,
     Begun,
@@ -30,23 +33,37 @@ from llmshield.conversation import (
     ToolResultPart,
 )
 from llmshield.dialects import WholeReply
-from llmshield.errors import UpstreamError
+from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.translators import Writer
 from llmshield.verdicts import Target
 
+Fallen = tuple[Attempt, UpstreamError]
+
 
 class Floor:
-    """Who may speak to the client: the first attempt that wants to. Claiming it ends the others' tasks."""
+    """Who may speak to the client: the first attempt that wants to. Claiming it ends the others' tasks.
+
+    `head` is held while plugins look at the reply's head, `known` says that they all have; `fallen` are the attempts
+    that ended with an error.
+    """
 
     def __init__(self) -> None:
         self.winner: Attempt | None = None
         self.tasks: list[asyncio.Task[None]] = []
+        self.fallen: list[tuple[Attempt, UpstreamError | CallError]] = []
+        self.head = asyncio.Lock()
+        self.known = False
 
-    def claim(self, attempt: Attempt) -> None:
-        """Raises: CancelledError for everybody but the first."""
+    def claim(self, attempt: Attempt, attempts: list[Attempt]) -> None:
+        """Speak; from now on this attempt is the last one of all `attempts`: the one that headers and record tell.
+
+        Raises: CancelledError for everybody but the first.
+        """
         if self.winner is None:
             self.winner = attempt
+            attempts.remove(attempt)
+            attempts.append(attempt)
             mine = asyncio.current_task()
             for task in self.tasks:
                 if task is not mine:
@@ -54,26 +71,35 @@ class Floor:
         elif self.winner is not attempt:
             raise asyncio.CancelledError
 
+    def sent(self, error: BaseException) -> bool:
+        """Whether the attempt that ended with this error had been sent."""
+        return any(attempt.sent for attempt, each in self.fallen if each is error)
 
-Ask = Callable[[Target], Awaitable[None]]
+
+Ask = Callable[[Target], Coroutine[Any, Any, None]]
 
 
 async def race(
-    x: Exchange, targets: Sequence[Target], after_s: float, ask: Ask, asked: Callable[[], None]
-) -> None:
-    """Ask the first target, and the others as well if nobody has begun to answer after `after_s` seconds.
+    x: Exchange, targets: Sequence[Target], after_s: float, ask: Ask, may: Callable[[], bool]
+) -> list[Fallen]:
+    """Ask the first target, and the others as well if nobody has begun to answer after `after_s` seconds and they
+    `may` be asked.
 
-    Raises: what the last of them raised, when none has answered.
+    Returns nothing when one has answered, else the attempts that failed in the order of their targets; of a stream
+    that broke in the client's hands that attempt alone.
+
+    Raises: CallError of a guard. One that refuses an attempt before it is sent ends the call only when there is
+    nobody else.
     """
     floor = x.floor = Floor()
+    x.asked_at = clock.monotonic()
     loop = asyncio.get_running_loop()
-    floor.tasks.append(loop.create_task(_run(ask, targets[0])))
-    error: BaseException | None = None
+    floor.tasks.append(loop.create_task(ask(targets[0])))
+    refusal: BaseException | None = None
     try:
         done, _ = await asyncio.wait(floor.tasks, timeout=after_s)
-        if not done and floor.winner is None:
-            asked()
-            floor.tasks += [loop.create_task(_run(ask, target)) for target in targets[1:]]
+        if not done and floor.winner is None and may():
+            floor.tasks += [loop.create_task(ask(target)) for target in targets[1:]]
         pending = set(floor.tasks)
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -82,25 +108,29 @@ async def race(
                     continue
                 error = task.exception()
                 if error is None:
-                    return
-                if not isinstance(error, UpstreamError):  # a guard's word ends the call
+                    return []
+                if isinstance(error, CallError) and not floor.sent(error):
+                    refusal = error
+                elif not isinstance(error, UpstreamError):
                     raise error
     finally:
-        x.floor = None if floor.winner is None else floor
         for task in floor.tasks:
             task.cancel()
         await asyncio.gather(*floor.tasks, return_exceptions=True)
-    assert error is not None
-    raise error
-
-
-async def _run(ask: Ask, target: Target) -> None:
-    await ask(target)
+        x.waited()
+        x.asked_at, x.floor = None, None
+    failed = [(attempt, error) for attempt, error in floor.fallen if isinstance(error, UpstreamError)]
+    if floor.winner is not None:
+        return [each for each in failed if each[0] is floor.winner]
+    if refusal is not None or not failed:
+        raise refusal or UpstreamError("skipped", "Nobody could be asked.")
+    return sorted(failed, key=lambda each: each[0].number)
 
 
 @dataclass(slots=True)
 class Candidate:
-    """One whole reply that may be the answer. `text` is what it says, as its provider wrote it."""
+    """One whole reply that may be the answer. `text` is what it says, and which tools it calls, as its provider wrote
+    it."""
 
     attempt: Attempt
     prepared: Prepared
@@ -115,14 +145,36 @@ def read_text(answered: Answered) -> str:
     return "".join([part.text for part in parts if isinstance(part, TextPart)])
 
 
-async def collect(
-    targets: Sequence[Target], ask: Callable[[Target], Awaitable[Candidate]], quorum: int
-) -> tuple[list[Candidate], list[UpstreamError]]:
-    """Ask all targets; the replies that came, in the targets' order, and the failures.
+def read_all_of(answered: Answered) -> str:
+    """The words of a reply's first choice and the tools that it calls, one call a line with sorted arguments."""
+    parts = answered.choices[0].parts if answered.choices else []
+    calls = [f"{part.name}({_sorted(part.arguments)})" for part in parts if isinstance(part, ToolCallPart)]
+    return "\n".join([text for text in (read_text(answered), *calls) if text])
 
-    Raises: UpstreamError of a failure when there are fewer than `quorum`; CallError of a guard.
+
+def _sorted(arguments: str) -> str:
+    try:
+        return orjson.dumps(orjson.loads(arguments or "{}"), option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONDecodeError:
+        return arguments
+
+
+class TooFew(Exception):
+    """Fewer replies than the quorum; `failures` says why."""
+
+    def __init__(self, failures: list[UpstreamError]) -> None:
+        super().__init__(f"{len(failures)} failed")
+        self.failures = failures
+
+
+async def collect(
+    targets: Sequence[Target], ask: Callable[[Target], Coroutine[Any, Any, Candidate]], quorum: int
+) -> tuple[list[Candidate], int]:
+    """Ask all targets; the replies that came, in the targets' order, and how many did not.
+
+    Raises: TooFew when there are fewer than `quorum`; CallError of a guard, where it leaves too few.
     """
-    tasks = [asyncio.get_running_loop().create_task(_candidate(ask, target)) for target in targets]
+    tasks = [asyncio.get_running_loop().create_task(ask(target)) for target in targets]
     try:
         results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
     finally:
@@ -131,18 +183,14 @@ async def collect(
         await asyncio.gather(*tasks, return_exceptions=True)
     candidates = [result for result in results if isinstance(result, Candidate)]
     failures = [result for result in results if isinstance(result, UpstreamError)]
+    enough = len(candidates) >= quorum
     for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, UpstreamError):
-            if len(candidates) >= quorum and isinstance(result, Exception):
-                continue
-            raise result
-    if len(candidates) < max(1, quorum):
-        raise failures[0] if failures else UpstreamError("skipped", "Nobody could be asked.")
-    return candidates, failures
-
-
-async def _candidate(ask: Callable[[Target], Awaitable[Candidate]], target: Target) -> Candidate:
-    return await ask(target)
+        if isinstance(result, Candidate | UpstreamError) or (enough and isinstance(result, CallError)):
+            continue
+        raise result
+    if not enough:
+        raise TooFew(failures)
+    return candidates, len(results) - len(candidates)
 
 
 def as_stream(answered: Answered, writer: Writer) -> bytes:
@@ -183,12 +231,18 @@ def together(answers: Sequence[Answered]) -> Answered:
         return first
     choices: list[Choice] = [answered.choices[0] for answered in answers if answered.choices]
     used = [answered.usage for answered in answers if answered.usage is not None]
-    if used:
-        total = used[0]
-        for usage in used[1:]:
-            total.input = (total.input or 0) + (usage.input or 0)
-            total.output = (total.output or 0) + (usage.output or 0)
-            total.reasoning += usage.reasoning
-            total.cache_read += usage.cache_read
-        return Answered(first.model, choices, total, first.id, first.created)
-    return Answered(first.model, choices, None, first.id, first.created)
+    return Answered(first.model, choices, sum_of(used), first.id, first.created)
+
+
+def sum_of(used: Sequence[Usage]) -> Usage | None:
+    """What several replies used; None where none of them says it."""
+    if not used:
+        return None
+    total = replace(used[0])
+    for usage in used[1:]:
+        total.input = (total.input or 0) + (usage.input or 0)
+        total.output = (total.output or 0) + (usage.output or 0)
+        total.reasoning += usage.reasoning
+        total.cache_read += usage.cache_read
+        total.cache_write += usage.cache_write
+    return total

@@ -82,6 +82,8 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
     if said.error is not None:
         raise said.error
     attempt.first_token_at = clock.monotonic()
+    if x.floor is not None:  # before any filter reads it: what two attempts would find is not mixed
+        x.floor.claim(attempt, x.attempts)
     model = said.model or attempt.model
     channels = await open_channels(x, attempt, model, streamed=False, status=upstream.status)
     assert x.reply is not None
@@ -244,8 +246,8 @@ async def _next(upstream: Upstream, codec: StreamCodec) -> bytes:
     """The stream's next bytes; none where a reply is complete and only its terminator does not come."""
     try:
         return await upstream.chunk()
-    except UpstreamError as failure:
-        if failure.reason == "idle" and codec.finished:
+    except UpstreamError:
+        if codec.finished:
             return b""
         raise
 

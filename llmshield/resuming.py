@@ -11,6 +11,7 @@ the seam: what they held stays held. Calls of tools are never resumed: half of o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from llmshield.call import Channel
@@ -28,6 +29,8 @@ from llmshield.conversation import (
     TextPart,
 )
 from llmshield.dialects import Event, Piece, StreamCodec
+from llmshield.dialects._json_array import JsonArrayParser
+from llmshield.errors import UpstreamError
 from llmshield.translation import TranslatingCodec
 from llmshield.translators import Reader, Writer
 
@@ -45,7 +48,21 @@ begin a message of their own: they are asked in words (https://platform.claude.c
 prefill-claudes-response)."""
 _LEAST_OVERLAP = 12
 """Characters at the beginning that repeat the end so far, and are taken for a repetition: below it lies chance."""
-_WINDOW = 160
+
+
+class ArrayReader(Reader):
+    """A stream that comes as a JSON array (Gemini without `alt=sse`), for a reader of events."""
+
+    def __init__(self, inner: Reader) -> None:
+        self._inner = inner
+        self._array = JsonArrayParser()
+
+    def feed(self, data: bytes) -> list[Happening]:
+        return [
+            happening
+            for element in self._array.feed(data)
+            for happening in self._inner.feed(b"data: " + element.replace(b"\n", b" ") + b"\n\n")
+        ]
 
 
 class Shadow:
@@ -57,6 +74,7 @@ class Shadow:
         self.way: Way = way
         self.happened: list[Happening] = []
         self._texts: list[str] = []
+        self._words: list[str] = []
         self.begun: Begun | None = None
         self.parts: list[PartBegun] = []
         self.last: PartBegun | None = None
@@ -68,6 +86,8 @@ class Shadow:
         for happening in self._reader.feed(data):
             if isinstance(happening, PartGrew):
                 self._texts.append(happening.text)
+                if self.last is not None and self.last.kind == "text":
+                    self._words.append(happening.text)
                 continue
             if isinstance(happening, PartEnded) and self.last is not None:
                 self.happened.append(PartGrew(0, self.last.part, self.text))
@@ -90,6 +110,11 @@ class Shadow:
         return "".join(self._texts)
 
     @property
+    def said(self) -> str:
+        """What the client has of the answer's words, whether their part stands open or not."""
+        return "".join(self._words)
+
+    @property
     def resumable(self) -> bool:
         """Whether somebody else may go on: one answer, in words alone, and not complete."""
         return (
@@ -109,20 +134,18 @@ class Resumption:
     channel: Channel | None
     joins: bool
     """The new text is a continuation of the old (else it begins anew behind a marker)."""
+    shown: str = ""
+    """How much of `said` a prefilled model was shown: it goes on right behind that."""
 
     @classmethod
     def of(cls, shadow: Shadow, channels: Channels) -> Resumption | None:
         """What it takes to go on from here; None where nobody can."""
         if not shadow.resumable:
             return None
-        said, channel = shadow.text, None
-        if shadow.last is None or shadow.last.kind != "text":
-            said = ""
-        for each in channels.open_channels():
-            if each.kind == "content" and each.choice == 0:
-                channel = each
-                written = channels.said(each)
-                said = said if written is None else written
+        channel, said = channels.words(), shadow.said
+        if channel is not None:
+            written = channels.said(channel)
+            said = said if written is None else written
         joins = shadow.way == "continue"
         if not joins and channel is not None:
             channels.forget(channel)
@@ -130,61 +153,62 @@ class Resumption:
 
     def ask(self, conversation: Conversation, family: str) -> None:
         """Put the question to go on into a conversation; where the text begins again it stays as it is."""
-        if not self.joins or not self.said:
+        self.shown = ""
+        if not self.joins or not self.said.strip():
             return
-        conversation.messages.append(Message("assistant", [TextPart(self.said)]))
+        if conversation.output is not None:  # Anthropic refuses to prefill it, others would begin a new one
+            conversation.missing.append("output: half an answer in JSON can't be continued")
         thinks = conversation.thinking is not None and not conversation.thinking.off
-        if not (family == "anthropic" and conversation.model.startswith(_PREFILLED) and not thinks):
+        if family == "anthropic" and conversation.model.startswith(_PREFILLED) and not thinks:
+            # The API refuses a last message that ends in white space; the seam takes off what is written again.
+            self.shown = self.said.rstrip()
+            conversation.messages.append(Message("assistant", [TextPart(self.shown)]))
+        else:
+            conversation.messages.append(Message("assistant", [TextPart(self.said)]))
             conversation.messages.append(Message("user", [TextPart(GO_ON)]))
-            if conversation.output is not None:
-                conversation.missing.append("output: half an answer in JSON is continued by prefilling alone")
-        elif self.said != self.said.rstrip():
-            # The API refuses a last message that ends in white space; what is cut off here is not asked for again.
-            conversation.messages[-1].parts = [TextPart(self.said.rstrip())]
 
 
 class Seam:
     """Joins a continuation to what was said: words that it repeats are taken off its beginning.
 
-    `feed` holds the beginning back until it is clear that it repeats neither the end of the text nor all of it.
+    `feed` holds the beginning back as long as it may repeat the end of the text, or all of it. A prefilled model
+    (`shown`: what it saw of the text) repeats nothing: it only writes white space again that it was not shown.
     """
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, shown: str = "") -> None:
         self._said = said
+        self._cut = said[len(shown) :] if shown else None
         self._held = ""
-        self.open = bool(said)
+        self.open = bool(said) and self._cut != ""
 
     def feed(self, text: str) -> str:
         """The next piece of the continuation; what of it is new."""
         if not self.open:
             return text
         self._held += text
-        held = self._held
-        if len(held) < len(self._said) and self._said.startswith(held):
-            return ""  # it may be the whole answer again
-        if len(held) < _WINDOW and not held.startswith(self._said):
-            return ""
-        return self._join()
+        may_repeat = self._held in self._said if self._cut is None else self._cut.startswith(self._held)
+        return "" if may_repeat else self._join()
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is text that may be new, or not."""
+        return self._held != ""
 
     def flush(self) -> str:
         """The continuation is over."""
         return self._join() if self.open else ""
 
     def _join(self) -> str:
-        self.open = False
-        held, said = self._held, self._said
-        self._held = ""
-        if held.startswith(said):
-            return held[len(said) :]
-        for size in range(min(len(held), len(said)), _LEAST_OVERLAP - 1, -1):
+        held, said, cut = self._held, self._said, self._cut
+        self.open, self._held = False, ""
+        if cut is not None:
+            again = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, cut, strict=False)))
+            return held[again:]
+        for size in range(min(len(held), len(said)), 0, -1):
+            if size < _LEAST_OVERLAP and size < len(said):
+                break
             if said.endswith(held[:size]):
                 return held[size:]
-        if (
-            said[-1:].isspace()
-            and held[:1].isspace()
-            and said[len(said.rstrip()) :].endswith(held[: len(held) - len(held.lstrip())])
-        ):
-            return held.lstrip()
         return held
 
 
@@ -212,35 +236,50 @@ class ResumedCodec(TranslatingCodec):
         self._open = shadow.last
         self._next = len(shadow.parts)
         self._numbers: dict[int, int] = {}
-        self._seam = Seam(resumption.said) if resumption.joins else None
+        self._seam = Seam(resumption.said, resumption.shown) if resumption.joins else None
         self._mine: Channel | None = None
         self._marked = resumption.joins
 
     def feed(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
-        for event in super().feed(data):
-            if self._seam is not None:
-                event.pieces = [self._joined(piece) for piece in event.pieces]
-                if self._mine is not None and self._mine in event.ends:
-                    rest = self._seam.flush()
-                    if rest:
-                        holder = {"rest": rest}
-                        events.append(Event(_REST, pieces=[Piece(self._old(self._mine), holder, "rest")]))
-                    event.ends = tuple(self._old(channel) for channel in event.ends)
-            events.append(event)
-        return events
+        return self._seamed(super().feed(data))
+
+    def close(self) -> list[Event]:
+        events = self._seamed(super().close())
+        rest = self._rest()
+        return [*events, rest] if rest is not None else events
+
+    def _seamed(self, events: list[Event]) -> list[Event]:
+        if self._seam is None:
+            return events
+        out: list[Event] = []
+        for event in events:
+            event.pieces = [self._joined(piece) for piece in event.pieces]
+            if self._mine is not None and self._mine in event.ends:
+                rest = self._rest()
+                if rest is not None:
+                    out.append(rest)
+                event.ends = tuple(self._old(channel) for channel in event.ends)
+            out.append(event)
+        return out
+
+    def _rest(self) -> Event | None:
+        """What the seam still holds, as an event that goes through the filters like any other."""
+        rest = self._seam.flush() if self._seam is not None else ""
+        if not rest or self._mine is None:
+            return None
+        return Event(_REST, pieces=[Piece(self._old(self._mine), {"rest": rest}, "rest")])
 
     def _old(self, channel: Channel) -> Channel:
         """The channel whose filters go on."""
         old = self._resumption.channel
-        return old if old is not None and channel is self._mine else channel
+        return old if old is not None and channel == self._mine else channel
 
     def _joined(self, piece: Piece) -> Piece:
         channel = piece.channel
         if (
             channel.kind != "content"
             or channel.choice != 0
-            or (self._mine is not None and channel is not self._mine)
+            or (self._mine is not None and channel != self._mine)
         ):
             return piece
         self._mine = channel
@@ -252,22 +291,22 @@ class ResumedCodec(TranslatingCodec):
 
     def write(self, event: Event) -> bytes:
         if event.name == _REST:
-            number = self._open.part if self._open is not None else 0
-            return self._writer.write(PartGrew(0, number, event.pieces[0].holder["rest"]))
+            return self._say(event.pieces[0].holder["rest"])
         return super().write(event)
+
+    def _say(self, text: str) -> bytes:
+        """Words of the answer, in the part that stands open, or in one of their own."""
+        out = b""
+        if self._open is None or self._open.kind != "text":
+            out = self._begin(PartBegun(0, -1, "text"))
+        assert self._open is not None
+        return out + self._writer.write(PartGrew(0, self._open.part, text)) if text else out
 
     def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
         old = self._resumption.channel
         if old is not None and channel == old and self._mine is not None:
             channel = self._mine
         return super().late(event, channel, text)
-
-    def finalise(self) -> bytes:
-        rest = self._seam.flush() if self._seam is not None else ""
-        out = (
-            self._writer.write(PartGrew(0, self._open.part, rest)) if rest and self._open is not None else b""
-        )
-        return out + super().finalise()
 
     def _write(self, happening: Happening) -> bytes:
         if isinstance(happening, Begun):
@@ -286,6 +325,8 @@ class ResumedCodec(TranslatingCodec):
                 self._open = None
             return super()._write(PartEnded(0, number, happening.signature, happening.sealed))
         if isinstance(happening, Finished | Over):
+            if self._seam is not None and self._seam.holds:
+                raise UpstreamError("malformed", "The provider ended its answer inside of a text.")
             return self._close() + super()._write(happening)
         return super()._write(happening)
 
@@ -296,7 +337,10 @@ class ResumedCodec(TranslatingCodec):
         if part.kind == "text" and self._open is not None and self._open.kind == "text":
             self._numbers[part.part] = self._open.part
             return self._mark(self._open.part)
-        out = self._close()
+        out = b""
+        if part.kind != "text" and self._open is not None and self._open.kind == "text":
+            out = self._mark(self._open.part)
+        out += self._close()
         number = self._numbers[part.part] = self._next
         self._next += 1
         begun = PartBegun(0, number, part.kind, part.call_id, part.name)

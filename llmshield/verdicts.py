@@ -66,18 +66,18 @@ class Route:
 
     `first` walks them in order, one at a time; `hedge` asks the second as well if the first has not begun to answer
     after `after` seconds, and answers with who begins first; `race` asks all of them at once and answers with who
-    begins first; `all` asks them all at once and answers with what
-    `pick` makes of their whole replies.
+    begins first; `all` asks them all at once and answers with what `pick` makes of their whole replies.
 
-    Of the other modes `after` is a wait in seconds before the next attempt. `why` explains the choice in the
-    decision record. `at_hedge` is called when the second target of a hedge is asked.
+    In `first`, `after` is a wait in seconds before the next attempt. `why` explains the choice in the
+    decision record. `at_hedge` is asked when the time for the second target of a hedge has come: False, and it stays
+    with the first.
     """
 
     targets: tuple[Target, ...]
     mode: Literal["first", "hedge", "race", "all"] = "first"
     after: float = 0.0
     why: str = ""
-    at_hedge: Callable[[], None] | None = None
+    at_hedge: Callable[[], bool] | None = None
     pick: Callable[[Sequence[Any]], Awaitable[Sequence[int]]] | None = None
     """For `all`: which of the replies (`racing.Candidate`: target, text) are the answer, as indices; several become
     several choices."""
@@ -99,9 +99,11 @@ class Wait:
 
 @dataclass(slots=True, frozen=True)
 class Skip:
-    """Pass over this target; `reason` goes into the decision record."""
+    """Pass over this target; `reason` goes into the decision record. `otherwise` is what the client is told if
+    nobody else could be asked."""
 
     reason: str
+    otherwise: Block | None = None
 
 
 Verdict: TypeAlias = Block | Answer | Route | Wait | None

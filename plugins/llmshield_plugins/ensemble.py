@@ -7,14 +7,21 @@ Settings:
 
 - `members` (required): two to eight targets, each a provider or `{provider, model}`.
 - `answer: first`: `first` (who begins first is streamed, the others are cancelled), `majority` (the answer that most
-  give, compared without case, punctuation and blanks at the ends; at a draw the first of the list), `judge` (the best
-  in the eyes of a model), `all` (one choice for each, where the client's dialect has choices).
+  give, tools that it calls included, compared without case, line breaks and the punctuation at the ends; at a draw the
+  first of the list), `judge` (the best in the eyes of a model), `all` (one choice for each; a dialect without choices
+  gets the first).
 - `judge: {provider, model}`: who judges.
 - `criteria: "Which answer is the most correct and helpful?"`: what the judge is asked.
-- `quorum: 1`: with fewer answers the call fails.
+- `quorum: 1`: with fewer answers the call fails, or gets the route's `degraded` message (of `failover`).
 - `models: ["*"]`: only calls for these models are asked in this way.
 
-Texts of answers are shown to the judge as their providers wrote them, with placeholders of `pii` still in.
+With `majority`, `judge` and `all` the answers are awaited whole; a client that streams gets the chosen one as a stream
+at once. Of several choices that a call asks for (`n`), `all` shows each member's first. A judge that fails, is refused
+by a budget, or talks of something else leaves the first answer.
+
+Texts of answers are shown to the judge as their providers wrote them, with placeholders of `pii` still in. The
+filters of guards read the chosen answer alone. The client's own key is never passed on to members of an ensemble that
+answers whole; give each provider an `api_key`.
 
 Monitor mode: nothing is asked but what the policy's route says; the choice is counted.
 
@@ -42,7 +49,7 @@ from pydantic import BeforeValidator, Field
 
 from llmshield import hookspecs
 from llmshield.call import Call
-from llmshield.errors import PluginError, UpstreamError
+from llmshield.errors import CallError, PluginError, UpstreamError
 from llmshield.hookspecs import Plugin, Resources
 from llmshield.policy import Policy, TargetShape
 from llmshield.policy.globs import compile_globs
@@ -51,6 +58,10 @@ from llmshield.verdicts import Route
 _ASKED = "Several answers to the same question follow. {criteria}\nReply with the number of that answer and nothing else."
 _LONGEST = 20_000
 """Characters of one answer that a judge is shown."""
+_NUMBER = re.compile(r"(?<!\d)\d{1,3}(?!\d)", re.ASCII)
+_MARK = re.compile(r"<(?=/?(?:answer|question)\b)", re.IGNORECASE)
+_AT_ENDS = " .,;:!?\"'`*_()\u3002\u2026\u201c\u201d\u2018\u2019"
+""""Yes." and "yes" are one answer; inside of a text, and before a number (-5, $5), every sign counts."""
 
 
 def _target(value: Any) -> Any:
@@ -132,23 +143,30 @@ class Ensemble(Plugin):
         assert self.settings.judge is not None
         question = next((text.value for text in reversed(list(call.prompts("user")))), "")
         answers = "\n\n".join(
-            f'<answer number="{number}">\n{text[:_LONGEST]}\n</answer>'
-            for number, text in enumerate(texts, 1)
+            f'<answer number="{number}">\n{_quoted(text)}\n</answer>' for number, text in enumerate(texts, 1)
         )
-        prompt = f"<question>\n{question[:_LONGEST]}\n</question>\n\n{answers}"
+        prompt = f"<question>\n{_quoted(question)}\n</question>\n\n{answers}"
         system = _ASKED.format(criteria=self.settings.criteria)
         try:
             said = await call.ask(self.settings.judge.target, prompt, system=system, max_tokens=16)
-        except UpstreamError:
+        except (
+            UpstreamError,
+            CallError,
+        ):  # it failed, or a budget does not reach for it: the answers are paid
             return 0
-        found = re.search(r"\d+", said[:100])
-        number = int(found[0]) if found else 1
+        numbers = {int(each) for each in _NUMBER.findall(said[:100])}
+        number = numbers.pop() if len(numbers) == 1 else 0
         return number - 1 if 1 <= number <= len(texts) else 0
+
+
+def _quoted(text: str) -> str:
+    """A text between the judge's marks, which it can't write itself."""
+    return _MARK.sub("(", text[:_LONGEST])
 
 
 def majority(texts: Sequence[str]) -> int:
     """The first of the answers that most of them give."""
-    plain = [" ".join(re.sub(r"[^\w\s]", " ", text[:_LONGEST].casefold()).split()) for text in texts]
+    plain = [" ".join(text.casefold().split()).strip(_AT_ENDS) for text in texts]
     counts = Counter(plain)
     most = max(counts.values())
     return next(index for index, text in enumerate(plain) if counts[text] == most)

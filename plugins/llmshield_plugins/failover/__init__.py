@@ -109,7 +109,10 @@ class Failover(Plugin):
 
         def end(ended: Attempt) -> None:
             if ended.number > 1 and ended.outcome in {"ok", "blocked", "cancelled"}:
-                self._budget.give_back()
+                paid = ended.call.state.get(self, 0)
+                if paid:  # not so what was asked beside another one, or by somebody else's route
+                    ended.call.state[self] = paid - 1
+                    self._budget.give_back()
             if self._measures and ended.outcome == "ok":
                 self._statistics.note(ended)
             if ended.outcome in {"ok", "blocked"} and ended.sent:
@@ -126,8 +129,11 @@ class Failover(Plugin):
         """Again, the next one, a last word, or nothing."""
         rule = self._rule(call)
         said = self._next(call, failure, rule)
-        if isinstance(said, Route) and failure.attempt.sent and not self._budget.take():
-            said = None  # everything fails: asking still more would only make it worse
+        if isinstance(said, Route) and failure.attempt.sent:
+            if self._budget.take():
+                call.state[self] = call.state.get(self, 0) + 1
+            else:
+                said = None  # everything fails: asking still more would only make it worse
         if said is None and not failure.visible and _may_go_on(failure):
             return _last_word(rule, failure)
         return said

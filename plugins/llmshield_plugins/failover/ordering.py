@@ -46,6 +46,8 @@ class Ordering:
         targets, why = list(rule.targets), "as written"
         if rule.regions is not None:
             targets = [shape for shape in targets if self._region(shape) in rule.regions]
+            if not targets:
+                why = f"nobody in {', '.join(rule.regions)}"
         if way is None:
             if len(targets) == len(rule.targets):
                 return None
@@ -65,7 +67,7 @@ class Ordering:
             return None
         self._extra = min(10.0, self._extra + hedge.max_extra_cost)
         if hedge.share is not None:
-            after = self._statistics.first_token_s(route.targets[0], call.model, hedge.share)
+            after = self._statistics.first_token_s(route.targets[0], call, hedge.share)
         else:
             after = hedge.after_s
         if after is None or self._extra < 1.0:
@@ -78,9 +80,12 @@ class Ordering:
             at_hedge=self._spend,
         )
 
-    def _spend(self) -> None:
-        """A second target was asked."""
+    def _spend(self) -> bool:
+        """A second target is to be asked: whether it may, now that others may have been asked meanwhile."""
+        if self._extra < 1.0:
+            return False
         self._extra -= 1.0
+        return True
 
     def _weighted(self, call: Call, targets: list[TargetShape]) -> Ordered:
         """By chance, as the weights say; the same caller always has the same luck (a canary that flickers is a bad
@@ -91,17 +96,19 @@ class Ordering:
             / 2**64
         )
         total = sum(shape.weight for shape in targets)
-        reached = 0.0
+        reached = 0
         for shape in targets:
-            reached += shape.weight / total if total else 1.0
-            if point < reached:
-                rest = [each for each in targets if each is not shape and each.weight]
+            reached += shape.weight
+            if point * total < reached:
+                rest = sorted(
+                    (each for each in targets if each is not shape), key=lambda each: not each.weight
+                )
                 return [shape, *rest], f"{_name(shape)} has {shape.weight} of {total}"
         return targets, "no weights"
 
     def _fastest(self, call: Call, targets: list[TargetShape]) -> Ordered:
         """By the expected time of an answer; who was never asked comes first, now and then somebody else does."""
-        paces = {id(shape): self._statistics.pace(shape.target, call.model) for shape in targets}
+        paces = {id(shape): self._statistics.pace(shape.target, call) for shape in targets}
 
         def key(shape: TargetShape) -> float:
             pace = paces[id(shape)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmshield.call import Attempt
+from llmshield.call import Attempt, Call
 from llmshield.verdicts import Target
 
 _WEIGHT = 0.2
@@ -13,6 +13,8 @@ TYPICAL_TOKENS = 300
 """Length of an answer by which targets are compared."""
 _LIMIT = 1024
 _HISTORY = 64
+_LEAST = 10
+"""Measurements without which nothing is said about shares."""
 
 
 @dataclass(slots=True)
@@ -29,18 +31,22 @@ class Pace:
         return self.first_s + (TYPICAL_TOKENS / self.per_s if self.per_s else 0.0)
 
 
+_Key = tuple[str, str, bool]
+
+
 class Statistics:
-    """Rolling figures of every target that was asked, in this process."""
+    """Rolling figures of every target that was asked, in this process. Streams and whole answers are kept apart: a
+    whole one begins when it is complete."""
 
     def __init__(self) -> None:
-        self._paces: dict[tuple[str, str], Pace] = {}
-        self._firsts: dict[tuple[str, str], list[float]] = {}
+        self._paces: dict[_Key, Pace] = {}
+        self._firsts: dict[_Key, list[float]] = {}
 
     def note(self, attempt: Attempt) -> None:
         """A try has answered."""
         if attempt.first_token_at is None or attempt.ended_at is None:
             return
-        key = (attempt.provider, attempt.model)
+        key = (attempt.provider, attempt.model, attempt.call.stream)
         pace = self._paces.get(key)
         if pace is None:
             if len(self._paces) >= _LIMIT:
@@ -51,7 +57,7 @@ class Statistics:
         output = attempt.usage.output if attempt.usage is not None else None
         weight = _WEIGHT if pace.tries else 1.0
         pace.first_s += weight * (first_s - pace.first_s)
-        if output and rest_s > 0.001:
+        if output and rest_s > 0.001 and attempt.call.stream:
             per_s = output / rest_s
             pace.per_s += (_WEIGHT if pace.per_s else 1.0) * (per_s - pace.per_s)
         pace.tries += 1
@@ -60,13 +66,13 @@ class Statistics:
         if len(firsts) > _HISTORY:
             del firsts[0]
 
-    def pace(self, target: Target, model: str) -> Pace | None:
-        """What is known of a target that a call for `model` would ask."""
-        return self._paces.get((target.provider, target.model or model))
+    def pace(self, target: Target, call: Call) -> Pace | None:
+        """What is known of a target that this call would ask."""
+        return self._paces.get((target.provider, target.model or call.model, call.stream))
 
-    def first_token_s(self, target: Target, model: str, share: float) -> float | None:
-        """The time within which this share of its first tokens came; None before there are ten."""
-        firsts = self._firsts.get((target.provider, target.model or model), ())
-        if len(firsts) < 10:
+    def first_token_s(self, target: Target, call: Call, share: float) -> float | None:
+        """The time within which this share of its answers to such calls began; None before there are ten."""
+        firsts = self._firsts.get((target.provider, target.model or call.model, call.stream), ())
+        if len(firsts) < _LEAST:
             return None
         return sorted(firsts)[min(len(firsts) - 1, int(len(firsts) * share))]
