@@ -33,6 +33,10 @@ class Chain:
 
     def __init__(self, entries: Sequence[_Entry]) -> None:
         self._entries = tuple(entries)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Which hooks have something to do is known once the plugins have started (`Plugin.idle`)."""
         self._variants: dict[tuple[int, ...], Chain] = {}
         self.pre_request = self._steps("pre_request")
         self.choose_provider = self._steps("choose_provider")
@@ -41,7 +45,9 @@ class Chain:
 
     def _steps(self, hook: str) -> tuple[Step, ...]:
         return tuple(
-            entry.step(hook) for entry in self._entries if hook in entry.hooks and entry.mode != "disabled"
+            entry.step(hook)
+            for entry in self._entries
+            if hook in entry.hooks and hook not in entry.plugin.idle and entry.mode != "disabled"
         )
 
     def under(self, overrides: Sequence[Override]) -> Chain:
@@ -75,6 +81,7 @@ class Chain:
                 raise PluginError(
                     f"Plugin {entry.name!r} can't start: {type(error).__name__}: {error}"
                 ) from error
+        self._compile()
 
     async def close(self) -> None:
         """Close every plugin, the last first; one that fails is logged and does not keep the others open."""
@@ -138,7 +145,7 @@ def build(policy: Policy) -> Chain:
         hooks = {
             hook: (_adapted(hook, run), inspect.iscoroutinefunction(run))
             for hook in HOOKS
-            if hook not in plugin.idle and (run := getattr(plugin, hook, None)) is not None
+            if (run := getattr(plugin, hook, None)) is not None
         }
         entries.append(_Entry(item.name, plugin, item.mode, item.on_error == "open", item.timeout, hooks))
     return Chain(entries)
