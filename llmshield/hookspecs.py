@@ -69,7 +69,7 @@ class Plugin:
     """True: a policy may use it once only, under whatever name (two would count the same thing twice)."""
 
     idle: frozenset[str] = frozenset()
-    """Hooks that have nothing to do under these settings; set in `__init__`, they are not run at all."""
+    """Hooks that have nothing to do under these settings; set in `__init__` or `start`, they are not run at all."""
 
     name: str = ""
 
