@@ -31,7 +31,8 @@ Settings:
   refuses the tenant's further calls until the shortest of its windows ends.
 - `caps:` list of `{limit: 5 USD/day, by: [tenant, tier, key, model, provider, tag:NAME]}`: a budget for each
   combination of what stands in `by`; without `by`, one for all calls together. `models`, `providers`, `tenants`,
-  `tiers`, `keys` (globs) and `tags: {NAME: glob}` narrow it down; `time_zone` and `warn_at` as in a tier.
+  `tiers`, `keys` (globs) and `tags: {NAME: glob}` narrow it down; `time_zone` and `warn_at` as in a tier. Where one
+  is narrowed to providers (by `by` or `providers`) and spent, they are passed over: the route's next target is asked.
 
 Without usage from the provider, each byte sent and each character received is charged as a token: no tokenizer
 makes more. A store that is away refuses calls (closed, whatever `on_error` says).
@@ -70,10 +71,10 @@ from llmshield.metrics import Metrics
 from llmshield.policy import CallPrice, Policy, TokenPrice
 from llmshield.prices import MTOK, Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
-from llmshield.verdicts import Block
+from llmshield.verdicts import Block, Skip
 from llmshield_plugins.cost_cap.booking import Booking, Terms
 from llmshield_plugins.cost_cap.bounds import TEMPLATE_TOKENS, bound_of, is_plain, plain_bound, seen_whole
-from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe
+from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe, is_a_providers
 from llmshield_plugins.cost_cap.tariff import Plain, Tariff
 from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
 from llmshield_plugins.cost_cap.warnings import Warnings
@@ -198,7 +199,7 @@ class CostCap(Plugin):
         if call.operation not in _FREE:
             call.guard_attempt(self._guards[call.enforced])
 
-    def _guard(self, enforced: bool, attempt: Attempt) -> Block | Awaitable[Block | None] | None:
+    def _guard(self, enforced: bool, attempt: Attempt) -> Block | Skip | Awaitable[Block | Skip | None] | None:
         """Reserve what this attempt may cost; no room, no attempt."""
         if attempt.provider == _APP and not self._tariff.prices_app:
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
@@ -269,7 +270,7 @@ class CostCap(Plugin):
     async def _book(
         self, enforced: bool, attempt: Attempt, booking: Booking, id: str, labels: Labels,
         caps: tuple[Cap, ...], want: int, least: int,
-    ) -> Block | None:  # fmt: skip
+    ) -> Block | Skip | None:  # fmt: skip
         """Hold the money for an attempt, and hang its end on it."""
         try:
             held = await self._ledger.reserve(id, labels, caps, want, least)
@@ -277,6 +278,8 @@ class CostCap(Plugin):
                 self._hold(attempt, booking, held, caps, enforced=enforced)
                 return None
             block = self._refuse("spent", describe(held, least), kind="budget_spent")
+            if enforced and is_a_providers(held.cap):
+                return Skip("its budget is spent", block)
             if not enforced:
                 held = await self._ledger.reserve(id, labels, self._caps.unlimited(caps), want, want)
                 assert isinstance(held, Reservation)

@@ -194,6 +194,12 @@ def whose(cap: Cap) -> str:
     return f"calls of {which}" if which else "all calls"
 
 
+def is_a_providers(cap: Cap) -> bool:
+    """Whether a budget is for attempts at some providers only: another target may still be paid."""
+    parts = dict(part.split("=", 1) for part in cap.account.split(",") if "=" in part)
+    return "provider" in parts or ";provider=" in unquote(parts.get("cap", ""))
+
+
 def describe(refusal: Refusal, least: int) -> str:
     """What a caller reads: whose budget, how much of it is gone, and whether it is spent, held by calls under way,
     or too small for this call (which costs `least` pico-USD even if its answer is short)."""
