@@ -1,0 +1,257 @@
+"""Streams that break in the client's hands and go on from another provider: every dialect, fallback and break.
+
+One gateway serves all cases at once; a case is named in its prompt, and both simulators look up what it asks of them.
+"""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from llmshield.resuming import MARKER
+from llmshield.simulator import Received, Scripted, Simulator
+from llmshield.testing import gateway
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TEXT = (
+    "Gravity bends light; so far so good. A second sentence says what a first one did not: that clocks run slower "
+    "near mass — naïve or not, 漢字 and 🙂 included.\n\nA third paragraph ends it."
+)
+WIRES = ("chat", "responses", "messages", "gemini", "gemini_array")
+OWN = {"chat": "openai", "responses": "openai", "messages": "anthropic", "gemini": "gemini", "gemini_array": "gemini"}  # fmt: skip
+FAMILIES = ("openai", "anthropic", "gemini")
+BREAKS = ("cut", "fin", "unfinished", "stall", "malformed", "error_in_200", "cut_mid_event")
+REPEATS = ("nothing", "suffix", "whole")
+MODEL = {
+    "openai": "gpt-5",
+    "anthropic": "claude-opus-4-7",
+    "gemini": "gemini-3",
+    "prefill": "claude-sonnet-4-5",
+}
+
+PROVIDERS = "\n".join(
+    f'  {name}_{family}: {{dialect: {family}, base_url: "{name.upper()}{"/v1" if family == "openai" else ""}",'
+    f" timeout: {{first_token: 3s, idle: 250ms, total: 8s}}, prices: {{input: 1, output: 4}}}}"
+    for name in ("a", "b")
+    for family in FAMILIES
+)
+ROUTES = "\n".join(
+    f"  - match: {{model: {way}-{own}-{other}}}\n"
+    f"    to: [a_{own}, {{provider: b_{'anthropic' if other == 'prefill' else other}, model: {MODEL[other]}}}]\n"
+    f"    mid_stream: {way}\n"
+    for way in ("continue", "restart_marker", "error")
+    for own in FAMILIES
+    for other in MODEL
+)
+POLICY = f"""
+server: {{store: "memory://"}}
+providers:
+{PROVIDERS}
+routes:
+{ROUTES}
+plugins:
+  - use: cost_cap
+  - use: failover
+audit: {{sink: "file://AUDIT"}}
+"""
+
+
+@dataclass
+class Case:
+    """What one call meets. `fallback` makes the second provider's answer of what it is asked."""
+
+    wire: str
+    other: str = "openai"
+    way: str = "continue"
+    fault: str = "cut"
+    after: int = 7
+    repeats: str = "nothing"
+    first: Scripted | None = None
+    second: Any = None
+    asked: list[Any] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        return f"{self.way}-{OWN[self.wire]}-{self.other}"
+
+
+def said_so_far(body: Any) -> tuple[str, str]:
+    """What a request shows of the answer so far, and its last message's role."""
+    if "contents" in body:
+        turns = [
+            (turn["role"], "".join(p.get("text", "") for p in turn["parts"])) for turn in body["contents"]
+        ]
+    else:
+        turns = []
+        for message in body.get("messages") or body["input"]:
+            content = message["content"]
+            text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+            turns.append((message["role"], text))
+    answers = [text for role, text in turns if role in ("assistant", "model")]
+    return (answers[-1] if answers else ""), turns[-1][0]
+
+
+class World:
+    """Two simulators that know the cases, and a gateway between them and the client."""
+
+    def __init__(self) -> None:
+        self.cases: dict[str, Case] = {}
+        self.numbers = itertools.count(1)
+        self.url = ""
+        self.audit: Any = None
+
+    def case_of(self, call: Received) -> Case:
+        text = call.body.decode()
+        at = text.index("case-")
+        return self.cases[text[at : at + 10]]
+
+    def primary(self, call: Received) -> Scripted:
+        case = self.case_of(call)
+        return case.first or Scripted(text=TEXT, simulate=f"fault={case.fault},after={case.after},delay=4ms")
+
+    def backup(self, call: Received) -> Scripted:
+        case = self.case_of(call)
+        case.asked.append(call.json)
+        if case.second is not None:
+            made: Scripted = case.second(call)
+            return made
+        said, _ = said_so_far(call.json)
+        if case.way != "continue" or not said:
+            return Scripted(text=TEXT, usage=(70, 777))
+        rest = TEXT[len(said) :]
+        start = {"nothing": "", "suffix": said[-15:] if len(said) >= 15 else said, "whole": said}[
+            case.repeats
+        ]
+        if case.other == "prefill":
+            start = ""
+        return Scripted(text=start + rest, usage=(70, 777))
+
+    async def run(self, http: aiohttp.ClientSession, wires: Any, case: Case, **options: Any) -> Any:
+        name = f"case-{next(self.numbers):05d}"
+        self.cases[name] = case
+        wire = next(each for each in wires if each.name == case.wire)
+        path, body = wire.request(f"Say it. {name}", True, **options)
+        path = path.replace("/models/m:", f"/models/{case.model}:")
+        if "model" in body:
+            body["model"] = case.model
+        if case.wire == "chat":
+            body["stream_options"] = {"include_usage": True}
+        if case.wire.startswith("gemini"):
+            body["generationConfig"] = {"candidateCount": body["generationConfig"]["candidateCount"]}
+        headers = {"anthropic-version": "2023-06-01", "authorization": "Bearer sk-client"}
+        async with asyncio.timeout(10), http.post(self.url + path, json=body, headers=headers) as reply:
+            raw = await reply.read()
+        got = wire.read(reply.status, raw, dict(reply.headers), stream=reply.status == 200)
+        return got, name
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    made = World()
+    made.audit = tmp_path_factory.mktemp("audit") / "audit.jsonl"
+    async with Simulator(reply=made.primary) as a, Simulator(reply=made.backup) as b:
+        given = POLICY.replace('"A', f'"{a.url}').replace('"B', f'"{b.url}').replace("AUDIT", str(made.audit))
+        async with gateway(given) as (url, _):
+            made.url = url
+            yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield session
+
+
+def joined(got: Any) -> str:
+    """All words of an answer, in order."""
+    return "".join(text for key, text in got.said.items() if key.startswith("content"))
+
+
+def told(got: Any) -> tuple[str, int]:
+    """The model and the output tokens that a stream ends with."""
+    model, output = "", 0
+    for tree in got.trees:
+        for node in (tree, tree.get("response") or {}, tree.get("message") or {}):
+            model = node.get("model") or node.get("modelVersion") or model
+            usage = node.get("usage") or node.get("usageMetadata") or {}
+            output = (
+                usage.get("completion_tokens")
+                or usage.get("output_tokens")
+                or usage.get("candidatesTokenCount")
+                or output
+            )
+    return model, output
+
+
+def matrix() -> list[Case]:
+    found = []
+    every = itertools.product(WIRES, MODEL, BREAKS)
+    for number, (wire, other, fault) in enumerate(every):
+        after = (4, 7, 19)[number % 3] + (3 if wire == "responses" else 0)
+        found.append(Case(wire, other, "continue", fault, after, REPEATS[(number // 3) % 3]))
+    return found
+
+
+async def outcomes(
+    world: World, http: aiohttp.ClientSession, wires: Any, cases: list[Case], wanted: Any
+) -> list[str]:
+    """What went wrong, case by case; forty at once."""
+    room = asyncio.Semaphore(40)
+
+    async def one(case: Case) -> str | None:
+        async with room:
+            got, _ = await world.run(http, wires, case)
+        found = (got.error, joined(got), told(got))
+        right = wanted(case)
+        asked = len(case.asked)
+        if found[:2] != right[:2] or asked != 1:
+            return f"{case.wire} {case.other} {case.way} {case.fault}@{case.after} {case.repeats}: asked {asked}, {found}"
+        if case.wire != "messages" and (found[2][0] != MODEL[case.other]):
+            return f"{case.wire} {case.other}: {found[2]}"
+        return f"{case.wire} {case.other}: {found[2]}" if found[2][1] != 777 else None
+
+    return [wrong for wrong in await asyncio.gather(*map(one, cases)) if wrong]
+
+
+async def test_continue_gives_the_exact_text_wherever_and_however_it_breaks(
+    world: World, http: aiohttp.ClientSession, wires: Any
+) -> None:
+    wrong = await outcomes(world, http, wires, matrix(), lambda case: (False, TEXT))
+
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_restart_marker_says_so_and_begins_again(
+    world: World, http: aiohttp.ClientSession, wires: Any
+) -> None:
+    cases = [
+        Case(wire, other, "restart_marker", fault, 9)
+        for number, (wire, other) in enumerate(itertools.product(WIRES, MODEL))
+        for fault in (BREAKS[number % len(BREAKS)],)
+    ]
+    wrong = []
+    for case, (got, _) in zip(
+        cases, await asyncio.gather(*(world.run(http, wires, case) for case in cases)), strict=True
+    ):
+        before, mark, after = joined(got).partition(MARKER)
+        if got.error or not mark or not before or not TEXT.startswith(before) or after != TEXT:
+            wrong.append((case.wire, case.other, case.fault, joined(got)[-60:]))
+
+    assert [] == wrong
+
+
+async def test_error_is_what_it_was(world: World, http: aiohttp.ClientSession, wires: Any) -> None:
+    for wire in WIRES:
+        case = Case(wire, "openai", "error")
+        got, _ = await world.run(http, wires, case)
+
+        assert got.error
+        assert [] == case.asked
+        assert joined(got) == TEXT[: len(joined(got))] != ""
