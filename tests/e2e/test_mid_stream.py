@@ -5,7 +5,6 @@ One gateway serves all cases at once; a case is named in its prompt, and both si
 
 import asyncio
 import itertools
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
