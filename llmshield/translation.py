@@ -18,6 +18,7 @@ from llmshield.errors import CallError, UpstreamError, WireError
 from llmshield.policy import Provider
 from llmshield.traffic import Dialects
 from llmshield.translators import Reader, Translator, Writer
+from llmshield.translators._json import note
 
 
 class Goes(Protocol):
@@ -65,7 +66,11 @@ class Translations:
         if family == call.family:
             name = call.dialect if call.dialect in self._translators else None
         if source is None or name is None or call.operation != "generate":
-            raise UpstreamError("skipped", f"A provider of {family!r} can't be asked this.", code="dialect")
+            raise UpstreamError(
+                "skipped",
+                f"Calls of {call.dialect!r} ({call.operation}) are not translated for a provider of {family!r}.",
+                code="dialect",
+            )
         conversation = source.read_conversation(call)
         conversation.model = model
         if resumption is not None:
@@ -135,7 +140,8 @@ class Translation:
     def written(self, answered: Answered) -> bytes:
         """A whole reply for the client."""
         out = self._source.write_answer(answered, self._asked)
-        self.lost += answered.lost
+        for what in answered.lost:
+            note(self.lost, what)
         return dump(out)
 
     def codec(self, inner: StreamCodec) -> StreamCodec:
@@ -144,7 +150,9 @@ class Translation:
 
     def ends(self) -> tuple[Reader, Writer]:
         """A reader of the provider's dialect and a writer of the client's."""
-        return self._target.reader(), self._source.writer(self._asked)
+        reader, writer = self._target.reader(), self._source.writer(self._asked)
+        reader.lost = writer.lost = self.lost
+        return reader, writer
 
 
 class TranslatingCodec(StreamCodec):
@@ -214,6 +222,8 @@ class TranslatingCodec(StreamCodec):
         return b"".join([self._write(happening) for happening in self._reader.feed(data)])
 
     def _write(self, happening: Happening) -> bytes:
+        if self._over:
+            return b""  # whatever comes behind the end
         kind = type(happening)
         if kind is Over:
             return self._end()

@@ -24,17 +24,34 @@ from llmshield.conversation import Answered, Begun, Conversation, Finished, Happ
 from llmshield.errors import CallError
 
 
-class Reader(ABC):
+class _Noting:
+    """Has a list for what it has no word for: that of the attempt where there is one, else its own."""
+
+    _lost: list[str] | None = None
+
+    @property
+    def lost(self) -> list[str]:
+        """What was left out, as `place: why`."""
+        if self._lost is None:
+            self._lost = []
+        return self._lost
+
+    @lost.setter
+    def lost(self, notes: list[str]) -> None:
+        self._lost = notes
+
+
+class Reader(_Noting, ABC):
     """A stream in this dialect, as what happens in it. Its bytes have been through the dialect's codec: they are
     whole events of a well-formed stream, cut anywhere."""
 
     @abstractmethod
     def feed(self, data: bytes) -> list[Happening]:
-        """What these bytes say. Whatever has no neutral word is left out."""
+        """What these bytes say; what has no neutral word is left out and added to `lost`."""
 
 
-class Writer(ABC):
-    """What happens, as a stream in this dialect."""
+class Writer(_Noting, ABC):
+    """What happens, as a stream in this dialect; what it can't say is added to `lost`."""
 
     media_type: ClassVar[str] = "text/event-stream"
 
@@ -49,7 +66,7 @@ class Writer(ABC):
         """The answer goes on from another provider; nothing of its head goes out."""
         self.write(begun)
 
-    def catch_up(self, reader: Reader) -> None:  # noqa: B027  most dialects number nothing
+    def catch_up(self, reader: Reader) -> None:  # most dialects number nothing
         """Number what follows behind what this reader has read."""
 
     def stop(self, error: CallError) -> bytes:

@@ -24,36 +24,41 @@ from llmshield.conversation import (
 )
 from llmshield.translators._json import (
     arguments_text,
-    arguments_tree,
     items,
+    note,
     number,
     object_of,
     text,
     truth,
+    unread,
     whole,
-    without_none,
 )
 
 FAMILY = "anthropic"
+FAMILY_NAME = "Anthropic"
 _READ = frozenset(
     {
         "model", "messages", "system", "max_tokens", "tools", "tool_choice", "thinking", "output_config",
         "output_format", "stop_sequences", "temperature", "top_p", "top_k", "metadata", "stream",
     }
 )  # fmt: skip
-_SAME_ANYWAY = {"service_tier": "auto", "speed": "standard", "cache_control": {"type": "ephemeral"}}
+_SAME_ANYWAY = {"service_tier": "auto", "speed": "standard"}
 """Fields at a value that asks for nothing another provider would do differently."""
-
-DEFAULT_MAX_TOKENS = 8192
-"""Anthropic wants a bound where the client gave none: what all models since Claude 3.5 can write."""
-_OLD_MAX_TOKENS = 4096
-_OLD_MODELS = ("claude-3-opus", "claude-3-sonnet", "claude-3-haiku", "claude-2")
-_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 16384, "xhigh": 24576, "max": 32768}
-"""Tokens to think in for an effort given by word: the steps that Gemini's OpenAI layer takes, and beyond."""
-_LEAST_BUDGET = 1024
-
-
-# -- reading -------------------------------------------------------------------------------------------------------
+_HELD = frozenset({"container", "mcp_servers", "context_management", "prefill"})
+"""Fields that hold a part of what the model reads, or let Anthropic change it."""
+_BLOCKS: dict[str, frozenset[str]] = {
+    "text": frozenset({"type", "text"}),
+    "tool_use": frozenset({"type", "id", "name", "input"}),
+    "tool_result": frozenset({"type", "tool_use_id", "content", "is_error"}),
+    "thinking": frozenset({"type", "thinking", "signature"}),
+    "redacted_thinking": frozenset({"type", "data"}),
+    "image": frozenset({"type", "source"}),
+    "document": frozenset({"type", "source", "title", "context"}),
+}
+_SOURCE = frozenset({"type", "media_type", "data", "url", "file_id"})
+_TOOL = frozenset({"type", "name", "description", "input_schema", "strict"})
+_CHOICE = frozenset({"type", "name", "disable_parallel_tool_use"})
+_THINKING = frozenset({"type", "budget_tokens", "display"})
 
 
 def read_conversation(call: Call) -> Conversation:
@@ -64,6 +69,7 @@ def read_conversation(call: Call) -> Conversation:
         out.messages.append(Message("system", system))
     for index, entry in enumerate(items(body.get("messages"))):
         message = object_of(entry)
+        unread(out.lost, message, frozenset({"role", "content"}), f"messages/{index}", FAMILY_NAME)
         speaker = "assistant" if message.get("role") == "assistant" else "user"
         if message.get("role") == "system":
             speaker = "system"
@@ -76,7 +82,7 @@ def read_conversation(call: Call) -> Conversation:
 def _texts(out: Conversation, content: Any, place: str) -> list[Part]:
     if type(content) is str:
         return [TextPart(content)] if content else []
-    return [part for part in _parts(out, content, place) if isinstance(part, TextPart)]
+    return _parts(out, content, place)
 
 
 def _read_message(out: Conversation, speaker: Any, content: Any, place: str) -> None:
@@ -98,6 +104,11 @@ def _parts(out: Conversation, content: Any, place: str) -> list[Part]:
             out.missing.append(f"{place}/{index}: a block that only Anthropic has")
         else:
             parts.append(part)
+            block = object_of(entry)
+            caller = object_of(block.get("caller")).get("type") in (None, "direct")
+            known = _BLOCKS[str(block.get("type"))]
+            unread(out.lost, block, known | {"caller"} if caller else known, f"{place}/{index}", FAMILY_NAME)
+            unread(out.lost, object_of(block.get("source")), _SOURCE, f"{place}/{index}/source", FAMILY_NAME)
     return parts
 
 
@@ -120,6 +131,8 @@ def _part(out: Conversation, block: Tree, place: str) -> Part | None:
             else _parts(out, content, f"{place}/content")
         )
         result = [part for part in said if isinstance(part, TextPart | MediaPart)]
+        if len(result) < len(said):
+            note(out.missing, f"{place}: a tool's result that is neither words nor a medium")
         return ToolResultPart(
             text(block.get("tool_use_id")) or "", result, failed=block.get("is_error") is True
         )
@@ -129,6 +142,8 @@ def _part(out: Conversation, block: Tree, place: str) -> Part | None:
     if kind == "redacted_thinking":
         return ReasoningPart("", sealed=text(block.get("data")), family=FAMILY)
     if kind == "image" or kind == "document":
+        if block.get("context"):
+            note(out.missing, f"{place}/context: what only Anthropic lets a document say of itself")
         return _medium(kind, block)
     return None
 
@@ -154,6 +169,7 @@ def _read_tools(out: Conversation, body: Tree) -> None:
         if tool.get("type", "custom") not in {"custom", None}:
             out.missing.append(f"tools/{index}: a tool of Anthropic's own")
             continue
+        unread(out.lost, tool, _TOOL, f"tools/{index}", FAMILY_NAME)
         schema = tool.get("input_schema")
         out.tools.append(
             Tool(
@@ -171,12 +187,14 @@ def _read_tools(out: Conversation, body: Tree) -> None:
         out.tool_choice = ToolChoice("named", text(choice.get("name")) or "")
     elif kind is not None:
         out.missing.append("tool_choice: a choice of an unknown kind")
+    unread(out.lost, choice, _CHOICE, "tool_choice", FAMILY_NAME)
     alone = truth(choice.get("disable_parallel_tool_use"))
     out.parallel_tools = None if alone is None else not alone
 
 
 def _read_wishes(out: Conversation, body: Tree) -> None:
     config = object_of(body.get("output_config"))
+    unread(out.lost, config, frozenset({"effort", "format"}), "output_config", FAMILY_NAME)
     form = object_of(config.get("format") or body.get("output_format"))
     if form.get("type") == "json_schema":
         out.output = OutputForm("schema", object_of(form.get("schema")))
@@ -185,197 +203,24 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
     effort = text(config.get("effort"))
     thinking = object_of(body.get("thinking"))
     kind, display = thinking.get("type"), thinking.get("display")
+    unread(out.lost, thinking, _THINKING, "thinking", FAMILY_NAME)
     if kind == "disabled":
         out.thinking = Thinking(effort=effort, off=True)
     elif kind == "enabled" or kind == "adaptive":
         out.thinking = Thinking(effort, whole(thinking.get("budget_tokens")), shown=display != "omitted")
     elif effort is not None:
         out.thinking = Thinking(effort)
+    if kind not in (None, "disabled", "enabled", "adaptive"):
+        note(out.lost, "thinking: a way to think that only Anthropic has")
     out.max_tokens = whole(body.get("max_tokens"))
+    if out.max_tokens == 0:
+        note(out.missing, "max_tokens: only Anthropic can be asked for no answer")
     out.stop = [word for word in items(body.get("stop_sequences")) if type(word) is str]
     out.temperature, out.top_p = number(body.get("temperature")), number(body.get("top_p"))
     out.top_k = whole(body.get("top_k"))
-    out.user = text(object_of(body.get("metadata")).get("user_id"))
-    for name, value in body.items():
-        if name not in _READ and value is not None and value != _SAME_ANYWAY.get(name):
-            what = (
-                out.missing
-                if name in {"container", "mcp_servers", "context_management", "prefill"}
-                else out.lost
-            )
-            what.append(f"{name[:60]}: only Anthropic has it")
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-
-def write_conversation(c: Conversation) -> Tree:
-    old = c.model.startswith(_OLD_MODELS)
-    bound = c.max_tokens if c.max_tokens is not None else _OLD_MAX_TOKENS if old else DEFAULT_MAX_TOKENS
-    body: Tree = {"model": c.model, "max_tokens": bound, "messages": _write_messages(c)}
-    system = [part.text for message in _leading(c) for part in message.parts if isinstance(part, TextPart)]
-    if system:
-        body["system"] = (
-            system[0] if len(system) == 1 else [{"type": "text", "text": said} for said in system]
-        )
-    if c.tools:
-        body["tools"] = [
-            without_none(
-                {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "input_schema": tool.schema or {"type": "object", "properties": {}},
-                    "strict": tool.strict or None,
-                }
-            )
-            for tool in c.tools
-        ]
-    body["tool_choice"] = _tool_choice(c)
-    _write_thinking(c, body)
-    if c.output is not None:
-        if c.output.kind == "schema":
-            body.setdefault("output_config", {})["format"] = {
-                "type": "json_schema",
-                "schema": c.output.schema or {},
-            }
-        else:
-            c.missing.append("output: Anthropic answers in JSON of a schema only, not in any JSON")
-    body["stop_sequences"] = c.stop or None
-    if c.temperature is not None:
-        body["temperature"] = min(c.temperature, 1.0)
-        if c.temperature > 1:
-            c.lost.append("temperature: Anthropic's scale ends at 1")
-    body["top_p"], body["top_k"] = c.top_p, c.top_k
-    body["metadata"] = {"user_id": c.user} if c.user is not None else None
-    if c.choices != 1:
-        c.missing.append("choices: Anthropic gives one answer")
-    for name in ("frequency_penalty", "presence_penalty", "seed", "logprobs"):
-        if getattr(c, name) not in (None, 0.0) or (name == "seed" and c.seed is not None):
-            c.lost.append(f"{name}: Anthropic has no such setting")
-    if c.stream:
-        body["stream"] = True
-    return without_none(body)
-
-
-def _leading(c: Conversation) -> list[Message]:
-    """What the system says, wherever it says it: here it has one place, at the beginning."""
-    return [message for message in c.messages if message.speaker in {"system", "developer"}]
-
-
-def _write_messages(c: Conversation) -> list[Tree]:
-    """Turns of user and assistant in alternation; neighbours of one role are one turn, tool results first in it."""
-    turns: list[Tree] = []
-    begun = False
-    for index, message in enumerate(c.messages):
-        if message.speaker in {"system", "developer"}:
-            if begun:
-                c.lost.append(f"messages/{index}: Anthropic hears the system at the beginning only")
-            if any(not isinstance(part, TextPart) for part in message.parts):
-                c.missing.append(f"messages/{index}: Anthropic's system speaks in words only")
-            continue
-        begun = True
-        role = "assistant" if message.speaker == "assistant" else "user"
-        if message.name is not None:
-            c.lost.append(f"messages/{index}/name: Anthropic's speakers have no names")
-        blocks = [
-            block for part in message.parts if (block := _block(c, part, f"messages/{index}")) is not None
-        ]
-        if not blocks:
-            continue
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += blocks
-        else:
-            turns.append({"role": role, "content": blocks})
-    for turn in turns:
-        blocks = turn["content"]
-        results = [block for block in blocks if block["type"] == "tool_result"]
-        if results:
-            turn["content"] = results + [block for block in blocks if block["type"] != "tool_result"]
-        elif len(blocks) == 1 and blocks[0]["type"] == "text":
-            turn["content"] = blocks[0]["text"]
-    return turns
-
-
-def _block(c: Conversation, part: Part, place: str) -> Tree | None:
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text} if part.text else None
-    if isinstance(part, MediaPart):
-        return _media_block(c, part, place)
-    if isinstance(part, ToolCallPart):
-        arguments = None if part.custom else arguments_tree(part.arguments)
-        if arguments is None:
-            c.missing.append(f"{place}: a call whose arguments are no JSON object")
-            arguments = {}
-        if part.signature:
-            c.lost.append(f"{place}: a thought's signature is for its own provider")
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
-    if isinstance(part, ToolResultPart):
-        content = [block for said in part.parts if (block := _block(c, said, place)) is not None]
-        words: Any = content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else content
-        out: Tree = {"type": "tool_result", "tool_use_id": part.call_id, "content": words}
-        return {**out, "is_error": True} if part.failed else out
-    if part.family == FAMILY and part.signature is not None:
-        return {"type": "thinking", "thinking": part.text, "signature": part.signature}
-    if part.family == FAMILY and part.sealed is not None:
-        return {"type": "redacted_thinking", "data": part.sealed}
-    c.lost.append(f"{place}: Anthropic takes back its own thoughts only")
-    return None
-
-
-def _media_block(c: Conversation, part: MediaPart, place: str) -> Tree | None:
-    source: Tree | None = None
-    if part.data is not None:
-        source = {"type": "base64", "media_type": part.media_type, "data": part.data}
-    elif part.url is not None:
-        source = {"type": "url", "url": part.url}
-    if source is None or part.kind not in {"image", "document"}:
-        c.missing.append(f"{place}: Anthropic can't be shown this {part.kind}")
-        return None
-    if part.kind == "document" and part.data is not None and part.media_type not in {"application/pdf", None}:
-        c.missing.append(f"{place}: of documents Anthropic takes PDF")
-        return None
-    title = part.name if part.kind == "document" else None
-    return without_none({"type": part.kind, "source": without_none(source), "title": title})
-
-
-def _tool_choice(c: Conversation) -> Tree | None:
-    choice = c.tool_choice
-    if choice is None and c.parallel_tools is None:
-        return None
-    if not c.tools:
-        return None
-    kind = "auto" if choice is None else {"required": "any", "named": "tool"}.get(choice.kind, choice.kind)
-    out: Tree = {"type": kind}
-    if choice is not None and choice.kind == "named":
-        out["name"] = choice.name
-    if c.parallel_tools is not None and kind != "none":
-        out["disable_parallel_tool_use"] = not c.parallel_tools
-    return out
-
-
-def _write_thinking(c: Conversation, body: Tree) -> None:
-    """Thinking has its tokens inside `max_tokens`, goes with no other temperature than 1, and can't be forced to
-    end in a tool call (docs: extended thinking, "feature compatibility")."""
-    thinking = c.thinking
-    if thinking is None:
-        return
-    if thinking.off:
-        body["thinking"] = {"type": "disabled"}
-        return
-    budget = thinking.budget
-    if budget is None and thinking.effort is None:
-        body["thinking"] = without_none(
-            {"type": "adaptive", "display": None if thinking.shown else "omitted"}
-        )
-        return
-    if budget is None:
-        budget = _BUDGETS.get(thinking.effort or "", _BUDGETS["medium"])
-    forced = c.tool_choice is not None and c.tool_choice.kind in {"required", "named"}
-    budget = min(budget, body["max_tokens"] - 1)
-    if budget < _LEAST_BUDGET or forced or any(each.speaker == "assistant" for each in c.messages[-1:]):
-        c.lost.append("thinking: Anthropic can't think within this call's bounds")
-        return
-    body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    if c.temperature is not None and c.temperature != 1:
-        c.lost.append("temperature: Anthropic takes none beside thinking")
-        c.temperature = None
+    metadata = object_of(body.get("metadata"))
+    unread(out.lost, metadata, frozenset({"user_id"}), "metadata", FAMILY_NAME)
+    out.user = text(metadata.get("user_id"))
+    rest = {name: value for name, value in body.items() if value != _SAME_ANYWAY.get(name)}
+    unread(out.missing, {name: rest[name] for name in _HELD & rest.keys()}, frozenset(), "", FAMILY_NAME)
+    unread(out.lost, rest, _READ | _HELD, "", FAMILY_NAME)

@@ -19,12 +19,17 @@ from llmshield.dialects._anthropic import UsageMeter, error_event, finish_kind
 from llmshield.dialects._sse import SseParser, write_event
 from llmshield.errors import CallError
 from llmshield.translators import Reader, Writer
-from llmshield.translators._json import object_of, text, whole
+from llmshield.translators._json import SIGNATURE, note, object_of, text, whole
 
 STOPS: dict[FinishKind, str] = {
     "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal",
     "error": "end_turn", "other": "end_turn",
 }  # fmt: skip
+THOUGHTS = "content: Anthropic shows its own thoughts only"
+REFUSAL = "content: a refusal is told as words"
+OWN = "content: what Anthropic's server did with tools of its own"
+CITATIONS = "content: citations have no place in other dialects"
+INPUT = "content: a call whose arguments are no JSON object is shown as an input of its own"
 _GROWS = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 
 
@@ -87,7 +92,8 @@ class MessagesReader(Reader):
         elif kind == "thinking" or kind == "redacted_thinking":
             begun = PartBegun(0, part, "reasoning", family="anthropic")
         else:
-            return  # what its own server did with its own tools
+            note(self.lost, OWN)
+            return
         self._parts[index] = part
         out.append(begun)
         if sealed := text(block.get("data")):
@@ -104,25 +110,33 @@ class MessagesReader(Reader):
         if part is None:
             return
         kind = delta.get("type")
-        if kind == "signature_delta":
+        if kind == "citations_delta":
+            note(self.lost, CITATIONS)
+        elif kind == "signature_delta":
             self._signatures[index] = self._signatures.get(index, "") + (text(delta.get("signature")) or "")
         elif (said := text(delta.get(_GROWS.get(str(kind), "")))) is not None and said:
             out.append(PartGrew(0, part, said))
 
 
 class MessagesWriter(Writer):
-    """Message events in answer to a call. Blocks follow one another; of several choices only the first is told.
+    """Message events in answer to a call. Blocks follow one another: what is said in another part while one stands
+    open waits for its end. Of several choices only the first is told.
 
     Thoughts of other families are left out: without Anthropic's signature they would break the next turn.
     """
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._kinds: dict[int, str] = {}
-        self._index: dict[int, int] = {}
-        self._open: int | None = None
+        self._open: PartBegun | None = None
+        self._started = False
+        """Whether the open part's block has begun; a thought's waits until it is clear which kind it is."""
+        self._said: list[str] = []
+        """Free text of the open part, if it is a call of a custom tool: its input is an object here."""
+        self._waiting: list[PartBegun | PartGrew | PartEnded] = []
+        self._index = 0
         self._usage: Usage | None = None
         self._finish: Finished | None = None
+        self._refused = False
 
     def write(self, happening: Happening) -> bytes:
         if isinstance(happening, Begun):
@@ -133,15 +147,12 @@ class MessagesWriter(Writer):
         if isinstance(happening, Over):
             return self._over()
         if happening.choice != 0:
+            note(self.lost, "choices: Anthropic gives one answer")
             return b""
-        if isinstance(happening, PartGrew):
-            return self._grow(happening)
-        if isinstance(happening, PartBegun):
-            return self._open_block(happening)
-        if isinstance(happening, PartEnded):
-            return self._close_block(happening)
-        self._finish = happening
-        return b""
+        if isinstance(happening, Finished):
+            self._finish = happening
+            return b""
+        return self._part(happening)
 
     def _begin(self, begun: Begun) -> bytes:
         self._usage = begun.usage or self._usage
@@ -157,59 +168,107 @@ class MessagesWriter(Writer):
         }
         return write_event({"type": "message_start", "message": message}, "message_start")
 
-    def _open_block(self, part: PartBegun) -> bytes:
-        if part.kind == "reasoning" and part.family != "anthropic":
+    def _part(self, happening: PartBegun | PartGrew | PartEnded) -> bytes:
+        if (
+            isinstance(happening, PartBegun)
+            and happening.kind == "reasoning"
+            and happening.family != "anthropic"
+        ):
+            note(self.lost, THOUGHTS)
             return b""
-        out = self._close_open()
-        self._kinds[part.part] = part.kind
-        index = self._open = self._index[part.part] = len(self._index)
-        if part.kind == "tool_call" or part.kind == "custom_call":
-            block: Tree = {"type": "tool_use", "id": part.call_id, "name": part.name, "input": {}}
-        elif part.kind == "reasoning":
+        if self._open is not None and happening.part != self._open.part:
+            self._waiting.append(happening)
+            return b""
+        if isinstance(happening, PartBegun):
+            self._open, self._started = happening, False
+            if happening.kind == "refusal":
+                self._refused = True
+                note(self.lost, REFUSAL)
+            return b"" if happening.kind == "reasoning" else self._start()
+        if self._open is None:
+            return b""  # a part that is not told
+        if isinstance(happening, PartGrew):
+            return self._grow(happening.text)
+        return self._end(happening) + self._catch_up()
+
+    def _start(self, sealed: str | None = None) -> bytes:
+        assert self._open is not None
+        self._started = True
+        kind = self._open.kind
+        if kind == "tool_call" or kind == "custom_call":
+            block: Tree = {"type": "tool_use", "id": self._open.call_id, "name": self._open.name, "input": {}}
+        elif kind == "reasoning":
             block = {"type": "thinking", "thinking": "", "signature": ""}
+            if sealed is not None:
+                block = {"type": "redacted_thinking", "data": sealed}
         else:
             block = {"type": "text", "text": ""}
-        start = {"type": "content_block_start", "index": index, "content_block": block}
-        return out + write_event(start, "content_block_start")
+        start = {"type": "content_block_start", "index": self._index, "content_block": block}
+        return write_event(start, "content_block_start")
 
-    def _grow(self, part: PartGrew) -> bytes:
-        kind = self._kinds.get(part.part)
-        if kind is None:
+    def _grow(self, said: str) -> bytes:
+        assert self._open is not None
+        kind = self._open.kind
+        if kind == "custom_call":
+            self._said.append(said)
             return b""
-        if kind == "tool_call" or kind == "custom_call":
-            delta: Tree = {"type": "input_json_delta", "partial_json": part.text}
-        elif kind == "reasoning":
-            delta = {"type": "thinking_delta", "thinking": part.text}
-        else:
-            delta = {"type": "text_delta", "text": part.text}
-        return _delta(self._index[part.part], delta)
+        out = b"" if self._started else self._start()
+        if kind == "tool_call":
+            return out + _delta(self._index, {"type": "input_json_delta", "partial_json": said})
+        if kind == "reasoning":
+            return out + _delta(self._index, {"type": "thinking_delta", "thinking": said})
+        return out + _delta(self._index, {"type": "text_delta", "text": said})
 
-    def _close_block(self, part: PartEnded) -> bytes:
-        index = self._index.get(part.part)
-        if index is None or self._open != index:
-            return b""
+    def _end(self, ended: PartEnded) -> bytes:
+        assert self._open is not None
+        out = b"" if self._started else self._start(ended.sealed)
+        if self._open.kind == "reasoning" and ended.signature:
+            out += _delta(self._index, {"type": "signature_delta", "signature": ended.signature})
+        elif self._open.kind != "reasoning" and (ended.signature or ended.sealed):
+            note(self.lost, SIGNATURE)
+        if self._open.kind == "custom_call":
+            note(self.lost, INPUT)
+            given = orjson.dumps({"input": "".join(self._said)}).decode()
+            out += _delta(self._index, {"type": "input_json_delta", "partial_json": given})
+            self._said.clear()
+        self._open = None
+        stop = {"type": "content_block_stop", "index": self._index}
+        self._index += 1
+        return out + write_event(stop, "content_block_stop")
+
+    def _catch_up(self) -> bytes:
+        """What has waited for the end of the open part."""
+        waiting, self._waiting = self._waiting, []
+        return b"".join([self._part(happening) for happening in waiting])
+
+    def _close(self) -> bytes:
         out = b""
-        if part.signature and self._kinds[part.part] == "reasoning":
-            out = _delta(index, {"type": "signature_delta", "signature": part.signature})
-        return out + self._close_open()
-
-    def _close_open(self) -> bytes:
-        index, self._open = self._open, None
-        if index is None:
-            return b""
-        return write_event({"type": "content_block_stop", "index": index}, "content_block_stop")
+        while self._open is not None:
+            out += self._end(PartEnded(0, self._open.part)) + self._catch_up()
+        return out
 
     def _over(self) -> bytes:
-        out = self._close_open()
+        out = self._close()
         finish = self._finish or Finished(0, "stop")
-        stop = "stop_sequence" if finish.stop_sequence is not None else STOPS[finish.finish]
+        stop = (
+            "stop_sequence" if finish.stop_sequence is not None else stop_reason(finish.finish, self._refused)
+        )
         delta = {"stop_reason": stop, "stop_sequence": finish.stop_sequence}
         end = {"type": "message_delta", "delta": delta, "usage": usage_tree(self._usage)}
         out += write_event(end, "message_delta")
         return out + write_event({"type": "message_stop"}, "message_stop")
 
+    def stop(self, error: CallError) -> bytes:
+        self._waiting.clear()
+        return super().stop(error)
+
     def abort(self, error: CallError, request_id: str) -> bytes:
         return error_event(error, request_id)
+
+
+def stop_reason(finish: FinishKind, refused: bool) -> str:
+    """Why an answer ended, in Anthropic's words; `refused`: it says that the model won't."""
+    return "refusal" if refused and finish == "stop" else STOPS[finish]
 
 
 def _delta(index: int, delta: Tree) -> bytes:
@@ -229,4 +288,6 @@ def usage_tree(usage: Usage | None, *, start: bool = False) -> Tree:
         out["cache_read_input_tokens"] = usage.cache_read
     if usage.cache_write:
         out["cache_creation_input_tokens"] = usage.cache_write
+    if usage.reasoning:
+        out["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
     return out

@@ -25,16 +25,17 @@ from llmshield.conversation import (
 )
 from llmshield.dialects._gemini_texts import camel, snake
 from llmshield.translators._gemini_schema import as_json_schema
+from llmshield.translators._gemini_thinking import UNSIGNED
 from llmshield.translators._json import (
     arguments_text,
-    arguments_tree,
     items,
+    note,
     number,
     object_of,
     text,
     truth,
+    unread,
     whole,
-    without_none,
 )
 
 FAMILY = "gemini"
@@ -46,25 +47,18 @@ _CONFIG = frozenset(
         "responseLogprobs", "logprobs", "responseModalities",
     }
 )  # fmt: skip
-_EFFORTS = {
-    "none": 0,
-    "minimal": 512,
-    "low": 1024,
-    "medium": 8192,
-    "high": 24576,
-    "xhigh": 32768,
-    "max": 32768,
+_PART = frozenset(
+    {"text", "thought", "thoughtSignature", "inlineData", "fileData", "functionCall", "functionResponse"}
+)
+_INSIDE = {
+    "inlineData": frozenset({"mimeType", "data", "displayName"}),
+    "fileData": frozenset({"mimeType", "fileUri", "displayName"}),
+    "functionCall": frozenset({"id", "name", "args"}),
+    "functionResponse": frozenset({"id", "name", "response", "parts"}),
 }
-"""Tokens to think in for an effort by word: what Google's OpenAI layer maps
-(https://ai.google.dev/gemini-api/docs/openai), and its largest budget beyond that."""
-_LEVELS = {
-    "minimal": "MINIMAL",
-    "low": "LOW",
-    "medium": "MEDIUM",
-    "high": "HIGH",
-    "xhigh": "HIGH",
-    "max": "HIGH",
-}
+_FUNCTION = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
+_THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
+_WHOSE = "Gemini"
 _MODES: dict[str, Literal["auto", "none", "required"]] = {
     "AUTO": "auto",
     "NONE": "none",
@@ -77,9 +71,6 @@ def get(tree: Tree, name: str) -> Any:
     """A field in either spelling."""
     value = tree.get(name)
     return value if value is not None else tree.get(snake(name))
-
-
-# -- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_conversation(call: Call) -> Conversation:
@@ -97,13 +88,21 @@ def read_conversation(call: Call) -> Conversation:
         turns.read(object_of(entry), f"contents/{index}")
     _read_tools(out, body)
     _read_config(out, object_of(get(body, "generationConfig")))
-    for name, value in body.items():
-        known = camel(name)
-        if known == "cachedContent":
-            out.missing.append("cachedContent: text that only its provider holds")
-        elif known not in _TOP and value not in (None, [], {}):
-            out.lost.append(f"{name[:60]}: only Gemini has it")
+    if get(body, "cachedContent") is not None:
+        note(out.missing, "cachedContent: text that only its provider holds")
+    _unread(out, {name: value for name, value in body.items() if camel(name) != "cachedContent"}, _TOP, "")
     return out
+
+
+def _unread(out: Conversation, tree: Tree, known: frozenset[str], place: str) -> None:
+    """The same as `unread`, in either spelling."""
+    unread(out.lost, {camel(name): value for name, value in tree.items()}, known, place, _WHOSE)
+
+
+def _signature(part: Tree) -> str | None:
+    """A call's own; not the word that stands for none."""
+    said = text(get(part, "thoughtSignature"))
+    return said if said != UNSIGNED else None
 
 
 class _Turns:
@@ -117,6 +116,7 @@ class _Turns:
 
     def read(self, content: Tree, place: str) -> None:
         role = content.get("role", "user")
+        _unread(self._out, content, frozenset({"role", "parts"}), place)
         parts = self.parts(content, f"{place}/parts")
         results = [part for part in parts if isinstance(part, ToolResultPart)]
         said: list[Part] = [part for part in parts if not isinstance(part, ToolResultPart)]
@@ -134,7 +134,11 @@ class _Turns:
                 self._out.missing.append(f"{place}/{index}: a part that only Gemini has")
                 continue
             out.append(part)
-            seal = text(get(object_of(entry), "thoughtSignature"))
+            tree = object_of(entry)
+            _unread(self._out, tree, _PART, f"{place}/{index}")
+            for field, known in _INSIDE.items():
+                _unread(self._out, object_of(get(tree, field)), known, f"{place}/{index}/{field}")
+            seal = text(get(tree, "thoughtSignature"))
             if seal is not None and not isinstance(part, ToolCallPart):
                 out.append(ReasoningPart("", sealed=seal, family=FAMILY))
         return out
@@ -144,7 +148,7 @@ class _Turns:
             return ReasoningPart(said, family=FAMILY) if part.get("thought") else TextPart(said)
         if inline := object_of(get(part, "inlineData")):
             kind = text(get(inline, "mimeType"))
-            medium = _medium(kind)
+            medium = medium_of(kind)
             return MediaPart(
                 medium,
                 data=text(inline.get("data")) or "",
@@ -153,7 +157,7 @@ class _Turns:
             )
         if file := object_of(get(part, "fileData")):
             kind = text(get(file, "mimeType"))
-            medium = _medium(kind)
+            medium = medium_of(kind)
             return MediaPart(
                 medium, url=text(get(file, "fileUri")), media_type=kind, name=text(get(file, "displayName"))
             )
@@ -166,7 +170,7 @@ class _Turns:
             self._waiting.append((name, call_id))
             arguments = call.get("args")
             said = arguments_text(arguments if arguments is not None else {})
-            return ToolCallPart(call_id, name, said, signature=text(get(part, "thoughtSignature")))
+            return ToolCallPart(call_id, name, said, signature=_signature(part))
         if result := object_of(get(part, "functionResponse")):
             return self._result(result, place)
         return None
@@ -191,6 +195,7 @@ def _read_tools(out: Conversation, body: Tree) -> None:
         tool = object_of(entry)
         for declared in items(get(tool, "functionDeclarations")):
             function = object_of(declared)
+            _unread(out, function, _FUNCTION, f"tools/{index}")
             schema = get(function, "parametersJsonSchema")
             if type(schema) is not dict and type(parameters := function.get("parameters")) is dict:
                 schema = as_json_schema(parameters)
@@ -198,11 +203,16 @@ def _read_tools(out: Conversation, body: Tree) -> None:
             out.tools.append(Tool(text(function.get("name")) or "", text(function.get("description")), known))
         if any(camel(name) != "functionDeclarations" and value is not None for name, value in tool.items()):
             out.missing.append(f"tools/{index}: a tool of Gemini's own")
-    calling = object_of(get(object_of(get(body, "toolConfig")), "functionCallingConfig"))
+    config = object_of(get(body, "toolConfig"))
+    calling = object_of(get(config, "functionCallingConfig"))
+    _unread(out, config, frozenset({"functionCallingConfig"}), "toolConfig")
+    _unread(out, calling, frozenset({"mode", "allowedFunctionNames"}), "toolConfig")
     mode = text(calling.get("mode"))
     allowed = [name for name in items(get(calling, "allowedFunctionNames")) if type(name) is str]
     if mode is not None and mode.upper() in _MODES:
         kind = _MODES[mode.upper()]
+        if mode.upper() == "VALIDATED":
+            note(out.lost, "toolConfig: only Gemini validates the calls of one conversation")
         if kind == "required" and len(allowed) == 1:
             out.tool_choice = ToolChoice("named", allowed[0])
         else:
@@ -220,7 +230,7 @@ def _read_config(out: Conversation, config: Tree) -> None:
     for name, field in (("topK", "top_k"), ("maxOutputTokens", "max_tokens"), ("seed", "seed")):
         value = number(get(config, name))
         setattr(out, field, int(value) if value is not None else None)
-    out.max_tokens = out.max_tokens or None
+    out.max_tokens = out.max_tokens or None  # 0 is the .proto's word for none
     out.choices = whole(get(config, "candidateCount")) or 1
     out.stop = [word for word in items(get(config, "stopSequences")) if type(word) is str]
     schema = get(config, "responseJsonSchema")
@@ -237,19 +247,21 @@ def _read_config(out: Conversation, config: Tree) -> None:
         out.missing.append("generationConfig/responseModalities: an answer that is no text")
     thinking = object_of(get(config, "thinkingConfig"))
     if thinking:
-        budget, level = whole(get(thinking, "thinkingBudget")), text(get(thinking, "thinkingLevel"))
+        _unread(out, thinking, _THINKING, "generationConfig/thinkingConfig")
+        budget, level = (
+            whole(get(thinking, "thinkingBudget")),
+            (text(get(thinking, "thinkingLevel")) or "").lower(),
+        )
         out.thinking = Thinking(
-            level.lower() if level else None, budget if budget and budget > 0 else None, budget == 0,
+            level if level in {"minimal", "low", "medium", "high"} else None, budget if budget and budget > 0 else None, budget == 0,
             truth(get(thinking, "includeThoughts")),
         )  # fmt: skip
     if get(config, "responseLogprobs") is True:
         out.logprobs = whole(config.get("logprobs")) or 0
-    for name, value in config.items():
-        if camel(name) not in _CONFIG and value is not None:
-            out.lost.append(f"generationConfig/{name[:60]}: only Gemini has it")
+    _unread(out, config, _CONFIG, "generationConfig")
 
 
-def _medium(media_type: str | None) -> Literal["image", "audio", "video", "document"]:
+def medium_of(media_type: str | None) -> Literal["image", "audio", "video", "document"]:
     kind = (media_type or "").partition("/")[0]
     return (
         "image"
@@ -260,156 +272,3 @@ def _medium(media_type: str | None) -> Literal["image", "audio", "video", "docum
         if kind == "video"
         else "document"
     )
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-
-def write_conversation(c: Conversation) -> Tree:
-    body: Tree = {"contents": _write_contents(c)}
-    system = [
-        part for message in c.messages if message.speaker in {"system", "developer"} for part in message.parts
-    ]
-    if system:
-        body["systemInstruction"] = {
-            "parts": [{"text": part.text} for part in system if isinstance(part, TextPart)]
-        }
-    if c.tools:
-        declared = [
-            without_none(
-                {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.schema}
-            )
-            for tool in c.tools
-        ]
-        body["tools"] = [{"functionDeclarations": declared}]
-        if any(tool.strict for tool in c.tools):
-            c.lost.append("tools: Gemini's functions are not strict")
-    if c.tool_choice is not None:
-        body["toolConfig"] = {"functionCallingConfig": _calling(c.tool_choice)}
-    if c.parallel_tools is False:
-        c.lost.append("parallel_tools: Gemini calls functions as it likes")
-    if c.user is not None:
-        c.lost.append("user: Gemini asks for no user")
-    config = _write_config(c)
-    if config:
-        body["generationConfig"] = config
-    return body
-
-
-def _calling(choice: ToolChoice) -> Tree:
-    if choice.kind == "named":
-        return {"mode": "ANY", "allowedFunctionNames": [choice.name]}
-    return {"mode": {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.kind]}
-
-
-def _write_contents(c: Conversation) -> list[Tree]:
-    """Turns of user and model; neighbours of one role are one turn, so that parallel results stand together."""
-    names = {
-        part.id: part.name
-        for message in c.messages
-        for part in message.parts
-        if isinstance(part, ToolCallPart)
-    }
-    turns: list[Tree] = []
-    for index, message in enumerate(c.messages):
-        if message.speaker in {"system", "developer"}:
-            if turns:
-                c.lost.append(f"messages/{index}: Gemini hears the system at the beginning only")
-            if any(not isinstance(part, TextPart) for part in message.parts):
-                c.missing.append(f"messages/{index}: Gemini's system speaks in words only")
-            continue
-        if message.name is not None:
-            c.lost.append(f"messages/{index}/name: Gemini's speakers have no names")
-        role = "model" if message.speaker == "assistant" else "user"
-        parts: list[Tree] = []
-        for part in message.parts:
-            if isinstance(part, ReasoningPart) and part.sealed is not None and part.family == FAMILY:
-                if parts and "functionCall" not in parts[-1]:
-                    parts[-1]["thoughtSignature"] = part.sealed
-                else:
-                    parts.append({"text": "", "thoughtSignature": part.sealed})
-            elif (written := _write_part(c, part, names, f"messages/{index}")) is not None:
-                parts.append(written)
-        if not parts:
-            continue
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["parts"] += parts
-        else:
-            turns.append({"role": role, "parts": parts})
-    return turns
-
-
-def _write_part(c: Conversation, part: Part, names: dict[str, str], place: str) -> Tree | None:
-    if isinstance(part, TextPart):
-        return {"text": part.text} if part.text else None
-    if isinstance(part, MediaPart):
-        if part.data is not None and part.media_type is not None:
-            inline = {"mimeType": part.media_type, "data": part.data, "displayName": part.name}
-            return {"inlineData": without_none(inline)}
-        if part.url is not None:
-            file = {"fileUri": part.url, "mimeType": part.media_type, "displayName": part.name}
-            return {"fileData": without_none(file)}
-        c.missing.append(f"{place}: Gemini can't be shown this {part.kind}")
-        return None
-    if isinstance(part, ToolCallPart):
-        arguments = None if part.custom else arguments_tree(part.arguments)
-        if arguments is None:
-            c.missing.append(f"{place}: a call whose arguments are no JSON object")
-        call = {"functionCall": {"id": part.id, "name": part.name, "args": arguments or {}}}
-        return {**call, "thoughtSignature": part.signature} if part.signature else call
-    if isinstance(part, ToolResultPart):
-        if any(isinstance(each, MediaPart) for each in part.parts):
-            c.missing.append(f"{place}: Gemini takes no media from a function here")
-        words = "\n".join([each.text for each in part.parts if isinstance(each, TextPart)])
-        name = part.name or names.get(part.call_id) or part.call_id
-        return {
-            "functionResponse": {
-                "id": part.call_id,
-                "name": name,
-                "response": {"error" if part.failed else "output": words},
-            }
-        }
-    if part.family == FAMILY and part.text:
-        return {"text": part.text, "thought": True}
-    c.lost.append(f"{place}: Gemini takes back its own thoughts only")
-    return None
-
-
-def _write_config(c: Conversation) -> Tree:
-    config: Tree = {
-        "temperature": c.temperature,
-        "topP": c.top_p,
-        "topK": c.top_k,
-        "maxOutputTokens": c.max_tokens,
-        "candidateCount": c.choices if c.choices != 1 else None,
-        "stopSequences": c.stop or None,
-        "presencePenalty": c.presence_penalty,
-        "frequencyPenalty": c.frequency_penalty,
-        "seed": c.seed,
-    }
-    if len(c.stop) > 5:
-        c.missing.append("stop: Gemini takes five stop sequences")
-    if c.choices > 8:
-        c.missing.append("choices: Gemini gives eight answers at the most")
-    if c.output is not None:
-        config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = c.output.schema if c.output.kind == "schema" else None
-    if c.thinking is not None:
-        config["thinkingConfig"] = _thinking(c, c.thinking) or None
-    if c.logprobs is not None:
-        config["responseLogprobs"] = True
-        config["logprobs"] = c.logprobs or None
-    return without_none(config)
-
-
-def _thinking(c: Conversation, thinking: Thinking) -> Tree:
-    out: Tree = {"includeThoughts": thinking.shown}
-    if c.model.rpartition("/")[2].startswith("gemini-3") and thinking.budget is None:
-        out["thinkingLevel"] = _LEVELS["minimal"] if thinking.off else _LEVELS.get(thinking.effort or "")
-    elif thinking.off:
-        out["thinkingBudget"] = 0
-    elif thinking.budget is not None:
-        out["thinkingBudget"] = thinking.budget
-    elif thinking.effort is not None:
-        out["thinkingBudget"] = _EFFORTS.get(thinking.effort, _EFFORTS["medium"])
-    return without_none(out)

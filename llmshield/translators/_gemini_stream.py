@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import orjson
@@ -16,15 +17,31 @@ from llmshield.conversation import (
     PartBegun,
     PartEnded,
     PartGrew,
+    ToolCallPart,
 )
-from llmshield.dialects._gemini import UsageMeter, finish_kind
+from llmshield.dialects._gemini import STOP_REASONS, UsageMeter, finish_kind
 from llmshield.dialects._gemini_stream import GeminiStream
 from llmshield.dialects._sse import SseParser
 from llmshield.errors import CallError
 from llmshield.translators import Reader, Writer
-from llmshield.translators._gemini_request import get
-from llmshield.translators._json import arguments_text, arguments_tree, items, object_of, text, whole
+from llmshield.translators._gemini_request import FAMILY, get
+from llmshield.translators._json import (
+    SIGNATURE,
+    STOP_SEQUENCE,
+    arguments_text,
+    arguments_tree,
+    items,
+    note,
+    object_of,
+    text,
+    whole,
+)
+from llmshield.translators._names import made_id
 
+REFUSAL = "content: a refusal is told as words"
+CITATIONS = "content: citations and log-probabilities have no place in other dialects"
+BESIDES = ("citationMetadata", "groundingMetadata", "logprobsResult", "urlContextMetadata")
+"""What a candidate may say beside its content."""
 STOPS: dict[FinishKind, str] = {
     "stop": "STOP", "length": "MAX_TOKENS", "tool_calls": "STOP", "content_filter": "PROHIBITED_CONTENT",
     "error": "OTHER", "other": "OTHER",
@@ -40,7 +57,9 @@ class GeminiReader(Reader):
         self._begun = False
         self._open: dict[int, tuple[str, int]] = {}
         self._parts: dict[int, int] = {}
-        self._called: set[int] = set()
+        self._calls: dict[int, int] = {}
+        self._finished: set[int] = set()
+        self._id = ""
 
     def feed(self, data: bytes) -> list[Happening]:
         out: list[Happening] = []
@@ -52,7 +71,9 @@ class GeminiReader(Reader):
     def _chunk(self, chunk: Tree, out: list[Happening]) -> None:
         if not self._begun:
             self._begun = True
-            out.append(Begun(text(chunk.get("modelVersion")) or "", text(chunk.get("responseId")) or ""))
+            self._id = text(chunk.get("responseId")) or ""
+            out.append(Begun(text(chunk.get("modelVersion")) or "", self._id))
+            self._id = self._id or uuid.uuid4().hex
         if chunk.get("usageMetadata") is not None:
             self._meter.feed(chunk["usageMetadata"])
             usage = self._meter.usage()
@@ -61,22 +82,37 @@ class GeminiReader(Reader):
         for position, entry in enumerate(items(chunk.get("candidates"))):
             self._candidate(object_of(entry), position, out)
         feedback = object_of(get(chunk, "promptFeedback"))
-        if feedback.get("blockReason") is not None:
+        if feedback.get("blockReason") is not None and 0 not in self._finished:
+            self._finished.add(0)
             out.append(Finished(0, "content_filter"))
 
     def _candidate(self, candidate: Tree, position: int, out: list[Happening]) -> None:
         choice = whole(candidate.get("index"))
         choice = position if choice is None else choice
+        if choice in self._finished:
+            if items(object_of(candidate.get("content")).get("parts")):
+                note(self.lost, "content: what came behind the end of the answer")
+            return
         for entry in items(object_of(candidate.get("content")).get("parts")):
             part = object_of(entry)
-            said = text(part.get("text"))
+            said, signature = text(part.get("text")), text(get(part, "thoughtSignature"))
             if said:
                 kind = "reasoning" if part.get("thought") else "text"
                 out.append(PartGrew(choice, self._part(choice, kind, out), said))
             elif call := object_of(get(part, "functionCall")):
-                self._call(choice, call, text(get(part, "thoughtSignature")), out)
-        finish = finish_kind(candidate.get("finishReason"), called=choice in self._called)
+                self._call(choice, call, signature, out)
+                continue
+            elif said is None:
+                note(self.lost, unknown_part(part))
+            if signature is not None:
+                number = self._next(choice, out)
+                out.append(PartBegun(choice, number, "reasoning", family=FAMILY))
+                out.append(PartEnded(choice, number, sealed=signature))
+        if any(candidate.get(name) is not None for name in BESIDES):
+            note(self.lost, CITATIONS)
+        finish = finish_kind(candidate.get("finishReason"), called=choice in self._calls)
         if finish is not None:
+            self._finished.add(choice)
             self._close(choice, out)
             out.append(Finished(choice, finish))
 
@@ -86,16 +122,15 @@ class GeminiReader(Reader):
             return known[1]
         number = self._next(choice, out)
         self._open[choice] = (kind, number)
-        out.append(PartBegun(choice, number, kind))
+        out.append(PartBegun(choice, number, kind, family=FAMILY if kind == "reasoning" else ""))
         return number
 
     def _call(self, choice: int, call: Tree, signature: str | None, out: list[Happening]) -> None:
         number = self._next(choice, out)
-        self._called.add(choice)
-        name = text(call.get("name")) or ""
-        out.append(
-            PartBegun(choice, number, "tool_call", text(call.get("id")) or f"call_{choice}_{number}", name)
-        )
+        count = self._calls.get(choice, 0)
+        self._calls[choice] = count + 1
+        known = text(call.get("id")) or made_id(self._id, choice, count)
+        out.append(PartBegun(choice, number, "tool_call", known, text(call.get("name")) or ""))
         out.append(PartGrew(choice, number, arguments_text(object_of(call.get("args")))))
         out.append(PartEnded(choice, number, signature))
 
@@ -121,7 +156,8 @@ class GeminiWriter(Writer):
         self._model = call.model
         self._kinds: dict[tuple[int, int], PartBegun] = {}
         self._arguments: dict[tuple[int, int], list[str]] = {}
-        self._finished: list[Finished] = []
+        self._finished: dict[int, Finished] = {}
+        self._malformed: set[int] = set()
         self._usage: Usage | None = None
 
     def write(self, happening: Happening) -> bytes:
@@ -137,7 +173,9 @@ class GeminiWriter(Writer):
         elif isinstance(happening, Metered):
             self._usage = happening.usage
         elif isinstance(happening, Finished):
-            self._finished.append(happening)
+            self._finished[happening.choice] = happening
+            if happening.stop_sequence is not None:
+                note(self.lost, STOP_SEQUENCE)
         elif isinstance(happening, Over):
             return self._over()
         return b""
@@ -145,6 +183,8 @@ class GeminiWriter(Writer):
     def _grow(self, part: PartGrew) -> bytes:
         begun = self._kinds.get((part.choice, part.part))
         kind = begun.kind if begun is not None else "text"
+        if kind == "refusal":
+            note(self.lost, REFUSAL)
         if kind == "tool_call" or kind == "custom_call":
             self._arguments.setdefault((part.choice, part.part), []).append(part.text)
             return b""
@@ -153,12 +193,21 @@ class GeminiWriter(Writer):
 
     def _end(self, part: PartEnded) -> bytes:
         begun = self._kinds.get((part.choice, part.part))
-        if begun is None or begun.kind not in {"tool_call", "custom_call"}:
+        if begun is None:
+            return b""
+        if begun.kind not in {"tool_call", "custom_call"}:
+            if begun.kind == "reasoning" and begun.family == FAMILY and part.sealed is not None:
+                return self._chunk(part.choice, {"text": "", "thoughtSignature": part.sealed})
+            if part.signature is not None or part.sealed is not None:
+                note(self.lost, SIGNATURE)
             return b""
         written = "".join(self._arguments.pop((part.choice, part.part), []))
-        return self._chunk(
-            part.choice, call_part(begun.call_id, begun.name, written, custom=begun.kind == "custom_call")
-        )
+        call = ToolCallPart(begun.call_id, begun.name, written, begun.kind == "custom_call", part.signature)
+        told = call_part(call, self.lost)
+        if told is None:
+            self._malformed.add(part.choice)
+            return b""
+        return self._chunk(part.choice, told)
 
     def _chunk(self, choice: int, part: Tree) -> bytes:
         candidate = {"content": {"role": "model", "parts": [part]}, "index": choice}
@@ -167,28 +216,59 @@ class GeminiWriter(Writer):
         return self._frames.write_own(tree)
 
     def _over(self) -> bytes:
-        candidates = [
-            {
-                "content": {"role": "model", "parts": []},
-                "finishReason": STOPS[each.finish],
-                "index": each.choice,
-            }
-            for each in self._finished or [Finished(0, "stop")]
-        ]
+        return self._end_with(
+            [
+                {
+                    "content": {"role": "model", "parts": []},
+                    "finishReason": finish_reason(each.finish, malformed=each.choice in self._malformed),
+                    "index": each.choice,
+                }
+                for each in self._finished.values() or [Finished(0, "stop")]
+            ]
+        )
+
+    def _end_with(self, candidates: list[Tree]) -> bytes:
         tree = {"candidates": candidates, "usageMetadata": usage_tree(self._usage), "modelVersion": self._model,
                 "responseId": self.answer_id or self._call.id}  # fmt: skip
         return self._frames.write_own(tree) + self._frames.finalise()
+
+    def stop(self, error: CallError) -> bytes:
+        reason = error.code if error.code in STOP_REASONS else "PROHIBITED_CONTENT"
+        choices = {choice for choice, _ in self._kinds} - self._finished.keys() or {0}
+        return self._end_with(
+            [
+                {"finishReason": reason, "finishMessage": error.message, "index": choice}
+                for choice in sorted(choices)
+            ]
+        )
 
     def abort(self, error: CallError, request_id: str) -> bytes:
         return self._frames.abort(error, request_id)
 
 
-def call_part(call_id: str, name: str, arguments: str, *, custom: bool = False) -> Tree:
-    """A function call; what is no JSON object is shown as an input of its own."""
-    tree = None if custom else arguments_tree(arguments)
-    return {
-        "functionCall": {"id": call_id, "name": name, "args": {"input": arguments} if tree is None else tree}
-    }
+def call_part(call: ToolCallPart, lost: list[str]) -> Tree | None:
+    """A function call; None for one whose arguments the model has not written to a good end: half of them would be
+    taken for all. Free text of a custom tool is shown as an input of its own."""
+    if call.custom:
+        note(lost, "content: the free text of a custom tool is shown as an input of its own")
+    tree = {"input": call.arguments} if call.custom else arguments_tree(call.arguments)
+    if tree is None:
+        note(lost, "content: a call whose arguments are no JSON object is left out")
+        return None
+    part: Tree = {"functionCall": {"id": call.id, "name": call.name, "args": tree}}
+    return {**part, "thoughtSignature": call.signature} if call.signature is not None else part
+
+
+def finish_reason(finish: FinishKind, *, malformed: bool) -> str:
+    """Why a candidate ended, in Gemini's words; `malformed`: it lacks a call that the model did not write well."""
+    return "MALFORMED_FUNCTION_CALL" if malformed and finish in {"stop", "tool_calls"} else STOPS[finish]
+
+
+def unknown_part(part: Tree) -> str:
+    """The loss that an answer's part is."""
+    if get(part, "inlineData") or get(part, "fileData"):
+        return "content: media in an answer have no place in other dialects"
+    return "content: what Gemini's server did with tools of its own"
 
 
 def usage_tree(usage: Usage | None) -> Tree:

@@ -9,6 +9,10 @@ import orjson
 from llmshield.call import Tree
 from llmshield.conversation import MediaPart
 
+SIGNATURE = "content: a thought's signature is for its own provider"
+"""A loss in answers that every dialect has."""
+STOP_SEQUENCE = "finish: only Anthropic tells which stop sequence it was"
+
 
 def text(value: Any) -> str | None:
     """The value if it is a string."""
@@ -87,3 +91,25 @@ def wrapped(content: Any, prefix: str, suffix: str, kind: str) -> Any:
         behind = [{"type": kind, "text": suffix}] if suffix else []
         return [*before, *content, *behind]
     return f"{prefix}{content if type(content) is str else ''}{suffix}"
+
+
+def note(notes: list[str], what: str) -> None:
+    """Add a loss once: the same one in every message is still one."""
+    if what not in notes:
+        notes.append(what)
+
+
+def unread(notes: list[str], tree: Tree, known: frozenset[str], place: str, whose: str) -> None:
+    """Name what an object says beside the fields that were read; `""`, `[]`, `{}`, false and null ask for nothing.
+
+    A hint to cache for the usual time asks for nothing either: it is about the price at one provider.
+    """
+    if tree.keys() <= known:
+        return
+    for name, value in tree.items():
+        if name in known or value is None or value is False or value in ("", [], {}):
+            continue
+        if name == "cache_control" and object_of(value).get("ttl") in (None, "5m"):
+            continue
+        where = f"{place}/{name[:60]}" if place else name[:60]
+        note(notes, f"{where}: only {whose} has it")

@@ -27,13 +27,13 @@ from llmshield.conversation import (
 from llmshield.translators._json import (
     items,
     media_from_url,
+    note,
     number,
     object_of,
     text,
     truth,
-    url_of,
+    unread,
     whole,
-    without_none,
 )
 
 _SPEAKERS: dict[str, Speaker] = {
@@ -56,32 +56,45 @@ _SAME_ANYWAY = {
     "metadata": {},
 }
 """Fields at a value that asks for nothing."""
-_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/x-wav": "wav"}
-_OWN_MODELS = ("gpt-5", "o1", "o3", "o4")
-"""Models that refuse `max_tokens` and want `max_completion_tokens`."""
-
-
-# -- reading what is asked -----------------------------------------------------------------------------------------
+_WHOSE = "chat completions"
+_MESSAGE = frozenset(
+    {
+        "role", "content", "name", "tool_call_id", "reasoning_content", "reasoning", "refusal", "tool_calls",
+        "function_call", "audio",
+    }
+)  # fmt: skip
+_PARTS: dict[str, frozenset[str]] = {
+    "text": frozenset(), "refusal": frozenset(), "image_url": frozenset({"url", "detail"}),
+    "input_audio": frozenset({"data", "format"}), "file": frozenset({"file_data", "file_id", "filename"}),
+}  # fmt: skip
+"""Fields of each kind of part, one level down."""
+_CALL = frozenset({"id", "type", "function", "custom", "index"})
+_FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 
 
 def read_conversation(call: Call) -> Conversation:
     body = call.body
     out = Conversation(model=call.model, messages=[], stream=call.stream, wants_usage=call.wants_usage)
+    called: dict[str, str] = {}
     for index, message in enumerate(items(body.get("messages"))):
-        _read_message(out, object_of(message), f"messages/{index}")
+        _read_message(out, object_of(message), f"messages/{index}", called)
     _read_tools(out, body)
     _read_wishes(out, body)
     return out
 
 
-def _read_message(out: Conversation, message: Tree, place: str) -> None:
+def _read_message(out: Conversation, message: Tree, place: str, called: dict[str, str]) -> None:
+    """One message. `called` knows the ids that were given to calls of functions, as they were before there were
+    tools: their results are told apart by the function's name."""
+    unread(out.lost, message, _MESSAGE, place, _WHOSE)
     said = message.get("role")
     speaker = _SPEAKERS.get(said, "user") if type(said) is str else "user"
     parts = _read_content(out, message.get("content"), f"{place}/content")
     if speaker == "tool":
-        call_id = text(message.get("tool_call_id")) or text(message.get("name")) or ""
+        name = text(message.get("name"))
+        answers = text(message.get("tool_call_id")) or called.get(name or "", name or "")
         result = [part for part in parts if isinstance(part, TextPart | MediaPart)]
-        parts = [ToolResultPart(call_id, result, name=text(message.get("name")))]
+        parts = [ToolResultPart(answers, result, name=name)]
     if speaker == "assistant":
         thought = text(message.get("reasoning_content")) or text(message.get("reasoning"))
         if thought:
@@ -89,6 +102,13 @@ def _read_message(out: Conversation, message: Tree, place: str) -> None:
         if refusal := text(message.get("refusal")):
             parts.append(TextPart(refusal, refusal=True))
         parts += read_calls(message)
+        for at, entry in enumerate(items(message.get("tool_calls"))):
+            unread(out.lost, object_of(entry), _CALL, f"{place}/tool_calls/{at}", _WHOSE)
+        old = object_of(message.get("function_call"))
+        if old:
+            last = parts[-1]
+            assert isinstance(last, ToolCallPart)
+            last.id = called[last.name] = f"call_{place.rpartition('/')[2]}"
         if message.get("audio") is not None:
             out.missing.append(f"{place}/audio: an earlier spoken answer that only its provider holds")
     out.messages.append(Message(speaker, parts, text(message.get("name")) if speaker != "tool" else None))
@@ -110,6 +130,10 @@ def _read_content(out: Conversation, content: Any, place: str) -> list[Part]:
             out.missing.append(f"{place}/{index}: a part of an unknown kind")
         else:
             parts.append(part)
+            if type(entry) is dict:
+                kind = str(entry.get("type"))
+                unread(out.lost, entry, frozenset({"type", kind}), f"{place}/{index}", _WHOSE)
+                unread(out.lost, object_of(entry.get(kind)), _PARTS[kind], f"{place}/{index}/{kind}", _WHOSE)
     return parts
 
 
@@ -162,10 +186,12 @@ def _read_tools(out: Conversation, body: Tree) -> None:
     ]
     for index, entry in enumerate(items(body.get("tools"))):
         if object_of(entry).get("type") == "function":
-            definitions.append((f"tools/{index}", object_of(entry["function"])))
+            definitions.append((f"tools/{index}", object_of(entry.get("function"))))
+            unread(out.lost, entry, frozenset({"type", "function"}), f"tools/{index}", _WHOSE)
         else:
             out.missing.append(f"tools/{index}: a tool that is no function")
-    for _, function in definitions:
+    for place, function in definitions:
+        unread(out.lost, function, _FUNCTION, place, _WHOSE)
         schema = function.get("parameters")
         out.tools.append(
             Tool(
@@ -194,6 +220,13 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
         out.output = OutputForm("json")
     elif kind == "json_schema":
         schema = object_of(form.get("json_schema"))
+        unread(
+            out.lost,
+            schema,
+            frozenset({"name", "description", "schema", "strict"}),
+            "response_format",
+            _WHOSE,
+        )
         out.output = OutputForm(
             "schema", object_of(schema.get("schema")), text(schema.get("name")), text(schema.get("description")),
             truth(schema.get("strict")),
@@ -217,153 +250,10 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
     if body.get("logprobs") is True:
         out.logprobs = whole(body.get("top_logprobs")) or 0
     out.user = text(body.get("safety_identifier")) or text(body.get("user"))
-    for name in body:
-        if name not in _READ and body[name] is not None and body[name] != _SAME_ANYWAY.get(name):
-            out.lost.append(f"{name[:60]}: only chat completions have it")
-
-
-# -- writing it ----------------------------------------------------------------------------------------------------
-
-
-def write_conversation(conversation: Conversation) -> Tree:
-    c = conversation
-    body: Tree = {"model": c.model, "messages": []}
-    for index, message in enumerate(c.messages):
-        body["messages"] += _write_message(c, message, f"messages/{index}")
-    if c.tools:
-        body["tools"] = [
-            {"type": "function", "function": without_none(
-                {"name": tool.name, "description": tool.description, "parameters": tool.schema, "strict": tool.strict}
-            )}
-            for tool in c.tools
-        ]  # fmt: skip
-    if c.tool_choice is not None:
-        choice = c.tool_choice
-        body["tool_choice"] = (
-            {"type": "function", "function": {"name": choice.name}} if choice.kind == "named" else choice.kind
-        )
-    body["parallel_tool_calls"] = c.parallel_tools if c.tools else None
-    if c.output is not None:
-        body["response_format"] = _form(c.output)
-    if c.thinking is not None:
-        body["reasoning_effort"] = _effort(c)
-    bound = "max_completion_tokens" if c.model.rpartition("/")[2].startswith(_OWN_MODELS) else "max_tokens"
-    body[bound] = c.max_tokens
-    body["n"] = c.choices if c.choices != 1 else None
-    if c.stop:
-        if len(c.stop) > 4:
-            c.missing.append("stop: chat completions take four stop sequences")
-        body["stop"] = c.stop
-    if c.top_k is not None:
-        c.lost.append("top_k: chat completions have no such setting")
-    for name in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed"):
-        body[name] = getattr(c, name)
-    body["safety_identifier"] = c.user
-    if c.logprobs is not None:
-        body["logprobs"] = True
-        body["top_logprobs"] = c.logprobs or None
-    if c.stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-    return without_none(body)
-
-
-def _write_message(c: Conversation, message: Message, place: str) -> list[Tree]:
-    """Messages of the wire; a tool's results are one each."""
-    out: list[Tree] = []
-    said: list[Part] = []
-    for part in message.parts:
-        if isinstance(part, ToolResultPart):
-            content = [TextPart("Error:"), *part.parts] if part.failed else part.parts
-            if any(isinstance(each, MediaPart) for each in content):
-                c.missing.append(f"{place}: chat completions take no media from a tool")
-            words = "\n".join([each.text for each in content if isinstance(each, TextPart)])
-            out.append({"role": "tool", "tool_call_id": part.call_id, "content": words})
-        else:
-            said.append(part)
-    if not said and out:
-        return out
-    if message.speaker == "assistant":
-        out.append(_write_assistant(c, said, place))
-    else:
-        speaker = "user" if message.speaker == "tool" else message.speaker
-        written = without_none(
-            {"role": speaker, "content": _write_content(c, said, place), "name": message.name}
-        )
-        out.append(written)
-    return out
-
-
-def _write_assistant(c: Conversation, said: list[Part], place: str) -> Tree:
-    out: Tree = {"role": "assistant", "content": None}
-    words = [part for part in said if isinstance(part, TextPart | MediaPart)]
-    if words:
-        out["content"] = _write_content(c, [*words], place)
-    calls = [write_call(part) for part in said if isinstance(part, ToolCallPart)]
-    if calls:
-        out["tool_calls"] = calls
-    if any(isinstance(part, ReasoningPart) for part in said):
-        c.lost.append(f"{place}: chat completions take no earlier thoughts back")
-    if any(isinstance(part, ToolCallPart) and part.signature for part in said):
-        c.lost.append(f"{place}: a thought's signature is for its own provider")
-    return out
-
-
-def write_call(part: ToolCallPart) -> Tree:
-    if part.custom:
-        return {"id": part.id, "type": "custom", "custom": {"name": part.name, "input": part.arguments}}
-    return {
-        "id": part.id,
-        "type": "function",
-        "function": {"name": part.name, "arguments": part.arguments or "{}"},
-    }
-
-
-def _write_content(c: Conversation, parts: list[Part], place: str) -> Any:
-    if len(parts) == 1 and type(parts[0]) is TextPart and not parts[0].refusal:
-        return parts[0].text
-    return [written for part in parts if (written := _write_part(c, part, place)) is not None]
-
-
-def _write_part(c: Conversation, part: Part, place: str) -> Tree | None:
-    if isinstance(part, TextPart):
-        return (
-            {"type": "refusal", "refusal": part.text} if part.refusal else {"type": "text", "text": part.text}
-        )
-    if not isinstance(part, MediaPart):
-        return None
-    url = url_of(part)
-    if part.kind == "image" and url is not None:
-        return {"type": "image_url", "image_url": without_none({"url": url, "detail": part.detail})}
-    if part.kind == "audio" and part.data is not None and part.media_type is not None:
-        form = _FORMATS.get(part.media_type, part.media_type.rpartition("/")[2])
-        return {"type": "input_audio", "input_audio": {"data": part.data, "format": form}}
-    if part.kind == "document" and part.data is not None:
-        return {"type": "file", "file": without_none({"file_data": url, "filename": part.name or "document"})}
-    c.missing.append(f"{place}: chat completions can't be shown this {part.kind}")
-    return None
-
-
-def _form(form: OutputForm) -> Tree:
-    if form.kind == "json":
-        return {"type": "json_object"}
-    schema = {
-        "name": form.name or "answer",
-        "description": form.description,
-        "schema": form.schema,
-        "strict": form.strict,
-    }
-    return {"type": "json_schema", "json_schema": without_none(schema)}
-
-
-def _effort(c: Conversation) -> str | None:
-    thinking = c.thinking
-    assert thinking is not None
-    if thinking.shown:
-        c.lost.append("thinking: chat completions keep their thoughts to themselves")
-    if thinking.off:
-        return "none"
-    if thinking.effort is None and thinking.budget is not None:
-        # Anthropic's documentation calls 1,024 the least; Gemini's compatibility layer maps 1,024, 8,192 and 24,576
-        return "low" if thinking.budget <= 1024 else "medium" if thinking.budget <= 8192 else "high"
-    return {"max": "xhigh"}.get(thinking.effort or "", thinking.effort)
+    if text(body.get("safety_identifier")) and text(body.get("user")):
+        note(out.lost, "user: there is one name for the end user, the safety identifier")
+    options = object_of(body.get("stream_options"))
+    unread(out.lost, options, frozenset({"include_usage"}), "stream_options", _WHOSE)
+    for name, value in body.items():
+        if name not in _READ and value is not None and value is not False and value != _SAME_ANYWAY.get(name):
+            note(out.lost, f"{name[:60]}: only {_WHOSE} have it")

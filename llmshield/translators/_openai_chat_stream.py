@@ -22,7 +22,7 @@ from llmshield.dialects._openai import created, error_object, read_usage
 from llmshield.dialects._sse import SseParser, write_event
 from llmshield.errors import CallError
 from llmshield.translators import Reader, Writer
-from llmshield.translators._json import items, object_of, text, whole
+from llmshield.translators._json import SIGNATURE, STOP_SEQUENCE, items, note, object_of, text, whole
 
 DONE = b"data: [DONE]\n\n"
 _FINISH: dict[FinishKind, str] = {"error": "stop", "other": "stop"}
@@ -41,8 +41,12 @@ class ChatReader(Reader):
         self._parser = SseParser()
         self._begun = False
         self._open: dict[int, tuple[str, int]] = {}
-        """Per choice: what kind of part stands open (a call's: `call:INDEX`), and its number."""
+        """Per choice: what kind of text stands open, and its part's number."""
+        self._calls: dict[int, dict[int, int]] = {}
+        """Per choice: the parts of its calls, by their index. All stand open until the choice ends: some servers
+        write their arguments by turns."""
         self._parts: dict[int, int] = {}
+        self._finished: set[int] = set()
 
     def feed(self, data: bytes) -> list[Happening]:
         out: list[Happening] = []
@@ -66,6 +70,8 @@ class ChatReader(Reader):
         for entry in items(chunk.get("choices")):
             choice = object_of(entry)
             number = whole(choice.get("index")) or 0
+            if number in self._finished:
+                continue
             delta = object_of(choice.get("delta"))
             for field, kind in _FIELDS:
                 said = delta.get(field)
@@ -77,8 +83,15 @@ class ChatReader(Reader):
             if type(old) is dict:
                 self._call(number, {"index": 0, "id": text(old.get("name")) or "", "function": old}, out)
             reason = choice.get("finish_reason")
+            if choice.get("logprobs") is not None:
+                note(self.lost, "content: a translated answer has no log-probabilities")
+            if delta.get("audio") is not None or items(delta.get("annotations")):
+                note(self.lost, "content: sounds and annotations have no place in other dialects")
             if type(reason) is str:
+                self._finished.add(number)
                 self._close(number, out)
+                for part in self._calls.pop(number, {}).values():
+                    out.append(PartEnded(number, part))
                 out.append(Finished(number, FINISHES.get(reason, "other")))
         usage = read_usage(chunk.get("usage"))
         if usage is not None and not usage.malformed:
@@ -89,34 +102,34 @@ class ChatReader(Reader):
         known = self._open.get(choice)
         if known is not None and known[0] == kind:
             return known[1]
-        number = self._next(choice, kind, out)
-        out.append(PartBegun(choice, number, kind))  # type: ignore[arg-type]
+        number = self._next(choice, out)
+        self._open[choice] = (kind, number)
+        family = "openai" if kind == "reasoning" else ""
+        out.append(PartBegun(choice, number, kind, family=family))  # type: ignore[arg-type]
         return number
 
     def _call(self, choice: int, call: Tree, out: list[Happening]) -> None:
         custom = call.get("type") == "custom" or "custom" in call
         function = object_of(call.get("custom" if custom else "function"))
-        kind = f"call:{whole(call.get('index')) or 0}"
-        known = self._open.get(choice)
-        if known is None or known[0] != kind:
-            part = self._next(choice, kind, out)
+        index = whole(call.get("index")) or 0
+        calls = self._calls.setdefault(choice, {})
+        part = calls.get(index)
+        if part is None:
+            part = calls[index] = self._next(choice, out)
             name = text(function.get("name")) or ""
             out.append(
                 PartBegun(
                     choice, part, "custom_call" if custom else "tool_call", text(call.get("id")) or "", name
                 )
             )
-        else:
-            part = known[1]
         said = text(function.get("input" if custom else "arguments"))
         if said:
             out.append(PartGrew(choice, part, said))
 
-    def _next(self, choice: int, kind: str, out: list[Happening]) -> int:
+    def _next(self, choice: int, out: list[Happening]) -> int:
         self._close(choice, out)
         number = self._parts.get(choice, 0)
         self._parts[choice] = number + 1
-        self._open[choice] = (kind, number)
         return number
 
     def _close(self, choice: int, out: list[Happening]) -> None:
@@ -135,6 +148,7 @@ class ChatWriter(Writer):
         """Per part: its kind and, of a call, its index in the choice."""
         self._calls: dict[int, int] = {}
         self._roles: set[int] = set()
+        self._finished: set[int] = set()
         self._usage: Usage | None = None
 
     def write(self, happening: Happening) -> bytes:
@@ -154,11 +168,18 @@ class ChatWriter(Writer):
             return b""
         if isinstance(happening, Finished):
             reason = _FINISH.get(happening.finish, happening.finish)
+            if happening.stop_sequence is not None:
+                note(self.lost, STOP_SEQUENCE)
+            self._finished.add(happening.choice)
             return self._delta(happening.choice, {}, reason)
         if isinstance(happening, Metered):
             self._usage = happening.usage
             return b""
-        return self._over() if isinstance(happening, Over) else b""
+        if isinstance(happening, PartEnded):
+            if happening.signature is not None or happening.sealed is not None:
+                note(self.lost, SIGNATURE)
+            return b""
+        return self._over()
 
     def _begin(self, part: PartBegun) -> bytes:
         index = 0
@@ -197,6 +218,11 @@ class ChatWriter(Writer):
         usage = usage_tree(self._usage or Usage(input=0, output=0))
         return write_event({**self._head, "choices": [], "usage": usage}) + DONE
 
+    def stop(self, error: CallError) -> bytes:
+        started = {choice for choice, _ in self._kinds} | self._roles or {0}
+        out = [self.write(Finished(choice, "content_filter")) for choice in sorted(started - self._finished)]
+        return b"".join(out) + self.write(Over())
+
     def abort(self, error: CallError, request_id: str) -> bytes:
         return write_event({"error": error_object(error)})
 
@@ -213,8 +239,10 @@ def usage_tree(usage: Usage) -> dict[str, Any]:
     """Usage in the words of chat completions."""
     before, after = usage.input or 0, usage.output or 0
     out: Tree = {"prompt_tokens": before, "completion_tokens": after, "total_tokens": before + after}
-    if usage.cache_read:
+    if usage.cache_read or usage.cache_write:
         out["prompt_tokens_details"] = {"cached_tokens": usage.cache_read}
+        if usage.cache_write:
+            out["prompt_tokens_details"]["cache_write_tokens"] = usage.cache_write
     if usage.reasoning:
         out["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
     return out

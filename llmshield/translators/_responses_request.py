@@ -26,13 +26,13 @@ from llmshield.conversation import (
 from llmshield.translators._json import (
     items,
     media_from_url,
+    note,
     number,
     object_of,
     text,
     truth,
-    url_of,
+    unread,
     whole,
-    without_none,
 )
 
 FAMILY = "openai"
@@ -45,13 +45,29 @@ _READ = frozenset(
 )  # fmt: skip
 _HELD = frozenset({"previous_response_id", "conversation", "prompt", "background", "comparison_response_id"})
 """What refers to something that only the provider holds, or lets it answer elsewhere."""
-_SAME_ANYWAY = {"store": False, "truncation": "disabled", "service_tier": "auto", "metadata": {}}
+_SAME_ANYWAY = {"truncation": "disabled", "service_tier": "auto"}
+_WHOSE = "the responses API"
+_ITEMS: dict[str, frozenset[str]] = {
+    "message": frozenset({"role", "content"}),
+    "function_call_output": frozenset({"call_id", "output"}),
+    "custom_tool_call_output": frozenset({"call_id", "output"}),
+    "function_call": frozenset({"call_id", "name", "arguments"}),
+    "custom_tool_call": frozenset({"call_id", "name", "input"}),
+    "reasoning": frozenset({"summary", "content", "encrypted_content"}),
+}
+_OF_ALL = frozenset({"type", "id", "status"})
+"""Fields of items that its own answers gave them."""
+_PARTS: dict[str, frozenset[str]] = {
+    "input_text": frozenset({"text"}), "output_text": frozenset({"text"}), "text": frozenset({"text"}),
+    "refusal": frozenset({"refusal"}), "input_image": frozenset({"image_url", "file_id", "detail"}),
+    "input_file": frozenset({"file_data", "file_url", "file_id", "filename"}), "input_audio": frozenset({"input_audio"}),
+}  # fmt: skip
+_TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
+_FORM = frozenset({"type", "name", "description", "schema", "strict"})
+_REASONING = frozenset({"effort", "summary", "generate_summary"})
 _SPEAKERS: dict[str, Speaker] = {"system": "system", "developer": "developer", "assistant": "assistant"}
 _LOGPROBS = "message.output_text.logprobs"
 _SEALED = "reasoning.encrypted_content"
-
-
-# -- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_conversation(call: Call) -> Conversation:
@@ -71,9 +87,17 @@ def read_conversation(call: Call) -> Conversation:
 
 def _read_item(out: Conversation, item: Tree, place: str) -> None:
     kind = item.get("type", "message")
+    known = _ITEMS.get(kind if type(kind) is str else "")
+    if known is not None:
+        direct = object_of(item.get("caller")).get("type") == "direct"
+        unread(out.lost, item, known | _OF_ALL | {"caller"} if direct else known | _OF_ALL, place, _WHOSE)
     if kind == "message":
         speaker = _SPEAKERS.get(str(item.get("role")), "user")
-        out.messages.append(Message(speaker, _read_content(out, item.get("content"), f"{place}/content")))
+        said = _read_content(out, item.get("content"), f"{place}/content")
+        if speaker == "assistant":
+            _assistant(out, said)
+        else:
+            out.messages.append(Message(speaker, said))
         return
     if kind in {"function_call_output", "custom_tool_call_output"}:
         parts = _read_content(out, item.get("output"), f"{place}/output")
@@ -82,13 +106,18 @@ def _read_item(out: Conversation, item: Tree, place: str) -> None:
         return
     part = read_own_item(item)
     if part is None:
-        out.missing.append(f"{place}: an item that only the responses API has")
+        note(out.missing, f"{place}: an item that only the responses API has")
         return
+    _assistant(out, [part])
+
+
+def _assistant(out: Conversation, parts: list[Part]) -> None:
+    """What the model did: one turn of it is several items."""
     last = out.messages[-1] if out.messages else None
-    if last is not None and last.speaker == "assistant":  # one turn of the model is several items
-        last.parts.append(part)
+    if last is not None and last.speaker == "assistant":
+        last.parts += parts
     else:
-        out.messages.append(Message("assistant", [part]))
+        out.messages.append(Message("assistant", parts))
 
 
 def read_own_item(item: Tree) -> Part | None:
@@ -111,11 +140,13 @@ def _read_content(out: Conversation, content: Any, place: str) -> list[Part]:
         return [TextPart(content)] if content else []
     parts: list[Part] = []
     for index, entry in enumerate(items(content)):
-        part = read_part(object_of(entry))
+        tree = object_of(entry)
+        part = read_part(tree)
         if part is None:
-            out.missing.append(f"{place}/{index}: a part of an unknown kind")
+            note(out.missing, f"{place}/{index}: a part of an unknown kind")
         else:
             parts.append(part)
+            unread(out.lost, tree, _PARTS[tree["type"]] | {"type"}, f"{place}/{index}", _WHOSE)
     return parts
 
 
@@ -130,22 +161,20 @@ def read_part(entry: Tree) -> Part | None:
         detail = text(entry.get("detail"))
         if url := text(entry.get("image_url")):
             return media_from_url("image", url, detail=detail)
-        return MediaPart("image", file_id=text(entry.get("file_id")), detail=detail)
+        file_id = text(entry.get("file_id"))
+        return MediaPart("image", file_id=file_id, detail=detail) if file_id is not None else None
     if kind == "input_file":
         name = text(entry.get("filename"))
         if data := text(entry.get("file_data")):
             return media_from_url("document", data, name=name)
-        return MediaPart(
-            "document", url=text(entry.get("file_url")), file_id=text(entry.get("file_id")), name=name
-        )
+        url, file_id = text(entry.get("file_url")), text(entry.get("file_id"))
+        return MediaPart("document", url=url, file_id=file_id, name=name) if url or file_id else None
     if kind == "input_audio":
         audio = object_of(entry.get("input_audio"))
-        form = text(audio.get("format"))
-        return MediaPart(
-            "audio",
-            data=text(audio.get("data")),
-            media_type={"mp3": "audio/mpeg"}.get(form or "", f"audio/{form}"),
-        )
+        form, data = text(audio.get("format")), text(audio.get("data"))
+        if form is None or data is None:
+            return None
+        return MediaPart("audio", data=data, media_type={"mp3": "audio/mpeg"}.get(form, f"audio/{form}"))
     return None
 
 
@@ -155,6 +184,7 @@ def _read_tools(out: Conversation, body: Tree) -> None:
         if tool.get("type") != "function":
             out.missing.append(f"tools/{index}: a tool that is no function")
             continue
+        unread(out.lost, tool, _TOOL, f"tools/{index}", _WHOSE)
         schema = tool.get("parameters")
         out.tools.append(
             Tool(
@@ -177,6 +207,8 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
     said = object_of(body.get("text"))
     form = object_of(said.get("format"))
     kind = form.get("type")
+    unread(out.lost, form, _FORM, "text/format", _WHOSE)
+    unread(out.lost, said, frozenset({"format"}), "text", _WHOSE)
     if kind == "json_object":
         out.output = OutputForm("json")
     elif kind == "json_schema":
@@ -186,9 +218,8 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
         )  # fmt: skip
     elif kind not in (None, "text"):
         out.missing.append("text/format: a form of an unknown kind")
-    if said.get("verbosity") is not None:
-        out.lost.append("text/verbosity: only OpenAI has it")
     reasoning = object_of(body.get("reasoning"))
+    unread(out.lost, reasoning, _REASONING, "reasoning", _WHOSE)
     effort, summary = (
         text(reasoning.get("effort")),
         reasoning.get("summary", reasoning.get("generate_summary")),
@@ -203,136 +234,14 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
     if _LOGPROBS in include or whole(body.get("top_logprobs")):
         out.logprobs = whole(body.get("top_logprobs")) or 0
     out.user = text(body.get("safety_identifier")) or text(body.get("user"))
+    if text(body.get("safety_identifier")) and text(body.get("user")):
+        note(out.lost, "user: there is one name for the end user, the safety identifier")
+    unread(out.lost, object_of(body.get("stream_options")), frozenset(), "stream_options", _WHOSE)
     for name in include:
         if name not in {_LOGPROBS, _SEALED}:
-            out.lost.append(f"include/{str(name)[:60]}: only OpenAI has it")
-    for name, value in body.items():
-        if value in (None, False) or name in _READ or value == _SAME_ANYWAY.get(name):
-            continue
-        if name in _HELD:
-            out.missing.append(f"{name}: text that only its provider holds")
-        elif name != "store":
-            out.lost.append(f"{name[:60]}: only the responses API has it")
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-
-def write_conversation(c: Conversation) -> Tree:
-    body: Tree = {"model": c.model, "input": [], "store": False}
-    for index, message in enumerate(c.messages):
-        body["input"] += _write_message(c, message, f"messages/{index}")
-    if c.tools:
-        body["tools"] = [
-            {**without_none({"type": "function", "name": tool.name, "description": tool.description}),
-             "parameters": tool.schema, "strict": bool(tool.strict)}
-            for tool in c.tools
-        ]  # fmt: skip
-    if c.tool_choice is not None:
-        choice = c.tool_choice
-        body["tool_choice"] = (
-            {"type": "function", "name": choice.name} if choice.kind == "named" else choice.kind
-        )
-    body["parallel_tool_calls"] = c.parallel_tools if c.tools else None
-    if c.output is not None:
-        form = c.output
-        body["text"] = {"format": {"type": "json_object"}}
-        if form.kind == "schema":
-            schema = {"type": "json_schema", "name": form.name or "answer", "description": form.description,
-                      "schema": form.schema, "strict": form.strict}  # fmt: skip
-            body["text"] = {"format": without_none(schema)}
-    if c.thinking is not None:
-        body["reasoning"] = _reasoning(c.thinking) or None
-    body["max_output_tokens"], body["temperature"], body["top_p"] = c.max_tokens, c.temperature, c.top_p
-    body["safety_identifier"] = c.user
-    if c.choices != 1:
-        c.missing.append("choices: the responses API gives one answer")
-    if c.stop:
-        c.missing.append("stop: the responses API has no stop sequences")
-    if c.logprobs is not None:
-        body["include"] = [_LOGPROBS]
-        body["top_logprobs"] = c.logprobs or None
-    for name in ("top_k", "frequency_penalty", "presence_penalty", "seed"):
-        if getattr(c, name) is not None:
-            c.lost.append(f"{name}: the responses API has no such setting")
-    if c.stream:
-        body["stream"] = True
-    return without_none(body)
-
-
-def _reasoning(thinking: Thinking) -> Tree:
-    effort = "none" if thinking.off else {"max": "xhigh"}.get(thinking.effort or "", thinking.effort)
-    if effort is None and thinking.budget is not None:
-        effort = "low" if thinking.budget <= 1024 else "medium" if thinking.budget <= 8192 else "high"
-    return without_none({"effort": effort, "summary": "auto" if thinking.shown else None})
-
-
-def _write_message(c: Conversation, message: Message, place: str) -> list[Tree]:
-    out: list[Tree] = []
-    said: list[Tree] = []
-    mine = message.speaker == "assistant"
-    if message.name is not None:
-        c.lost.append(f"{place}/name: the responses API's speakers have no names")
-
-    def say() -> None:
-        if said:
-            speaker = "user" if message.speaker == "tool" else message.speaker
-            out.append({"type": "message", "role": speaker, "content": said[:]})
-            said.clear()
-
-    for part in message.parts:
-        if isinstance(part, TextPart | MediaPart):
-            if (written := _write_part(c, part, place, mine=mine)) is not None:
-                said.append(written)
-            continue
-        say()
-        if isinstance(part, ToolCallPart):
-            out.append(_write_call(part))
-            if part.signature:
-                c.lost.append(f"{place}: a thought's signature is for its own provider")
-        elif isinstance(part, ToolResultPart):
-            words = [TextPart("Error:"), *part.parts] if part.failed else part.parts
-            content = [w for each in words if (w := _write_part(c, each, place, mine=False)) is not None]
-            plain = (
-                content[0]["text"] if len(content) == 1 and content[0]["type"] == "input_text" else content
-            )
-            out.append({"type": "function_call_output", "call_id": part.call_id, "output": plain})
-        elif part.family == FAMILY and part.id is not None:
-            summary = [{"type": "summary_text", "text": part.text}] if part.text else []
-            item = {"type": "reasoning", "id": part.id, "summary": summary, "encrypted_content": part.sealed}
-            out.append(without_none(item))
-        else:
-            c.lost.append(f"{place}: OpenAI takes back its own thoughts only")
-    say()
-    return out
-
-
-def _write_call(part: ToolCallPart) -> Tree:
-    if part.custom:
-        return {"type": "custom_tool_call", "call_id": part.id, "name": part.name, "input": part.arguments}
-    return {
-        "type": "function_call",
-        "call_id": part.id,
-        "name": part.name,
-        "arguments": part.arguments or "{}",
-    }
-
-
-def _write_part(c: Conversation, part: TextPart | MediaPart, place: str, *, mine: bool) -> Tree | None:
-    if isinstance(part, TextPart):
-        if part.refusal:
-            return {"type": "refusal", "refusal": part.text}
-        return (
-            {"type": "output_text", "text": part.text, "annotations": []}
-            if mine
-            else {"type": "input_text", "text": part.text}
-        )
-    url = url_of(part)
-    if part.kind == "image" and url is not None:
-        return {"type": "input_image", "image_url": url, "detail": part.detail or "auto"}
-    if part.kind == "document" and part.data is not None:
-        return {"type": "input_file", "file_data": url, "filename": part.name or "document"}
-    if part.kind == "document" and part.url is not None:
-        return without_none({"type": "input_file", "file_url": part.url, "filename": part.name})
-    c.missing.append(f"{place}: the responses API can't be shown this {part.kind}")
-    return None
+            note(out.lost, f"include/{str(name)[:60]}: only OpenAI has it")
+    rest = {name: value for name, value in body.items() if value != _SAME_ANYWAY.get(name)}
+    for name in _HELD & rest.keys():
+        if rest[name] not in (None, False):
+            note(out.missing, f"{name}: text that only its provider holds")
+    unread(out.lost, rest, _READ | _HELD, "", _WHOSE)

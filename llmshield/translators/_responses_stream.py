@@ -21,13 +21,17 @@ from llmshield.dialects._openai import created, error_object, read_usage
 from llmshield.dialects._sse import SseParser, write_event
 from llmshield.errors import CallError
 from llmshield.translators import Reader, Writer
-from llmshield.translators._json import items, object_of, text, whole
+from llmshield.translators._json import SIGNATURE, STOP_SEQUENCE, items, note, object_of, text, whole
 
 _DELTAS: dict[str, str] = {
     "response.output_text.delta": "text", "response.refusal.delta": "refusal",
     "response.reasoning_summary_text.delta": "reasoning", "response.reasoning_text.delta": "reasoning",
 }  # fmt: skip
 _CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
+THOUGHTS = "content: OpenAI shows its own thoughts only"
+OWN = "content: what OpenAI's server did with tools of its own"
+ANNOTATIONS = "content: annotations have no place in other dialects"
+_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_call"})
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 
 
@@ -85,6 +89,8 @@ class ResponsesReader(Reader):
             self._end(out, output, whole(tree.get("content_index")) or 0)
         elif kind == "response.output_item.done":
             self._item_done(out, output, object_of(tree.get("item")))
+        elif kind == "response.output_text.annotation.added":
+            note(self.lost, ANNOTATIONS)
         elif kind == "response.created":
             response = object_of(tree.get("response"))
             out.append(
@@ -103,6 +109,8 @@ class ResponsesReader(Reader):
 
     def _item(self, out: list[Happening], output: int, item: Tree) -> None:
         kind = item.get("type")
+        if kind not in _ITEMS:
+            note(self.lost, OWN)
         if kind == "function_call" or kind == "custom_tool_call":
             number = self._new(output, "call", 0)
             word: Any = "tool_call" if kind == "function_call" else "custom_call"
@@ -177,6 +185,7 @@ class ResponsesWriter(Writer):
         if isinstance(happening, Over):
             return self._over()
         if happening.choice != 0:
+            note(self.lost, "choices: the responses API gives one answer")
             return b""
         if isinstance(happening, PartGrew):
             item = self._open.get(happening.part)
@@ -185,8 +194,14 @@ class ResponsesWriter(Writer):
             return self._begin(happening)
         if isinstance(happening, PartEnded):
             item = self._open.pop(happening.part, None)
+            if item is not None and item.kind == "reasoning":
+                item.sealed = happening.sealed
+            elif item is not None and (happening.signature or happening.sealed):
+                note(self.lost, SIGNATURE)
             return self._end(item) if item is not None else b""
         self._finish = happening.finish
+        if happening.stop_sequence is not None:
+            note(self.lost, STOP_SEQUENCE)
         return b""
 
     def resume(self, begun: Begun) -> None:
@@ -203,6 +218,7 @@ class ResponsesWriter(Writer):
 
     def _begin(self, part: PartBegun) -> bytes:
         if part.kind == "reasoning" and part.family != "openai":
+            note(self.lost, THOUGHTS)
             return b""
         index = len(self._output)
         item = self._open[part.part] = _Item(part, index, self._call.id)
@@ -265,6 +281,7 @@ class _Item:
         self._begun = begun
         self.index = index
         self.said: list[str] = []
+        self.sealed: str | None = None
         kind = begun.kind
         self.kind = {"text": "message", "refusal": "message", "reasoning": "reasoning"}.get(kind, "call")
         self.event, self.field, prefix = {
@@ -303,11 +320,10 @@ class _Item:
                 "content": content,
             }
         if self.kind == "reasoning":
-            return {
-                "id": self._id,
-                "type": "reasoning",
-                "summary": [self.part(said)] if done and said else [],
-            }
+            thought: Tree = {"id": self._id, "type": "reasoning", "summary": []}
+            if done and said:
+                thought["summary"] = [self.part(said)]
+            return thought if self.sealed is None else {**thought, "encrypted_content": self.sealed}
         named = {"call_id": self._begun.call_id, "name": self._begun.name}
         if self._begun.kind == "custom_call":
             return {"id": self._id, "type": "custom_tool_call", "input": said, **named}
@@ -348,7 +364,10 @@ def usage_tree(usage: Usage | None) -> Tree:
     before, after = (usage.input or 0, usage.output or 0) if usage is not None else (0, 0)
     return {
         "input_tokens": before,
-        "input_tokens_details": {"cached_tokens": usage.cache_read if usage is not None else 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read if usage is not None else 0,
+            "cache_write_tokens": usage.cache_write if usage is not None else 0,
+        },
         "output_tokens": after,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning if usage is not None else 0},
         "total_tokens": before + after,

@@ -17,10 +17,29 @@ from llmshield.conversation import (
     ToolCallPart,
 )
 from llmshield.dialects._anthropic import UsageMeter, finish_kind
-from llmshield.translators import Reader, Translator, Writer, _anthropic_request
+from llmshield.translators import Reader, Translator, Writer, _anthropic_body, _anthropic_request
 from llmshield.translators._anthropic_request import FAMILY
-from llmshield.translators._anthropic_stream import STOPS, MessagesReader, MessagesWriter, usage_tree
-from llmshield.translators._json import arguments_text, arguments_tree, items, object_of, text, wrapped
+from llmshield.translators._anthropic_stream import (
+    CITATIONS,
+    INPUT,
+    OWN,
+    REFUSAL,
+    THOUGHTS,
+    MessagesReader,
+    MessagesWriter,
+    stop_reason,
+    usage_tree,
+)
+from llmshield.translators._json import (
+    SIGNATURE,
+    arguments_text,
+    arguments_tree,
+    items,
+    note,
+    object_of,
+    text,
+    wrapped,
+)
 
 
 class AnthropicMessages(Translator):
@@ -33,24 +52,31 @@ class AnthropicMessages(Translator):
         return _anthropic_request.read_conversation(call)
 
     def write_conversation(self, conversation: Conversation) -> Tree:
-        return _anthropic_request.write_conversation(conversation)
+        return _anthropic_body.write_conversation(conversation)
 
     def route(self, conversation: Conversation) -> tuple[str, str]:
         return "/v1/messages", ""
 
     def read_answer(self, tree: Tree) -> Answered:
-        parts = [
-            part for block in items(tree.get("content")) if (part := _part(object_of(block))) is not None
-        ]
+        blocks = [object_of(block) for block in items(tree.get("content"))]
+        parts = [part for block in blocks if (part := _part(block)) is not None]
         choice = Choice(parts, finish_kind(tree.get("stop_reason")), text(tree.get("stop_sequence")))
         usage = UsageMeter().feed(tree.get("usage"))
-        return Answered(text(tree.get("model")) or "", [choice], usage, text(tree.get("id")) or "")
+        answered = Answered(text(tree.get("model")) or "", [choice], usage, text(tree.get("id")) or "")
+        if len(parts) < len(blocks):
+            note(answered.lost, OWN)
+        if any(items(block.get("citations")) for block in blocks):
+            note(answered.lost, CITATIONS)
+        return answered
 
     def write_answer(self, answered: Answered, call: Call) -> Tree:
         choice = answered.choices[0] if answered.choices else Choice([])
         if len(answered.choices) > 1:
-            answered.lost.append("choices: Anthropic gives one answer")
-        stop = "stop_sequence" if choice.stop_sequence is not None else STOPS[choice.finish or "stop"]
+            note(answered.lost, "choices: Anthropic gives one answer")
+        refused = any(isinstance(part, TextPart) and part.refusal for part in choice.parts)
+        stop = stop_reason(choice.finish or "stop", refused)
+        if choice.stop_sequence is not None:
+            stop = "stop_sequence"
         return {
             "id": f"msg_{call.id}",
             "type": "message",
@@ -89,23 +115,24 @@ def _part(block: Tree) -> Part | None:
 
 def _block(answered: Answered, part: Part) -> Tree | None:
     if isinstance(part, TextPart):
+        if part.refusal:
+            note(answered.lost, REFUSAL)
         return {"type": "text", "text": part.text} if part.text else None
     if isinstance(part, ToolCallPart):
         arguments = None if part.custom else arguments_tree(part.arguments)
         if arguments is None:
-            answered.lost.append(
-                "content: a call whose arguments are no JSON object is shown as an input of its own"
-            )
+            note(answered.lost, INPUT)
             arguments = {"input": part.arguments}
+        if part.signature:
+            note(answered.lost, SIGNATURE)
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
     if isinstance(part, ReasoningPart):
         if part.sealed is not None and part.family == FAMILY:
             return {"type": "redacted_thinking", "data": part.sealed}
         if part.family != FAMILY:  # without Anthropic's signature it would break the next turn
-            answered.lost.append("content: Anthropic shows its own thoughts only")
+            note(answered.lost, THOUGHTS)
             return None
-        mine = part.signature
-        return {"type": "thinking", "thinking": part.text, "signature": mine or ""} if part.text else None
+        return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
     if isinstance(part, MediaPart):
-        answered.lost.append("content: Anthropic has no place for media in an answer")
+        note(answered.lost, "content: Anthropic has no place for media in an answer")
     return None

@@ -14,25 +14,26 @@ from llmshield.conversation import (
     TextPart,
     ToolCallPart,
 )
+from llmshield.dialects._openai import FINISH as FINISHES
 from llmshield.dialects._openai import created, merge_usage, read_usage
-from llmshield.translators import Reader, Translator, Writer, _openai_chat_request
+from llmshield.translators import Reader, Translator, Writer, _openai_chat_body, _openai_chat_request
 from llmshield.translators._json import (
+    SIGNATURE,
+    STOP_SEQUENCE,
     items,
+    note,
     object_of,
     text,
     whole,
     wrapped,
 )
-from llmshield.translators._openai_chat_request import read_calls, write_call
+from llmshield.translators._openai_chat_body import write_call
+from llmshield.translators._openai_chat_request import read_calls
 from llmshield.translators._openai_chat_stream import ChatReader, ChatWriter, usage_tree
 
 FINISH: dict[FinishKind, str] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter",
     "error": "stop", "other": "stop",
-}  # fmt: skip
-_FINISHES: dict[str, FinishKind] = {
-    "stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls",
-    "content_filter": "content_filter",
 }  # fmt: skip
 
 
@@ -45,27 +46,30 @@ class OpenAIChat(Translator):
         return _openai_chat_request.read_conversation(call)
 
     def write_conversation(self, conversation: Conversation) -> Tree:
-        return _openai_chat_request.write_conversation(conversation)
+        return _openai_chat_body.write_conversation(conversation)
 
     def route(self, conversation: Conversation) -> tuple[str, str]:
         return "/v1/chat/completions", ""
 
     def read_answer(self, tree: Tree) -> Answered:
-        choices = []
-        for entry in items(tree.get("choices")):
-            message = object_of(entry.get("message")) if type(entry) is dict else {}
-            finish = entry.get("finish_reason") if type(entry) is dict else None
+        choices, lost = [], []
+        for entry in map(object_of, items(tree.get("choices"))):
+            message = object_of(entry.get("message"))
+            finish = text(entry.get("finish_reason"))
             choices.append(
-                Choice(
-                    _answer_parts(message), _FINISHES.get(finish, "other") if type(finish) is str else None
-                )
+                Choice(_answer_parts(message), None if finish is None else FINISHES.get(finish, "other"))
             )
+            if entry.get("logprobs") is not None:
+                lost.append("content: a translated answer has no log-probabilities")
+            if message.get("audio") is not None or items(message.get("annotations")):
+                lost.append("content: sounds and annotations have no place in other dialects")
         return Answered(
             model=text(tree.get("model")) or "",
             choices=choices,
             usage=merge_usage(None, read_usage(tree.get("usage"))),
             id=text(tree.get("id")) or "",
             created=whole(tree.get("created")) or 0,
+            lost=lost,
         )
 
     def write_answer(self, answered: Answered, call: Call) -> Tree:
@@ -132,5 +136,9 @@ def _answer_message(answered: Answered, choice: Choice) -> Tree:
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
     if any(isinstance(part, MediaPart) for part in choice.parts):
-        answered.lost.append("content: chat completions have no place for media in an answer")
+        note(answered.lost, "content: chat completions have no place for media in an answer")
+    if any(getattr(part, "signature", None) or getattr(part, "sealed", None) for part in choice.parts):
+        note(answered.lost, SIGNATURE)
+    if choice.stop_sequence is not None:
+        note(answered.lost, STOP_SEQUENCE)
     return message

@@ -15,10 +15,13 @@ from llmshield.conversation import (
     ToolCallPart,
 )
 from llmshield.dialects._openai import created, read_usage
-from llmshield.translators import Reader, Translator, Writer, _responses_request
-from llmshield.translators._json import items, object_of, text, whole, wrapped
+from llmshield.translators import Reader, Translator, Writer, _responses_body, _responses_request
+from llmshield.translators._json import SIGNATURE, STOP_SEQUENCE, items, note, object_of, text, whole, wrapped
 from llmshield.translators._responses_request import FAMILY, read_own_item, read_part
 from llmshield.translators._responses_stream import (
+    ANNOTATIONS,
+    OWN,
+    THOUGHTS,
     ResponsesReader,
     ResponsesWriter,
     finish_of,
@@ -33,35 +36,40 @@ class OpenAIResponses(Translator):
         return _responses_request.read_conversation(call)
 
     def write_conversation(self, conversation: Conversation) -> Tree:
-        return _responses_request.write_conversation(conversation)
+        return _responses_body.write_conversation(conversation)
 
     def route(self, conversation: Conversation) -> tuple[str, str]:
         return "/v1/responses", ""
 
     def read_answer(self, tree: Tree) -> Answered:
         parts: list[Part] = []
+        lost: list[str] = []
         for entry in items(tree.get("output")):
             item = object_of(entry)
             if item.get("type") == "message":
-                parts += [
-                    part
-                    for each in items(item.get("content"))
-                    if (part := read_part(object_of(each))) is not None
-                ]
+                content = [object_of(each) for each in items(item.get("content"))]
+                parts += [part for each in content if (part := read_part(each)) is not None]
+                if any(items(each.get("annotations")) for each in content):
+                    note(lost, ANNOTATIONS)
             elif (own := read_own_item(item)) is not None:
                 parts.append(own)
+            else:
+                note(lost, OWN)
         return Answered(
             model=text(tree.get("model")) or "",
             choices=[Choice(parts, finish_of(tree))],
             usage=read_usage(tree.get("usage")),
             id=text(tree.get("id")) or "",
             created=whole(tree.get("created_at")) or 0,
+            lost=lost,
         )
 
     def write_answer(self, answered: Answered, call: Call) -> Tree:
         choice = answered.choices[0] if answered.choices else Choice([])
         if len(answered.choices) > 1:
-            answered.lost.append("choices: the responses API gives one answer")
+            note(answered.lost, "choices: the responses API gives one answer")
+        if choice.stop_sequence is not None:
+            note(answered.lost, STOP_SEQUENCE)
         finish = choice.finish or "stop"
         status = "incomplete" if finish in {"length", "content_filter"} else "completed"
         output = [
@@ -88,6 +96,8 @@ def _item(answered: Answered, part: Part, call_id: str, index: int) -> Tree | No
         return {**head, "content": [content]}
     if isinstance(part, ToolCallPart):
         named = {"call_id": part.id, "name": part.name}
+        if part.signature:
+            note(answered.lost, SIGNATURE)
         if part.custom:
             return {
                 "id": f"ctc_{call_id}{index}",
@@ -99,10 +109,11 @@ def _item(answered: Answered, part: Part, call_id: str, index: int) -> Tree | No
         return {**head, "arguments": part.arguments or "{}", **named}
     if isinstance(part, ReasoningPart):
         if part.family != FAMILY:  # OpenAI would not know it when it comes back
-            answered.lost.append("content: OpenAI shows its own thoughts only")
+            note(answered.lost, THOUGHTS)
             return None
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
-        return {"id": f"rs_{call_id}{index}", "type": "reasoning", "summary": summary}
+        thought: Tree = {"id": part.id or f"rs_{call_id}{index}", "type": "reasoning", "summary": summary}
+        return thought if part.sealed is None else {**thought, "encrypted_content": part.sealed}
     if isinstance(part, MediaPart):
-        answered.lost.append("content: the responses API has no place for these media in an answer")
+        note(answered.lost, "content: the responses API has no place for these media in an answer")
     return None
