@@ -32,6 +32,8 @@ _KEEP_S = 10.0
 """How often the number of its steps is kept on disk. It lags by as much, so that a power cut, which may take the last
 second of a SQLite file, is not taken for an older copy."""
 
+_FOLDER = "Give llmshield a folder that it may write: server.state_dir, or XDG_STATE_HOME"
+
 
 class Bookkeeper:
     """Beside one store. `open` and `look` belong to the ledger's keeper; the rest is asked by each reservation."""
@@ -52,9 +54,12 @@ class Bookkeeper:
     @property
     def failure(self) -> str:
         """Why money under a cap is closed on this machine, or empty."""
+        if self._store.unfit:
+            return self._store.unfit
         if self._state is None or self.journal is None:
             return ""
-        return self._state.failure or self.journal.failure
+        failure = self._state.failure or self.journal.failure
+        return f"{failure}. {_FOLDER}" if failure else ""
 
     async def open(self) -> None:
         """Open the store as the book this machine knows. Raises: StoreUnavailable, StoreError."""
@@ -187,6 +192,4 @@ class Bookkeeper:
 
 def closed(failure: str) -> StoreUnavailable:
     """What a caller is told while money is closed on this machine."""
-    return StoreUnavailable(
-        f"Budgets are closed: {failure}. Give llmshield a folder that it may write: server.state_dir, or XDG_STATE_HOME."
-    )
+    return StoreUnavailable(f"Budgets are closed: {failure}.")

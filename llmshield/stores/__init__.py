@@ -222,6 +222,8 @@ class Store(ABC):
         self.url = url
         self.warnings: tuple[str, ...] = ()
         """What an operator should know once the store is open, a sentence each."""
+        self.unfit = ""
+        """Why money can't be kept there as it is set up, and what to do; empty where it can."""
         self.epoch = ""
         """The book that every step is for. Set before `open` by whoever knows it; else the one that is there."""
         self.seen = 0

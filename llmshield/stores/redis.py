@@ -91,6 +91,7 @@ class RedisStore(Store):
             )
         await self._wire.open(_READ_S)
         await self._agree()
+        self.unfit = await self._forgetful()
         self.warnings = await self._worries()
 
     async def close(self) -> None:
@@ -282,6 +283,7 @@ class RedisStore(Store):
     async def book(self) -> Book:
         epoch, count = await self._read("hmget", self._book + "book", "e", "n")
         doubted = await self._read("smembers", self._book + "book-doubted")
+        self.unfit = await self._forgetful()
         return book_of(epoch or "", int(count or 0), sorted(doubted))
 
     async def begin(self, epoch: str) -> None:
@@ -289,6 +291,20 @@ class RedisStore(Store):
 
     async def turn(self, epoch: str, past: Sequence[str] = (), *, wipe: bool = False) -> None:
         await self._do("turn", epoch, int(wipe), *past)
+
+    async def _forgetful(self) -> str:
+        """Whether this Redis drops keys when its memory is full: then what was spent is forgotten, and nobody sees it."""
+        try:
+            kept = await self._read("info", "memory")
+        except StoreUnavailable:
+            return ""  # not ours to ask (ACL)
+        policy = str(kept.get("maxmemory_policy", "noeviction"))
+        if policy == "noeviction" or not int(kept.get("maxmemory", 0)):
+            return ""
+        return (
+            f"Redis at {self._place} drops keys when its memory is full, and with them what was spent (maxmemory-policy"
+            f" {policy}). Set maxmemory-policy noeviction"
+        )
 
     async def _worries(self) -> tuple[str, ...]:
         try:

@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from llmshield.errors import BookLost, StoreError, StoreUnavailable
+from llmshield.ledger import Cap, Ledger, Reservation, tenant_account
+from llmshield.local_state import LocalState
 from llmshield.stores import Grant, Labels, Line, Seat, Store, Window, open_store
 
 LABELS = Labels("acme", "openai", "gpt-4o")
@@ -189,3 +192,29 @@ async def test_keys_that_belong_to_a_window_have_an_end(
             forever.add(key.partition("}:")[2])
 
     assert forever == {"accounts", "journal", "book", "acc:tenant=acme|ever"}
+
+
+async def test_a_redis_that_drops_keys_keeps_no_money(tmp_path: Path, start_redis: Start) -> None:
+    """`maxmemory-policy volatile-lru` forgets a window's account without a word: under a cap nothing is spent."""
+    url, _ = start_redis("--maxmemory", "64mb", "--maxmemory-policy", "volatile-lru")
+    store = open_store(url)
+    ledger = Ledger(store, LocalState(store.url, tmp_path / "state"))
+    await ledger.start()
+    labels, cap = Labels("acme", "openai", "gpt-4o"), Cap(tenant_account("acme"), 1_000, "day")
+    with pytest.raises(StoreUnavailable, match="Set maxmemory-policy noeviction"):
+        await ledger.reserve("a", labels, [cap], 100)
+    assert "volatile-lru" in ledger.closed
+    assert isinstance(await ledger.reserve("b", labels, [], 100), Reservation)
+
+    async with Redis.from_url(url) as admin:
+        await admin.config_set("maxmemory-policy", "noeviction")
+        await store.book()  # as the ledger does every ten seconds
+        assert isinstance(await ledger.reserve("c", labels, [cap], 100), Reservation)
+        await admin.config_set("maxmemory-policy", "allkeys-lru")
+        await store.book()
+        assert "allkeys-lru" in store.unfit
+        await admin.config_set("maxmemory", "0")
+        await store.book()
+        assert store.unfit == ""
+    await ledger.close()
+    await store.close()
