@@ -257,9 +257,12 @@ class ResponsesWriter(Writer):
         return out + self._event(f"response.{status}", response=self._response(status))
 
     def _response(self, status: str) -> Tree:
-        return response_tree(
+        tree = response_tree(
             self._call, self._model, self._created, status, self._output, self._usage, self._finish
         )
+        if self.answer_id:
+            tree["id"] = self.answer_id
+        return tree
 
     def stop(self, error: CallError) -> bytes:
         response = self._response("failed")

@@ -89,7 +89,8 @@ def said_so_far(body: Any) -> tuple[str, str]:
         ]
     else:
         turns = []
-        for message in body.get("messages") or body["input"]:
+        given = body.get("messages") or body["input"]
+        for message in [{"role": "user", "content": given}] if isinstance(given, str) else given:
             content = message["content"]
             text = content if isinstance(content, str) else "".join(part["text"] for part in content)
             turns.append((message["role"], text))
@@ -254,3 +255,104 @@ async def test_error_is_what_it_was(world: World, http: aiohttp.ClientSession, w
         assert got.error
         assert [] == case.asked
         assert joined(got) == TEXT[: len(joined(got))] != ""
+
+
+@pytest.mark.parametrize("way", ["continue", "restart_marker"])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_events_keep_their_numbers_and_ids_across_the_seam(
+    world: World, http: aiohttp.ClientSession, wires: Any, wire: str, way: str
+) -> None:
+    cases = [Case(wire, other, way, "error_in_200", after) for other in MODEL for after in (3, 6, 11)]
+    for got, _ in await asyncio.gather(*(world.run(http, wires, case) for case in cases)):
+        assert not got.error
+        _CHECKS[wire.removesuffix("_array")](got)
+    assert all(len(case.asked) == 1 for case in cases)
+
+
+def _chat(got: Any) -> None:
+    assert 1 == len({tree["id"] for tree in got.trees})
+    finishes = [c["finish_reason"] for t in got.trees for c in t["choices"] if c["finish_reason"]]
+    assert ["stop"] == finishes
+    assert [0] == [
+        at for at, tree in enumerate(got.trees) if any("role" in c["delta"] for c in tree["choices"])
+    ]
+
+
+def _messages(got: Any) -> None:
+    kinds = [tree["type"] for tree in got.trees if tree["type"] != "ping"]
+    assert ["message_start"] == kinds[:1]
+    assert ["message_delta", "message_stop"] == kinds[-2:]
+    assert 1 == kinds.count("message_start") == kinds.count("message_stop")
+    opened: int | None = None
+    seen = -1
+    for tree in got.trees:
+        if tree["type"] == "content_block_start":
+            assert opened is None
+            opened = seen = seen + 1
+            assert seen == tree["index"]
+        elif tree["type"] == "content_block_delta":
+            assert opened == tree["index"]
+        elif tree["type"] == "content_block_stop":
+            assert opened == tree["index"]
+            opened = None
+
+
+def _responses(got: Any) -> None:
+    assert list(range(len(got.trees))) == [tree["sequence_number"] for tree in got.trees]
+    responses = [tree["response"] for tree in got.trees if "response" in tree]
+    assert 1 == len({each["id"] for each in responses}) == len({each["created_at"] for each in responses})
+    assert "response.completed" == got.trees[-1]["type"]
+    assert {k: v for k, v in got.said.items() if k.startswith("content")} == {
+        k: v for k, v in got.finals.items() if k.startswith("content")
+    }
+    items: dict[int, str] = {}
+    for tree in got.trees:
+        if tree["type"] == "response.output_item.added":
+            assert tree["output_index"] == len(items)
+            items[tree["output_index"]] = tree["item"]["id"]
+        elif "item_id" in tree:
+            assert items[tree["output_index"]] == tree["item_id"]
+    done = [t["output_index"] for t in got.trees if t["type"] == "response.output_item.done"]
+    assert sorted(items) == sorted(done)
+
+
+def _gemini(got: Any) -> None:
+    assert 1 == len({tree["responseId"] for tree in got.trees})
+    finishes = [
+        c["finishReason"] for t in got.trees for c in t.get("candidates", ()) if c.get("finishReason")
+    ]
+    assert ["STOP"] == finishes
+
+
+_CHECKS = {"chat": _chat, "messages": _messages, "responses": _responses, "gemini": _gemini}
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_break_behind_the_words_repeats_none_of_them(
+    world: World, http: aiohttp.ClientSession, wires: Any, wire: str
+) -> None:
+    """Between the last word and the end of the answer: parts have ended, the answer has not."""
+    whole = len((await world.run(http, wires, Case(wire, way="error", after=9999)))[0].trees)
+    cases = [Case(wire, "openai", "continue", "cut", whole - back, "whole") for back in range(7)]
+    found = await asyncio.gather(*(world.run(http, wires, case) for case in cases))
+
+    assert [(False, TEXT)] * len(cases) == [(got.error, joined(got)) for got, _ in found]
+    if wire in (
+        "chat",
+        "messages",
+    ):  # the finish comes before the end, and whoever has finished is not asked again
+        assert {0, 1} == {len(case.asked) for case in cases}
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_break_inside_of_thoughts_leaves_them_and_answers(
+    world: World, http: aiohttp.ClientSession, wires: Any, wire: str
+) -> None:
+    thoughts = [f"thought {number} " for number in range(20)]
+    first = Scripted(text=TEXT, reasoning=thoughts, simulate="fault=cut,after=8,delay=4ms,thinking=1")
+    cases = [Case(wire, other, first=first) for other in MODEL]
+    for got, _ in await asyncio.gather(*(world.run(http, wires, case) for case in cases)):
+        reasoning = "".join(text for key, text in got.said.items() if key.startswith("reasoning"))
+
+        assert (False, TEXT) == (got.error, joined(got))
+        assert reasoning == "" or "".join(thoughts).startswith(reasoning)
