@@ -1,8 +1,8 @@
 """OpenAI chat completions: POST /v1/chat/completions, and the model list that the whole family shares.
 
-The output bound is the lower of `max_tokens` and `max_completion_tokens`; a clamp lowers those that the client
-gave. If it gave none, `max_completion_tokens` is set for OpenAI's own models (the newer ones refuse the other)
-and `max_tokens` for every other model (local servers know it for longer).
+The output bound is the higher of `max_tokens` and `max_completion_tokens` (servers of this dialect differ in which of
+them counts); a clamp lowers those that the client gave. If it gave none, `max_completion_tokens` is set for OpenAI's
+own models (the newer ones refuse the other) and `max_tokens` for every other model (local servers know it for longer).
 
 Usage in streams is always asked for upstream; a client that did not ask does not see it.
 """
@@ -139,7 +139,7 @@ class OpenAIChat(OpenAIDialect):
             for name in ("max_tokens", "max_completion_tokens")
             if (bound := whole_number(tree, name, least=1)) is not None
         ]
-        call.output_bound = min(bounds) if bounds else None
+        call.output_bound = max(bounds, default=None)
         call.choices = whole_number(tree, "n", least=1, most=_MOST_CHOICES) or 1
         options = tree.get("stream_options")
         if options is not None:
@@ -168,7 +168,7 @@ class OpenAIChat(OpenAIDialect):
         bounds = [
             body[name] for name in ("max_tokens", "max_completion_tokens") if type(body.get(name)) is int
         ]
-        return min(bounds) if bounds else None
+        return max(bounds, default=None)
 
     def clamp(self, body: Tree, tokens: int) -> None:
         given = [name for name in ("max_tokens", "max_completion_tokens") if type(body.get(name)) is int]

@@ -200,7 +200,8 @@ def test_what_the_provider_holds_or_runs_is_marked(body, unseen):
         ({}, None, 1),
         ({"max_tokens": 5}, 5, 1),
         ({"max_completion_tokens": 7, "n": 3}, 7, 3),
-        ({"max_tokens": 9, "max_completion_tokens": 7}, 7, 1),
+        ({"max_tokens": 9, "max_completion_tokens": 7}, 9, 1),
+        ({"max_tokens": 5, "max_completion_tokens": 100_000}, 100_000, 1),
         ({"max_tokens": None, "n": None}, None, 1),
     ],
 )
