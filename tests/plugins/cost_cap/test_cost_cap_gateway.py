@@ -96,7 +96,8 @@ BOUNDS = [
     ({"max_tokens": 50}, 50),
     ({"max_completion_tokens": 60}, 60),
     ({"max_tokens": 1_000_000_000}, "less"),
-    ({"max_tokens": 5, "max_completion_tokens": 1_000_000_000}, "less"),  # some servers obey the one, some the other
+    # Some servers obey the one, some the other.
+    ({"max_tokens": 5, "max_completion_tokens": 1_000_000_000}, "less"),
     ({"max_tokens": 50, "n": 8}, 50),
 ]
 
