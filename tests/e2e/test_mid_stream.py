@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import anthropic
+import openai
 import pytest
 import pytest_asyncio
+from google import genai
+from google.genai import types as gt
 
 from llmshield.resuming import MARKER
 from llmshield.simulator import Received, Scripted, Simulator
@@ -356,3 +360,66 @@ async def test_a_break_inside_of_thoughts_leaves_them_and_answers(
 
         assert (False, TEXT) == (got.error, joined(got))
         assert reasoning == "" or "".join(thoughts).startswith(reasoning)
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class .* from ClientSession:DeprecationWarning")
+@pytest.mark.parametrize("sdk", ["openai chat", "openai responses", "anthropic", "google"])
+async def test_the_official_sdks_read_it_as_one_answer(world: World, sdk: str) -> None:
+    """Their stream helpers, which put events together and check their order."""
+    for other in MODEL:
+        name = f"case-{next(world.numbers):05d}"
+        wire = {
+            "openai chat": "chat",
+            "openai responses": "responses",
+            "anthropic": "messages",
+            "google": "gemini",
+        }[sdk]
+        case = world.cases[name] = Case(wire, other, after=9)
+        text, model = await _SDKS[sdk](world.url, case.model, f"Say it. {name}")
+
+        assert (TEXT, 1) == (text, len(case.asked))
+        # These two keep what the head said, which had gone out.
+        assert model == (case.model if sdk in ("anthropic", "openai chat") else MODEL[other])
+
+
+async def _openai_chat(url: str, model: str, prompt: str) -> tuple[str, str]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-x", max_retries=0) as client:
+        asked = client.chat.completions.stream(model=model, messages=[{"role": "user", "content": prompt}])
+        async with asked as events:
+            done = await events.get_final_completion()
+    return done.choices[0].message.content or "", done.model
+
+
+async def _openai_responses(url: str, model: str, prompt: str) -> tuple[str, str]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-x", max_retries=0) as client:
+        async with client.responses.stream(model=model, input=prompt) as events:
+            done = await events.get_final_response()
+    return done.output_text, done.model
+
+
+async def _anthropic(url: str, model: str, prompt: str) -> tuple[str, str]:
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="sk-x", max_retries=0) as client:
+        asked = client.messages.stream(
+            model=model, max_tokens=1000, messages=[{"role": "user", "content": prompt}]
+        )
+        async with asked as events:
+            done = await events.get_final_message()
+    return "".join(block.text for block in done.content if block.type == "text"), done.model
+
+
+async def _google(url: str, model: str, prompt: str) -> tuple[str, str]:
+    client = genai.Client(api_key="x", http_options=gt.HttpOptions(base_url=url))
+    text, said = "", ""
+    async for chunk in await client.aio.models.generate_content_stream(model=model, contents=prompt):
+        text += chunk.text or ""
+        said = chunk.model_version or said
+    await client.aio.aclose()
+    return text, said
+
+
+_SDKS = {
+    "openai chat": _openai_chat,
+    "openai responses": _openai_responses,
+    "anthropic": _anthropic,
+    "google": _google,
+}
