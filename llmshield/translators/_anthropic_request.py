@@ -115,7 +115,8 @@ def _parts(out: Conversation, content: Any, place: str) -> list[Part]:
 def _part(out: Conversation, block: Tree, place: str) -> Part | None:
     kind = block.get("type")
     if kind == "text":
-        return TextPart(text(block.get("text")) or "")
+        said = text(block.get("text"))
+        return TextPart(said) if said is not None else None
     if kind == "tool_use":
         arguments = block.get("input")
         return ToolCallPart(

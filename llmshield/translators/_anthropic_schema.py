@@ -40,7 +40,7 @@ def narrowed(c: Conversation, schema: Tree, place: str) -> Tree:
         elif name not in _SILENT:
             note(c.lost, f"{place}: Anthropic's schemas have no {name[:60]!r}")
     kind = schema.get("type")
-    if kind == "object" or "properties" in schema:
+    if kind == "object" or "properties" in schema or "additionalProperties" in schema:
         further = schema.get("additionalProperties")
         if further not in (None, False):
             if "properties" in schema:

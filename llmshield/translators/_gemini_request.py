@@ -144,6 +144,8 @@ class _Turns:
         return out
 
     def _part(self, part: Tree, place: str) -> Part | None:
+        if sum(get(part, name) is not None for name in ("text", *_INSIDE)) > 1:
+            note(self._out.missing, f"{place}: a part that is several things at once")
         if type(said := part.get("text")) is str:
             return ReasoningPart(said, family=FAMILY) if part.get("thought") else TextPart(said)
         if inline := object_of(get(part, "inlineData")):
@@ -217,8 +219,8 @@ def _read_tools(out: Conversation, body: Tree) -> None:
             out.tool_choice = ToolChoice("named", allowed[0])
         else:
             out.tool_choice = ToolChoice(kind)
-            if allowed:
-                out.missing.append("toolConfig: a choice among several functions")
+    if allowed and (out.tool_choice is None or out.tool_choice.kind != "named"):
+        note(out.missing, "toolConfig: a choice among several functions")
 
 
 def _read_config(out: Conversation, config: Tree) -> None:

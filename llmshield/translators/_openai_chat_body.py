@@ -143,6 +143,10 @@ def _write_part(c: Conversation, part: Part, place: str) -> Tree | None:
             {"type": "refusal", "refusal": part.text} if part.refusal else {"type": "text", "text": part.text}
         )
     if not isinstance(part, MediaPart):
+        if isinstance(part, ReasoningPart):
+            note(c.lost, f"{place}: chat completions take no earlier thoughts back")
+        else:
+            note(c.missing, f"{place}: a call that the assistant has not made")
         return None
     url = url_of(part)
     if part.kind != "document" and part.name is not None:
