@@ -25,7 +25,6 @@ _ANSWER_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
 
 _FRESH_S = 1.0
-_CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
 
 
 @dataclass(slots=True)
@@ -144,9 +143,6 @@ class Metrics:
         self._findings = self.counter(
             "llmshield_findings_total", "What plugins saw.", "plugin", "type", "action"
         )
-        self._circuit = self.gauge(
-            "llmshield_circuit_state", "Circuit of a provider: 0 closed, 1 half open, 2 open.", "provider"
-        )
         self._cache = self.counter("llmshield_cache_total", "Answers looked for in the cache.", "result")
         self._retries = self.counter("llmshield_client_retries_total", "Calls that clients say are retries.")
         self._info = self.gauge("llmshield_build_info", "Version and policy in force.", "version", "policy")
@@ -263,10 +259,6 @@ class Metrics:
         """A plugin has seen something."""
         self._findings.add(count, plugin, self._type(type), self._place(action))
 
-    def circuit(self, provider: str, state: str) -> None:
-        """A provider's circuit is now closed, half_open or open."""
-        self._circuit.set(_CIRCUIT[state], provider)
-
     def cache(self, result: str) -> None:
         """The cache was asked: hit, miss or bypass."""
         self._cache.add(1, self._place(result))
@@ -278,7 +270,7 @@ class Metrics:
 
     def policy(self, policy_hash: str) -> None:
         """This policy is in force now."""
-        self._info._values.clear()
+        self._info.clear()
         self._info.set(1, __version__, policy_hash)
 
     # -- families of plugins and rooms -------------------------------------------------------------------------

@@ -29,12 +29,15 @@ from llmshield.observe import Observer
 from llmshield.policy import Policy
 from llmshield.prices import Prices
 from llmshield.redact import remember
+from llmshield.series import label_of
 from llmshield.stores import Store, open_store
 from llmshield.traffic import Dialects
 from llmshield.transport import HttpTransport, Transport
 from llmshield.usage import usage
 
 T = TypeVar("T")
+
+_CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Runtime:
@@ -86,6 +89,7 @@ class Runtime:
             self.audit.start()
             await asyncio.to_thread(self.prices.warm)
             await self.identity.start()
+            await self.circuits.start(self.store)
             resources = _House(
                 {Policy: self.policy, Ledger: self.ledger, Prices: self.prices, Circuits: self.circuits,
                  Metrics: self.metrics, Store: self.store}
@@ -137,6 +141,7 @@ class Runtime:
             await transport.close()
         self.transports.clear()
         await self.identity.close()
+        await self.circuits.close()
         await self.ledger.close()
         await self.store.close()
         await asyncio.to_thread(self.audit.close)
@@ -163,14 +168,26 @@ class Runtime:
 
     async def render_metrics(self) -> bytes:
         """The exposition for Prometheus, rendered off the event loop."""
-        for name in self.policy.providers:
-            self.metrics.circuit(name, self.circuits.state(name))
+        self._count_circuits()
         return await asyncio.to_thread(self.metrics.render)
+
+    def _count_circuits(self) -> None:
+        states = self.metrics.gauge(
+            "llmshield_circuit_state", "Circuits that had failures: 0 closed, 1 half open, 2 open.", "provider", "model"
+        )  # fmt: skip
+        states.clear()  # circuits that have nothing to tell any more are forgotten
+        for provider, models in self.circuits.snapshot().items():
+            for model, circuit in models.items():
+                states.set(_CIRCUIT[circuit["state"]], provider, label_of(model))
+        self.metrics.gauge(
+            "llmshield_circuits_alone", "1 while the store is away and each process has circuits of its own."
+        ).set(int(self.circuits.alone))
 
     async def status(self) -> dict[str, Any]:
         """What runs here, and each provider's figures of today."""
         figures = self.metrics.providers()
         providers: dict[str, Any] = {}
+        circuits = self.circuits.snapshot()
         for name, provider in self.policy.providers.items():
             circuit = self.circuits.state(name)
             empty = {
@@ -179,7 +196,8 @@ class Runtime:
                 "remaining": {"requests": None, "tokens": None}, "success_rate": None,
             }  # fmt: skip
             providers[name] = {
-                "active": circuit != "open", "dialect": provider.dialect, "circuit": circuit, **figures.get(name, empty),
+                "active": circuit != "open", "dialect": provider.dialect, "circuit": circuit,
+                "circuits": circuits.get(name, {}), **figures.get(name, empty),
             }  # fmt: skip
         return {
             "version": __version__,
@@ -189,6 +207,7 @@ class Runtime:
             "uptime_s": round(clock.now() - self._started_at, 1),
             "plugins": self.chain.modes,
             "providers": providers,
+            "circuits_alone": self.circuits.alone,
             "audit": {
                 "written": self.audit.written,
                 "dropped": self.audit.dropped,

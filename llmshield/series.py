@@ -126,6 +126,10 @@ class Gauge(Family):
             labels = self._admit(labels, len(self._values))
         self._values[labels] = value
 
+    def clear(self) -> None:
+        """Forget every series."""
+        self._values.clear()
+
     def value(self, *labels: str) -> float:
         """The value now."""
         return self._read() if self._read is not None else self._values.get(labels, 0)
@@ -219,8 +223,13 @@ class Bounded:
             return known
         if not admit or len(self._known) > self.limit:
             return OTHER
-        self._known[value] = label = one_line(redact(value), LONGEST_LABEL)
+        self._known[value] = label = label_of(value)
         return label
+
+
+def label_of(value: str) -> str:
+    """A value as a label: one line, no key, cut."""
+    return one_line(redact(value), LONGEST_LABEL)
 
 
 def render(families: Iterable[Family]) -> bytes:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from llmshield.policy.globs import Matcher, compile_globs
 from llmshield.policy.section import Count, Flag, Globs, Name, Section
-from llmshield.policy.units import Address, CallPrice, HostPort, PositiveDuration, TokenPrice
+from llmshield.policy.units import Address, CallPrice, HostPort, Percent, PositiveDuration, TokenPrice
 from llmshield.resolvers import SecretRef
 
 Family: TypeAlias = Literal["openai", "anthropic", "gemini"]
@@ -71,9 +71,16 @@ class Timeout(Section):
 
 
 class Circuit(Section):
-    """When a failing provider is left alone."""
+    """When a failing provider is left alone, model by model."""
 
     failures: Count = Field(default=5, description="Failures inside `window` that open the circuit.")
+    rate: Percent | None = Field(
+        default=None, description="They must be this share of the calls in `window` as well; any without it."
+    )
+    slow: PositiveDuration | None = Field(
+        default=None,
+        description="A stream whose first token comes later counts as a failure; none does without it.",
+    )
     window: PositiveDuration = Field(default=30.0, description="Time in which failures are counted.")
     open_for: PositiveDuration = Field(
         default=60.0, description="First break; it doubles with each failed probe."
