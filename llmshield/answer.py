@@ -147,8 +147,8 @@ class Answer:
             return UpstreamError("total", "The attempt's whole time is over.")
         if self._idle is None and now >= self.first_by and (self.reading or not self.status):
             if self.status:
-                return UpstreamError("first_token", "The answer began too late.", status=504)
-            return UpstreamError("first_token", f"No answer within {self._first_s:g} s.", status=504)
+                return UpstreamError("first_token", "The answer began too late.")
+            return UpstreamError("first_token", f"No answer within {self._first_s:g} s.")
         if self._idle is not None and self.reading and now >= self._last + self._idle:
             return UpstreamError("idle", f"The answer stalled for {self._idle:g} s.")
         return None

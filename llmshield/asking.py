@@ -174,7 +174,11 @@ class Asking:
             x.failed = attempt
             if x.floor is not None:
                 x.floor.fallen.append((attempt, error))
-            attempt.reason, attempt.status, attempt.code = error.reason, error.status, error.code
+            attempt.reason, attempt.code = error.reason, error.code
+            if attempt.status != 200 or error.status is None or not _begun(attempt):
+                attempt.status = (
+                    error.status
+                )  # else an error object behind the beginning of an answer, which is billed
             attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
                 attempt.sent = False
@@ -303,3 +307,8 @@ def _owner(x: Exchange, route: Route) -> str:
     if route.targets is not x.to and all(target in x.to for target in route.targets):
         return x.to[0].provider
     return route.targets[0].provider
+
+
+def _begun(attempt: Attempt) -> bool:
+    """Whether the provider has said or counted anything."""
+    return attempt.output_chars > 0 or attempt.usage is not None

@@ -22,6 +22,11 @@ _NOT_UPSTREAM = _HOP_BY_HOP | SECRET_HEADERS | {
     "if-modified-since", "x-http-method-override", "x-original-url", "x-rewrite-url", "idempotency-key",
 }  # fmt: skip
 
+_HEAD = 8 * 1024
+_LINES = 90
+"""Characters and lines of a provider's head that a client gets, beside our own: clients give up at 16 KiB (node), 8 KiB a
+line (aiohttp), 100 lines (Python's http.client) or 100 KiB (h11, below httpx and the SDKs)."""
+
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 """What a header's name is made of (RFC 9110, 5.6.2)."""
 
@@ -72,13 +77,26 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
 
 def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The provider's headers for the client. One with a control character or another byte that no header may hold
-    (RFC 9110, 5.5) is left out: the HTTP client reads answers leniently, the next hop might split there."""
+    (RFC 9110, 5.5) is left out: the HTTP client reads answers leniently, the next hop might split there. So are
+    those that make a head too long for clients."""
     nominated = _nominated(headers)
-    return {
+    out = {
         name: value
         for name, value in headers.items()
         if _comes_back(name) and name not in nominated and value.isprintable()
     }
+    if sum(map(len, out.values())) > _HEAD or len(out) > _LINES:
+        _shorten(out)
+    return out
+
+
+def _shorten(headers: dict[str, str]) -> None:
+    """Leave out what makes a head too long: the longest."""
+    left = _HEAD
+    for line, name in enumerate(sorted(headers, key=lambda name: len(headers[name]))):
+        left -= len(name) + len(headers[name])
+        if left < 0 or line >= _LINES:
+            del headers[name]
 
 
 def add_own(headers: dict[str, str], own: Mapping[str, str]) -> None:

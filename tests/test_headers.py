@@ -109,3 +109,16 @@ def test_of_two_limits_the_client_reads_the_tighter(left: str | None, kept: str)
     assert headers["x-ratelimit-remaining-requests"] == (left if kept == "theirs" else "50")
     assert (headers["ratelimit"], headers["x-other"]) == ("x", "1")
     assert headers["x-ratelimit-remaining-tokens"] == "3"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"x-long": "p" * 300_000}, {f"x-{number}": "p" * 100 for number in range(2_000)}],
+    ids=["long", "many"],
+)
+def test_a_head_that_no_client_reads_is_made_shorter(given: dict[str, str]) -> None:
+    seen = client_headers({**given, "request-id": "req_1"})
+
+    assert "req_1" == seen["request-id"]
+    assert len(seen) < 100
+    assert sum(map(len, seen.values())) <= 8192

@@ -233,7 +233,7 @@ class _AppUpstream:
                 message = await self._queue.get()
         except TimeoutError:
             self.close()
-            raise UpstreamError("idle", "The wrapped app was silent for too long.", status=504) from None
+            raise UpstreamError("idle", "The wrapped app was silent for too long.") from None
         if message is None and self._error is not None:
             raise UpstreamError(
                 "reset", f"The wrapped app raised {type(self._error).__name__}."

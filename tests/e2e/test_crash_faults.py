@@ -63,7 +63,7 @@ ASKED = {"a": 1, "b": 1, "c": 0}
         ("cut", {"provider": "b"}, ASKED, ("pass", 1)),
         ("unavailable", {"provider": "b"}, {"a": 3, "b": 1, "c": 0}, ("partial", 0)),
         ("silence", {"provider": "b"}, {"a": 2, "b": 1, "c": 0}, ("partial", 1)),
-        ("silence", {"provider": "b", "seconds": 90.0}, ASKED, ("partial", 1)),
+        ("silence", {"provider": "b", "seconds": 90.0, "first_s": 89.0}, ASKED, ("partial", 1)),
         ("content_filter", {}, ASKED, ("fail", 0)),
         ("content_filter", {"error": ValueError()}, ASKED, ("partial", 0)),
     ],

@@ -55,7 +55,7 @@ def charge_for(
     complete = attempt.outcome == "ok"
     if usage is not None and usage.output is None and call.operation == "embed":
         usage = replace(usage, output=0)
-    cut = not complete and call.stream and status is not None
+    cut = not complete and call.stream and (status is not None or usage is not None)
     cut_in_full = cut and cut_in_full
     if usage is not None and sensible(usage):
         if bound.media:

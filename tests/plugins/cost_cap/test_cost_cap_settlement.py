@@ -1,7 +1,8 @@
 """What attempts cost in the end: errors, broken and lying answers, clients that leave, overruns, failover."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,54 @@ async def test_a_broken_answer_costs_at_least_what_the_provider_made(
 
         assert spent >= into * MINI[0] + out * MINI[1] * (1 if fault.startswith("usage") else 0)
         assert spent > 0 or not into
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", ["silence", "slow_head", "slow_first"])
+async def test_silence_may_have_been_billed(fault: str, stream: bool) -> None:
+    """The provider was asked and may be at work: that the gateway waits no longer takes nothing back."""
+    async with FakeProvider(fault=fault, pause=2) as sim, _house(sim.url) as (url, admin):
+        status = await _post(url, chat("m", max_tokens=50, stream=stream))
+
+        assert 504 == status
+        assert (
+            await _spent(admin) >= Decimal(100) / 10**6
+        )  # the 50 tokens that it might say, at 2 USD for a million
+
+
+async def test_an_error_behind_the_first_tokens_does_not_make_them_free() -> None:
+    async with (
+        FakeProvider(fault="error_in_200", after=20, text="word " * 60) as sim,
+        _house(sim.url) as (url, admin),
+    ):
+        await _post(url, chat("m", max_tokens=200, stream=True))
+
+        assert await _spent(admin) >= Decimal(2 * 19) / 10**6
+
+
+@contextlib.asynccontextmanager
+async def _house(provider: str) -> AsyncIterator[tuple[str, str]]:
+    async with gateway(f"""
+providers:
+  a: {{dialect: openai, base_url: {provider}/v1, prices: {{input: 1, output: 2}}, timeout: {{first_token: 200ms}}}}
+tenants: {{anonymous: {{tier: free}}}}
+tiers: {{free: {{budget: 1 USD/day}}}}
+plugins: [{{use: cost_cap}}]
+""") as urls:
+        yield urls
+
+
+async def _post(url: str, body: dict[str, Any]) -> int:
+    async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/chat/completions", json=body) as reply:
+        await reply.read()
+        return reply.status
+
+
+async def _spent(admin: str) -> Decimal:
+    async with aiohttp.ClientSession() as http, http.get(f"{admin}/usage") as reply:
+        found = (await reply.json())["tenants"]["anonymous"]
+    assert Decimal(found["held_usd"]) == 0
+    return Decimal(found["spent_usd"])
 
 
 LIES = ["usage_decreasing", "usage_differs", "usage_float", "usage_huge", "usage_inf", "usage_list", "usage_nan",
