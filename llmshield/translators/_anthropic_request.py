@@ -115,8 +115,8 @@ def _parts(out: Conversation, content: Any, place: str) -> list[Part]:
 def _part(out: Conversation, block: Tree, place: str) -> Part | None:
     kind = block.get("type")
     if kind == "text":
-        said = text(block.get("text"))
-        return TextPart(said) if said is not None else None
+        words = text(block.get("text"))
+        return TextPart(words) if words is not None else None
     if kind == "tool_use":
         arguments = block.get("input")
         return ToolCallPart(

@@ -90,12 +90,9 @@ NOTHING: dict[str, dict[str, str]] = {
         "service_tier": "auto is the default; others are named",
         "tools/type": "custom is the default; others are named",
         "speed": "standard is the default; fast is named",
-        "*/cache_control/type": "the usual time is about the price alone",
         "*/cache_control/ttl": "the usual time is about the price alone; one hour is named",
-        "cache_control/type": "the usual time is about the price alone",
         "cache_control/ttl": "the usual time is about the price alone; one hour is named",
         "thinking/display": "summarized is what others do anyway; omitted is told or named",
-        "*/caller/type": "direct is the default; others are named",
     },
     "gemini": {
         "*/role": "user where it is not model",
