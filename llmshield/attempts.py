@@ -221,7 +221,10 @@ class Attempts:
             if isinstance(said, Skip):
                 x.trail.took.append(Took(guard.plugin, "attempt", "skip", True, 0.0))
                 refusal = said.otherwise.error(guard.plugin) if said.otherwise is not None else None
-                raise UpstreamError("skipped", said.reason, code=guard.plugin, refusal=refusal)
+                raise UpstreamError(
+                    "circuit_open" if said.circuit else "skipped", said.reason, code=guard.plugin, refusal=refusal,
+                    retry_after_s=said.retry_after_s,
+                )  # fmt: skip
             for clamp in clamps:
                 if isinstance(clamp, Clamp):
                     dialect.clamp(attempt.body, clamp.tokens)

@@ -100,10 +100,12 @@ class Wait:
 @dataclass(slots=True, frozen=True)
 class Skip:
     """Pass over this target; `reason` goes into the decision record. `otherwise` is what the client is told if
-    nobody else could be asked."""
+    nobody else could be asked. `circuit` says that the target's circuit is open, for `retry_after_s` seconds."""
 
     reason: str
     otherwise: Block | None = None
+    circuit: bool = False
+    retry_after_s: float | None = None
 
 
 Verdict: TypeAlias = Block | Answer | Route | Wait | None

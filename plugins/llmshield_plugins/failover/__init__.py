@@ -26,9 +26,11 @@ What a failure means:
 | the context is too long for this model | never | at once, the next one whose window is larger, or unknown |
 | 400, 413, 422 and other errors of the request; content policy | never | never: the client gets it |
 
-Circuits: a provider with a `circuit` in the policy is left alone after so many failures; one probe finds out when
-it is back. When everything has failed, a route's `degraded` message is the answer, marked by the header
-`x-llmshield-degraded`; without one the client gets the error.
+Circuits: a provider with a `circuit` in the policy is left alone, model by model, after so many failures; one probe
+finds out when it is back, and is not repeated there when it fails (docs/circuits.md).
+
+When everything has failed, a route's `degraded` message is the answer, marked by the header `x-llmshield-degraded`;
+without one the client gets the error.
 
 Hooks: pre_request (hangs the circuit's permit on each attempt), choose_provider, on_failure.
 
@@ -48,9 +50,10 @@ Example:
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable
 
 from llmshield.call import Attempt, Call, Failure
-from llmshield.circuits import Circuits
+from llmshield.circuits import Circuits, Permit
 from llmshield.hookspecs import Plugin, Resources
 from llmshield.policy import Policy
 from llmshield.policy import Route as Rule
@@ -59,6 +62,7 @@ from llmshield.prices import Prices
 from llmshield.verdicts import Answer, Route, Skip, Target
 from llmshield_plugins.failover.budget import Budget
 from llmshield_plugins.failover.ordering import Ordering
+from llmshield_plugins.failover.permits import report
 from llmshield_plugins.failover.statistics import Statistics
 
 _NEVER_AGAIN = frozenset({"first_token", "idle", "total", "skipped", "circuit_open", "key", "context_length"})
@@ -102,10 +106,10 @@ class Failover(Plugin):
     def _rule(self, call: Call) -> Rule | None:
         return self._policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
 
-    def _permit(self, attempt: Attempt) -> Skip | None:
+    def _permit(self, attempt: Attempt) -> Skip | Awaitable[Skip | None] | None:
         permit = self._circuits.permit(attempt.provider, attempt.model)
         if permit is None:
-            return Skip("circuit open")
+            return self._left_alone(attempt)
 
         def end(ended: Attempt) -> None:
             if ended.number > 1 and ended.outcome in {"ok", "blocked", "cancelled"}:
@@ -115,15 +119,17 @@ class Failover(Plugin):
                     self._budget.give_back()
             if self._measures and ended.outcome == "ok":
                 self._statistics.note(ended)
-            if ended.outcome in {"ok", "blocked"} and ended.sent:
-                permit.success()
-            elif ended.outcome == "failed" and _is_the_providers(ended):
-                permit.failure(ended.reason or "status", ended.retry_after_s)
-            else:
-                permit.abandon()
+            report(permit, ended)
 
-        attempt.at_end(end)
-        return None
+        attempt.at_end(end)  # before anything waits: a client may go away meanwhile
+        return self._confirm(attempt, permit) if permit.probe else None
+
+    async def _confirm(self, attempt: Attempt, probe: Permit) -> Skip | None:
+        return None if await self._circuits.confirm(probe) else self._left_alone(attempt)
+
+    def _left_alone(self, attempt: Attempt) -> Skip:
+        wait_s = self._circuits.retry_after_s(attempt.provider, attempt.model)
+        return Skip("circuit open", circuit=True, retry_after_s=min(wait_s, _LONGEST_WAIT_S))
 
     def on_failure(self, call: Call, failure: Failure) -> Route | Answer | None:
         """Again, the next one, a last word, or nothing."""
@@ -141,12 +147,14 @@ class Failover(Plugin):
     def _next(self, call: Call, failure: Failure, rule: Rule | None) -> Route | None:
         """Whom to ask now, or nobody."""
         if failure.visible:
-            return None if rule is None or rule.mid_stream == "error" else _takes_over(rule, failure, call)
+            if rule is None or rule.mid_stream == "error":
+                return None
+            return _takes_over(rule, failure, call, again=not self._broken(failure.attempt))
         if not _may_go_on(failure):
             return None
         here = Target(failure.attempt.provider, failure.attempt.model)
         following = self._following(call, failure)
-        if rule is not None and _again(rule, failure):
+        if rule is not None and _again(rule, failure) and not self._broken(failure.attempt):
             wait = _wait(rule, failure)
             if (
                 following is None
@@ -157,6 +165,10 @@ class Failover(Plugin):
         if following is not None:
             return Route((following,), why=f"{failure.attempt.provider} failed: {failure.reason}")
         return None
+
+    def _broken(self, attempt: Attempt) -> bool:
+        """Whether this failure opened the circuit, or was its probe: it would let no further try through."""
+        return self._circuits.state(attempt.provider, attempt.model) != "closed"
 
     def _following(self, call: Call, failure: Failure) -> Target | None:
         """The next target of the route; of a text that is too long only one whose window is larger, or unknown."""
@@ -187,19 +199,13 @@ def _last_word(rule: Rule | None, failure: Failure) -> Answer | None:
     return Answer(rule.degraded.message, degraded=True)
 
 
-def _takes_over(rule: Rule, failure: Failure, call: Call) -> Route | None:
-    """Who goes on with a stream that broke in the client's hands: the next target, else the same once more."""
+def _takes_over(rule: Rule, failure: Failure, call: Call, *, again: bool) -> Route | None:
+    """Who goes on with a stream that broke in the client's hands: the next target, else the same once more where it
+    may be asked `again`."""
     following = _after(failure.route, failure.attempt, call)
-    if following is None and failure.tries < rule.retry.attempts:
+    if following is None and again and failure.tries < rule.retry.attempts:
         following = Target(failure.attempt.provider, failure.attempt.model)
     return Route((following,), why=f"goes on after {failure.reason}") if following is not None else None
-
-
-def _is_the_providers(attempt: Attempt) -> bool:
-    """Whether a failure says that the provider is ill. A 4xx is the request's fault, or one key's limit."""
-    return (
-        attempt.status is None or attempt.status >= 500 or attempt.reason not in {"status", "context_length"}
-    )
 
 
 def _denied(failure: Failure) -> bool:

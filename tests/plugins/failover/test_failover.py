@@ -131,6 +131,14 @@ async def test_backoff_is_full_jitter_below_a_doubling_ceiling() -> None:
         ("failed", "status", 500, True),
         ("failed", "connect", None, True),
         ("failed", "truncated", 200, True),
+        ("failed", "first_token", 504, True),
+        ("failed", "error_in_stream", 200, True),
+        ("failed", "error_in_stream", 429, False),
+        ("failed", "content_policy", 400, False),
+        ("failed", "context_length", 400, False),
+        ("failed", "key", None, False),
+        ("failed", None, None, False),  # an error of our own
+        ("skipped", "skipped", None, False),
         ("failed", "status", 429, False),
         ("failed", "status", 401, False),
         ("cancelled", None, None, False),
@@ -151,7 +159,7 @@ async def test_what_opens_a_circuit(
             attempt.sent, attempt.outcome, attempt.reason, attempt.status = True, outcome_, reason, status
             for end in attempt._ends:
                 end(attempt)
-        state = plugin._circuits.state("a")
+        state = plugin._circuits.state("a", "m")
 
     assert ("open" if opens else "closed") == state
 
