@@ -287,8 +287,9 @@ class Ledger:
         """What every tenant has spent and holds, over all processes of the store; amounts as exact decimals.
 
         `tenants` are shown even if they never called. `spent_usd` counts since the store was made, each
-        budget its own window. Raises: StoreUnavailable.
+        budget its own window. Raises: StoreUnavailable; also for a book that is lost: its figures are none.
         """
+        await self._store.ping()
         now = clock.now()
         accounts = by_account(await self._store.balances("tenant="))
         names = {name: _tenant(name) for name, found in accounts.items() if of_window(found, EVER)}

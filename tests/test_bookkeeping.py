@@ -86,6 +86,8 @@ async def test_a_loss_between_two_runs_is_no_first_installation(machine: Machine
     for _ in range(2):
         with pytest.raises(BookLost, match="budget reset"):
             await reserve(ledger, "b")
+        with pytest.raises(BookLost):
+            await ledger.usage(["acme"])  # an empty book's figures are no fresh budget either
     assert machine.state.read().epoch == epoch
     await machine.stop()
 

@@ -159,6 +159,7 @@ class Flaky:
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
+        self.unfit = inner.unfit
         self.lost_before = self.lost_after = 0
 
     def __getattr__(self, name: str) -> Any:

@@ -102,8 +102,8 @@ class Admin:
     async def _usage(self) -> Answer:
         try:
             return _json(200, await self._runtime.usage())
-        except StoreError:
-            return _json(503, {"error": "The store can't be reached."})
+        except StoreError as error:
+            return _json(503, {"error": str(error)})
 
 
 def _json(status: int, body: Any) -> Answer:
