@@ -133,6 +133,7 @@ def plugin(name: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "policy.md": policy,
     "errors.md": errors,
+    "plugins/ensemble.md": lambda: plugin("ensemble"),
     "plugins/failover.md": lambda: plugin("failover"),
 }
 

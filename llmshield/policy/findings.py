@@ -37,7 +37,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS206": ("error", "a quantity or text that is not written as expected"),
     "LS207": ("error", "two keys that exclude each other, or one that needs another"),
     # the meaning
-    "LS301": ("error", "a route names a provider that does not exist"),
+    "LS301": ("error", "a route or a plugin names a provider that does not exist"),
     "LS302": ("warning", "a route sends a model to a provider whose `models` deny it"),
     "LS303": ("warning", "a route that no call reaches"),
     "LS304": ("error", "a tenant names a tier that does not exist"),
@@ -57,6 +57,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS318": ("error", "`admin` and `listen` are the same address"),
     "LS319": ("warning", "a key that has no effect here"),
     "LS320": ("warning", "a key file that others may read"),
+    "LS321": ("error", "a route whose `regions` leave nobody to ask"),
     # plugins
     "LS401": ("error", "a plugin that does not exist"),
     "LS402": ("error", "a plugin that can't be loaded"),

@@ -55,6 +55,38 @@ Secret: TypeAlias = Annotated[
         {"type": "string", "pattern": r"^[a-z][a-z0-9+.-]*://\S+$", "examples": ["env://OPENAI_API_KEY"]}
     ),
 ]
+_NOT_PARAMETERS = frozenset(
+    {"model", "messages", "input", "contents", "prompt", "system", "instructions", "systemInstruction", "conversation",
+     "previous_response_id", "cachedContent", "stream", "stream_options", "background", "n", "best_of", "candidateCount",
+     "generationConfig", "tools", "tool_choice", "toolConfig", "functions", "mcp_servers", "container", "modalities",
+     "responseModalities", "audio", "web_search_options"}
+)  # fmt: skip
+"""What is asked, how many answers come back, and what costs more than tokens: guards judge these as the client sent
+them, and money is reserved for them, so that no provider adds them behind their backs."""
+
+
+def _parameters(value: Any) -> Any:
+    """Fields of a body that a policy may set."""
+    for name in value if isinstance(value, dict) else ():
+        if name in _NOT_PARAMETERS or (
+            isinstance(name, str) and "_" in name and _camel(name) in _NOT_PARAMETERS
+        ):
+            raise PydanticCustomError(
+                "choice",
+                "found {found}, expected a setting of the model such as temperature",
+                {"found": repr(name), "hint": "that is the caller's to say; leave it out"},
+            )
+    return value
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)
+
+
+Parameters: TypeAlias = Annotated[
+    dict[Name, Any], BeforeValidator(_parameters, json_schema_input_type=dict[str, Any])
+]
 Prompt: TypeAlias = Annotated[str, StringConstraints(strict=True, max_length=20_000)]
 Url: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=2000)]
 
@@ -159,8 +191,9 @@ class ProviderShape(Section):
     system: System | None = Field(
         default=None, description="Words around the system prompt of calls that land here."
     )
-    parameters: dict[Name, Any] = Field(
-        default={}, description="Fields of the body, in its own dialect, where the client set none."
+    parameters: Parameters = Field(
+        default={},
+        description="Settings of the model such as `temperature`, in its own dialect (Gemini: of `generationConfig`), where the client set none.",
     )
 
 

@@ -133,6 +133,40 @@ def _routes(draft: Draft, report: Report) -> None:
                         )
 
 
+def _choices(draft: Draft, report: Report) -> None:
+    """Words about choosing among a route's targets that choose nothing, or leave nobody."""
+    shapes: dict[str, ProviderShape] = draft.items("providers")
+    route: Route
+    for index, route in draft.items("routes").items():
+        path, targets = ("routes", index), route.targets
+        if not targets:
+            continue
+        idle: list[tuple[str, str]] = []
+        if route.regions is not None:
+            here = [shapes[each.provider].region for each in targets if each.provider in shapes]
+            if here and not any(region in route.regions for region in here):
+                message = f"`regions` leave nobody to ask: the targets are in {_listed(here)}"
+                report.add("LS321", (*path, "regions"), message, "give the providers a `region`", at="key")
+        if len(targets) == 1:
+            chosen = (("hedge", route.hedge is not None), ("strategy", route.strategy != "ordered"))
+            idle += [(key, "there is one target") for key, said in chosen if said]
+        elif route.strategy == "weighted" and not any(each.weight for each in targets):
+            idle.append(("strategy", "every `weight` is 0"))
+        elif route.strategy == "by_complexity" and len({each.quality or "medium" for each in targets}) == 1:
+            idle.append(("strategy", "every target has the same `quality`"))
+        for key, why in idle:
+            report.add("LS319", (*path, key), f"`{key}` has no effect: {why}", at="key")
+        for position, each in enumerate(targets):
+            for key, strategy in (("weight", "weighted"), ("quality", "by_complexity")):
+                if key in each.model_fields_set and route.strategy != strategy:
+                    message = f"`{key}` has no effect without `strategy: {strategy}`"
+                    report.add("LS319", (*path, "to", position, key), message, at="key")
+
+
+def _listed(regions: list[str | None]) -> str:
+    return ", ".join(dict.fromkeys(region or "none" for region in regions))
+
+
 def _match(match: Match, path: Path, report: Report) -> None:
     others = [key for key in ("model", "tenant", "tier", "tags") if getattr(match, key) is not None]
     if match.any and others:
@@ -227,6 +261,29 @@ def _budgets(draft: Draft, report: Report) -> None:
                 report.add("LS319", ("tiers", name, key), message, "give it a `budget`", at="key")
 
 
+def _members(draft: Draft, report: Report) -> None:
+    """Providers that plugins' settings name: `ensemble` asks them besides the routes."""
+    names = dict.fromkeys((*draft.written("providers"), APP))
+    for index, item in draft.items("plugins").items():
+        if item.use != "ensemble":
+            continue
+        written: Any = draft.tree["plugins"][index]
+        at: Path = ("plugins", index)
+        if isinstance(written.get("with"), dict):
+            written, at = written["with"], (*at, "with")
+        listed = written.get("members")
+        members: list[tuple[Path, Any]] = [(("judge",), written.get("judge"))]
+        members += [
+            (("members", n), each) for n, each in enumerate(listed if isinstance(listed, list) else ())
+        ]
+        for place, each in members:
+            name = each.get("provider") if isinstance(each, dict) else each
+            if isinstance(name, str) and name not in names:
+                place = (*place, "provider") if isinstance(each, dict) else place
+                message = f"found the provider {name!r}, which does not exist"
+                report.add("LS301", (*at, *place), message, report.suggest(name, names))
+
+
 def _unenforced(draft: Draft, report: Report) -> None:
     """Keys that some plugin must obey, in a policy without that plugin: limits that nobody keeps."""
     used = {item.use for item in draft.items("plugins").values()}
@@ -257,6 +314,12 @@ def _obeyed(draft: Draft) -> Iterator[tuple[Path, str]]:
             yield ("routes", index, "retry"), "failover"
         if route.degraded is not None:
             yield ("routes", index, "degraded"), "failover"
+        if route.mid_stream != "error":
+            yield ("routes", index, "mid_stream"), "failover"
+        if route.hedge is not None:
+            yield ("routes", index, "hedge"), "failover"
+        if route.strategy != "ordered":
+            yield ("routes", index, "strategy"), "failover"
 
 
 def _variables(draft: Draft, report: Report) -> None:
@@ -279,5 +342,5 @@ def _is_free(key: str) -> bool:
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
-    _server, _providers, _routes, _tenants, _identify, _overrides, _budgets, _unenforced, _variables,
+    _server, _providers, _routes, _choices, _tenants, _identify, _overrides, _budgets, _members, _unenforced, _variables,
 )  # fmt: skip

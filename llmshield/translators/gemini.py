@@ -20,7 +20,7 @@ from llmshield.conversation import (
 from llmshield.dialects._gemini import UsageMeter, finish_kind
 from llmshield.dialects.gemini import form_of
 from llmshield.translators import Reader, Translator, Writer, _gemini_body, _gemini_request
-from llmshield.translators._gemini_request import FAMILY, get, medium_of
+from llmshield.translators._gemini_request import FAMILY, get, medium_of, standard_base64
 from llmshield.translators._gemini_stream import (
     BESIDES,
     CITATIONS,
@@ -96,13 +96,20 @@ class Gemini(Translator):
 
     def set_defaults(self, body: Tree, parameters: Mapping[str, Any]) -> None:
         name = "generation_config" if "generation_config" in body else "generationConfig"
-        body[name] = {**parameters, **object_of(body.get(name))}
+        inside = {key: value for key, value in parameters.items() if key not in _BESIDE}
+        body[name] = {**inside, **object_of(body.get(name))}
+        for key in parameters.keys() & _BESIDE:
+            body.setdefault(key, parameters[key])
 
     def reader(self) -> Reader:
         return GeminiReader()
 
     def writer(self, call: Call) -> Writer:
         return GeminiWriter(call, array=form_of(call.query) != "sse")
+
+
+_BESIDE = frozenset({"safetySettings", "labels"})
+"""Parameters that stand beside the `generationConfig`, in which all others do."""
 
 
 def _candidate(answered: Answered, choice: Choice, index: int) -> Tree:
@@ -128,7 +135,13 @@ def _parts(part: Tree, given_id: str, lost: list[str]) -> list[Part]:
         out.append(ReasoningPart(said, family=FAMILY) if part.get("thought") else TextPart(said))
     elif inline := object_of(get(part, "inlineData")):
         media_type = text(get(inline, "mimeType"))
-        out.append(MediaPart(medium_of(media_type), data=text(inline.get("data")), media_type=media_type))
+        out.append(
+            MediaPart(
+                medium_of(media_type),
+                data=standard_base64(text(inline.get("data")) or ""),
+                media_type=media_type,
+            )
+        )
     elif said is None:
         note(lost, unknown_part(part))
     if signature is not None:

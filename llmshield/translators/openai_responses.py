@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from llmshield.call import Call, Tree
 from llmshield.conversation import (
     Answered,
@@ -27,6 +30,13 @@ from llmshield.translators._responses_stream import (
     finish_of,
     response_tree,
 )
+
+
+_RENAMED = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
+_OF_CHAT = frozenset(
+    {"seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "response_format", "prediction"}
+)
+"""Settings of OpenAI's other API that this one refuses: a provider's `parameters` are for both."""
 
 
 class OpenAIResponses(Translator):
@@ -80,6 +90,14 @@ class OpenAIResponses(Translator):
 
     def around_system(self, body: Tree, prefix: str, suffix: str) -> None:
         body["instructions"] = wrapped(body.get("instructions"), prefix, suffix, "input_text")
+
+    def set_defaults(self, body: Tree, parameters: Mapping[str, Any]) -> None:
+        for name, value in parameters.items():
+            name = _RENAMED.get(name, name)
+            if name == "reasoning_effort":
+                body["reasoning"] = {"effort": value, **object_of(body.get("reasoning"))}
+            elif name not in _OF_CHAT:
+                body.setdefault(name, value)
 
     def reader(self) -> Reader:
         return ResponsesReader()
