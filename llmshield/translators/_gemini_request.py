@@ -59,6 +59,7 @@ _INSIDE = {
 _FUNCTION = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
 _THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
 _WHOSE = "Gemini"
+_LETTERS = str.maketrans("-_", "+/")
 _MODES: dict[str, Literal["auto", "none", "required"]] = {
     "AUTO": "auto",
     "NONE": "none",
@@ -97,6 +98,11 @@ def read_conversation(call: Call) -> Conversation:
 def _unread(out: Conversation, tree: Tree, known: frozenset[str], place: str) -> None:
     """The same as `unread`, in either spelling."""
     unread(out.lost, {camel(name): value for name, value in tree.items()}, known, place, _WHOSE)
+
+
+def standard_base64(data: str) -> str:
+    """Bytes in the letters that other providers read: Google's own SDK writes those of URLs (RFC 4648, section 5)."""
+    return data.translate(_LETTERS) + "=" * (-len(data) % 4)
 
 
 def _signature(part: Tree) -> str | None:
@@ -153,7 +159,7 @@ class _Turns:
             medium = medium_of(kind)
             return MediaPart(
                 medium,
-                data=text(inline.get("data")) or "",
+                data=standard_base64(text(inline.get("data")) or ""),
                 media_type=kind,
                 name=text(get(inline, "displayName")),
             )
