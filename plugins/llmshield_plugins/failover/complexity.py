@@ -39,9 +39,12 @@ def score(call: Call) -> float:
     last = ""
     turns = 0
     for text in call.prompts("user", "tool"):
+        if text.place.startswith("/tools"):  # what could be called is counted by its number
+            continue
         length += len(text.value)
-        last = text.value
-        turns += 1
+        if text.role == "user":
+            last = text.value
+            turns += 1
     last = last[:_SEEN]
     tools = call.body.get("tools")
     points = 0.35 * min(1.0, length / _LONG)
