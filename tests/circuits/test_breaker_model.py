@@ -121,7 +121,7 @@ class CircuitMachine(RuleBasedStateMachine):
             assert self.breaker.state == expected
 
 
-@pytest.mark.parametrize("runs", [240, pytest.param(2_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [400, pytest.param(2_000, marks=pytest.mark.nightly)])
 def test_a_circuit_is_its_model(runs: int) -> None:
     """50 steps a run: 100,000 of them at night."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
