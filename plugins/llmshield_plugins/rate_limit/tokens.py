@@ -165,21 +165,22 @@ class TokenLimits:
         window = rules.tokens[said.refused]
         limit = f"{window.limit} tokens/{PER[window.seconds]}"
         self._refused.add(1, limit)
-        if attempt.number > 1:
-            return Skip(f"rate limit of {limit}")
-        if ticket.enforced and rules.requests:
-            await self._count(store, rules.requests, -1, ticket.at_ms)
-            ticket = replace(ticket, items=self._tell_requests(ticket, rules, now))
-        if ticket.enforced and self._headers:
-            self._tell(ticket, rules, said, now)
         wait = said.wait_ms / 1000
         subject = "this address" if "address:" in window.key else f"tenant {ticket.call.tenant}"
-        return Block(
+        block = Block(
             f"Rate limit of {limit} for {subject} is reached: this call may use {want}."
             f" Try again in {seconds(wait)}.",
             kind="rate_limited",
             retry_after_s=wait,
         )
+        if attempt.number > 1:
+            return Skip(f"rate limit of {limit}", block)
+        if ticket.enforced and rules.requests:
+            await self._count(store, rules.requests, -1, ticket.at_ms)
+            ticket = replace(ticket, items=self._tell_requests(ticket, rules, now))
+        if ticket.enforced and self._headers:
+            self._tell(ticket, rules, said, now)
+        return block
 
     def _correct(
         self, ticket: Ticket, store: Gates, rules: Rules, said: Admission, held: int, at_ms: int, attempt: Attempt
