@@ -22,7 +22,7 @@ from llmshield.dialects import WireRequest
 from llmshield.dialects._tree import Limits, parse_body
 from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
-from llmshield.exchange import Client, Exchange, Incoming, new_id
+from llmshield.exchange import Arrival, Client, Exchange, new_id
 from llmshield.idempotency import Repeats
 from llmshield.identity import Caller, Identity, without_key
 from llmshield.logs import log
@@ -87,7 +87,7 @@ class Engine:
 
     # -- one exchange ------------------------------------------------------------------------------------------
 
-    async def handle(self, incoming: Incoming, client: Client) -> Exchange:
+    async def handle(self, incoming: Arrival, client: Client) -> Exchange:
         """Answer one request; whatever happens, the client gets an answer or the exchange was cancelled.
 
         Raises: CancelledError when the mount cancels (the client is gone), after everything was ended.

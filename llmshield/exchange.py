@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -86,10 +87,33 @@ class Client(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Incoming:
+class Arrival(Protocol):
     """A request as its mount took it: nothing parsed but the head. `local` are transports of this request alone
     (the wrapped app); `on_begin` is given the exchange before anything happens."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def raw_query(self) -> bytes: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def read_body(self) -> Callable[[int], Awaitable[bytes]]: ...
+    @property
+    def mount(self) -> str: ...
+    @property
+    def local(self) -> Mapping[str, Transport]: ...
+    @property
+    def on_begin(self) -> Callable[[Exchange], None] | None: ...
+
+
+@dataclass(slots=True)
+class Incoming:
+    """An `Arrival` of plain values."""
 
     method: str
     raw_path: bytes
@@ -106,7 +130,7 @@ class Incoming:
 class Exchange:
     """Everything about one exchange that the engine, the audit record and the metrics need."""
 
-    incoming: Incoming
+    incoming: Arrival
     client: Client
     id: str
     started_at: float
@@ -123,6 +147,8 @@ class Exchange:
     chain: Chain | None = None
     trail: Trail = field(default_factory=Trail)
     attempts: list[Attempt] = field(default_factory=list)
+    deadline: float = math.inf
+    """When the call is over, whatever its attempts may still take, by the monotonic clock."""
     reply: Reply | None = None
     codec: StreamCodec | None = None
     """The stream under way, once its head has gone out: it can still be ended in its dialect."""

@@ -62,11 +62,9 @@ _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
 def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
     """The client's headers for a provider, lower-case names; `own_key` True when the client's key goes along."""
     nominated = _nominated(headers)
-    out = {
-        name: value
-        for name, value in headers.items()
-        if _goes_up(name) and name not in nominated and value.isascii()
-    }
+    out = {name: headers[name] for name in _going_up(tuple(headers))}
+    if nominated or not "".join(out.values()).isascii():
+        out = {name: value for name, value in out.items() if name not in nominated and value.isascii()}
     if not own_key:
         for name in _ACCOUNT:
             out.pop(name, None)
@@ -114,6 +112,12 @@ def content_type(headers: Mapping[str, str], default: str) -> str:
     """The provider's content type for the client, if it is one that a header may hold."""
     value = headers.get("content-type")
     return value if value and value.isprintable() else default
+
+
+@lru_cache(256)
+def _going_up(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Of these names those that travel on; one client sends the same ones with each call."""
+    return tuple([name for name in names if _goes_up(name)])
 
 
 @lru_cache(1024)

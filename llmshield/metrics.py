@@ -7,15 +7,15 @@ A plugin that counts something of its own asks for a family by name (`counter`, 
 
 from __future__ import annotations
 
-import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llmshield import __version__, clock
+from llmshield.process_figures import process_gauges
 from llmshield.series import LIMIT, OTHER, Bounded, Counter, Family, Gauge, Histogram, Summary, render
 
 _F = TypeVar("_F", bound=Family)
@@ -25,6 +25,18 @@ _ANSWER_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
 
 _FRESH_S = 1.0
+
+
+class HookRun(Protocol):
+    """What a hook did in one call (`steps.Took`)."""
+
+    plugin: str
+    hook: str
+    action: str
+    enforced: bool
+    ms: float
+    findings: Any
+    error: str | None
 
 
 @dataclass(slots=True)
@@ -93,7 +105,7 @@ class Metrics:
         # somebody asks.
         self._tries: dict[tuple[str, str, str, str | None, str], _TrySeries] = {}
         self._calls: dict[tuple[str, str, int, str, bool, str], tuple[list[float], ...]] = {}
-        self._took: dict[tuple[str, str, str, str], list[float]] = {}
+        self._took: dict[tuple[str, str, bool, str], list[float]] = {}
         self._rendered: tuple[float, bytes] = (-1e9, b"")
         self.in_flight = 0
 
@@ -147,7 +159,8 @@ class Metrics:
         self._retries = self.counter("llmshield_client_retries_total", "Calls that clients say are retries.")
         self._info = self.gauge("llmshield_build_info", "Version and policy in force.", "version", "policy")
         self._add(Gauge("llmshield_in_flight_requests", "Calls being answered.", read=lambda: self.in_flight))
-        self._add_process()
+        for gauge in process_gauges():
+            self._add(gauge)
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -246,14 +259,30 @@ class Metrics:
         self, *, plugin: str, hook: str, mode: str, action: str, seconds: float, failed: bool = False
     ) -> None:
         """A hook of a plugin has run; `mode` is enforce or monitor."""
-        held = self._took.get((plugin, hook, mode, action))
-        if held is None:
-            key = (plugin, hook, mode, action) if len(self._took) < LIMIT else (OTHER, OTHER, OTHER, OTHER)
-            held = self._took.setdefault(key, [0.0, 0.0])
+        held = self._took_in((plugin, hook, mode == "enforce", action))
         held[0] += 1
-        held[1] += seconds
+        held[1] += seconds * 1000
         if failed:
             self._plugin_errors.add(1, plugin, hook)
+
+    def hooks(self, took: Iterable[HookRun]) -> None:
+        """All that hooks did in one call."""
+        known = self._took
+        for run in took:
+            key = (run.plugin, run.hook, run.enforced, run.action)
+            held = known.get(key) or self._took_in(key)
+            held[0] += 1
+            held[1] += run.ms
+            if run.error is not None:
+                self._plugin_errors.add(1, run.plugin, run.hook)
+            for finding in run.findings:
+                self.finding(plugin=run.plugin, type=finding.type, action=finding.action, count=finding.count)
+
+    def _took_in(self, key: tuple[str, str, bool, str]) -> list[float]:
+        """Where runs of this kind are counted: how many, and their milliseconds."""
+        if key not in self._took and len(self._took) >= LIMIT:
+            key = (OTHER, OTHER, True, OTHER)
+        return self._took.setdefault(key, [0.0, 0.0])
 
     def finding(self, *, plugin: str, type: str, action: str, count: int = 1) -> None:
         """A plugin has seen something."""
@@ -328,10 +357,11 @@ class Metrics:
         """What hooks did, as verdicts and as times."""
         verdicts: dict[tuple[str, ...], float] = {}
         times: dict[tuple[str, ...], list[float]] = {}
-        for key, (count, seconds) in list(self._took.items()):
-            verdicts[key] = count
-            held = times.setdefault(key[:2], [0.0, 0.0])
-            held[0] += seconds
+        for (plugin, hook, enforced, action), (count, ms) in list(self._took.items()):
+            mode = OTHER if plugin == OTHER else "enforce" if enforced else "monitor"
+            verdicts[plugin, hook, mode, action] = count
+            held = times.setdefault((plugin, hook), [0.0, 0.0])
+            held[0] += ms / 1000
             held[1] += count
         self._verdicts.load(verdicts)
         self._plugin_time.load(times)
@@ -360,30 +390,3 @@ class Metrics:
         if not isinstance(family, kind):
             raise ValueError(f"{name} is a {family.kind} already")
         return family
-
-    def _add_process(self) -> None:
-        """The process' own figures, under the names that Prometheus' client libraries use."""
-        started = time.time()
-        self._add(Gauge("process_start_time_seconds", "Start of the process.", read=lambda: started))
-        self._add(
-            Gauge("process_cpu_seconds_total", "User and system time.", read=time.process_time)
-        ).kind = "counter"
-        self._add(Gauge("process_resident_memory_bytes", "Resident memory.", read=_resident_bytes))
-        self._add(Gauge("process_open_fds", "Open files and sockets.", read=_open_files))
-
-
-def _resident_bytes() -> float:
-    """0 where the system has no /proc."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123  read on each scrape
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
-def _open_files() -> float:
-    """0 where the system has no /proc."""
-    try:
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    except OSError:
-        return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 from llmshield import clock
 from llmshield.audit import AttemptRecord, Audit, FindingRecord, Record, VerdictRecord
@@ -13,8 +12,6 @@ from llmshield.exchange import Exchange
 from llmshield.metrics import Metrics
 
 PICO = 10**12
-
-Mode: TypeAlias = Literal["enforce", "monitor"]
 
 
 class Observer:
@@ -51,19 +48,7 @@ class Observer:
             self._count_attempt(attempt, tenant)
         for name, (requests, tokens) in x.remaining.items():
             metrics.remaining(name, requests, tokens)
-        for took in x.trail.took:
-            metrics.verdict(
-                plugin=took.plugin,
-                hook=took.hook,
-                mode="enforce" if took.enforced else "monitor",
-                action=took.action,
-                seconds=took.ms / 1000,
-                failed=took.error is not None,
-            )
-            for finding in took.findings:
-                metrics.finding(
-                    plugin=took.plugin, type=finding.type, action=finding.action, count=finding.count
-                )
+        metrics.hooks(x.trail.took)
         if self._audit.enabled:
             self._audit.record(self._record(x, latency, overhead, status, dialect))
 
@@ -115,7 +100,18 @@ class Observer:
                 )
                 for attempt in x.attempts
             ],
-            verdicts=[_verdict(took) for took in x.trail.took],
+            verdicts=[
+                VerdictRecord(
+                    took.plugin,
+                    took.hook,
+                    took.action,
+                    "enforce" if took.enforced else "monitor",
+                    int(took.ms * 1000 + 0.5) / 1000,
+                    _findings(took) if took.findings else (),
+                    took.error,
+                )
+                for took in x.trail.took
+            ],
             action=x.action,
             status=status,
             error=_ending(x),
@@ -157,9 +153,5 @@ def _ms(seconds: float) -> float:
     return int(seconds * 1_000_000 + 0.5) / 1000
 
 
-def _verdict(took: Took) -> VerdictRecord:
-    findings: Sequence[FindingRecord] = ()
-    if took.findings:
-        findings = [FindingRecord(f.type, f.action, f.count, f.score, f.place) for f in took.findings]
-    mode: Mode = "enforce" if took.enforced else "monitor"
-    return VerdictRecord(took.plugin, took.hook, took.action, mode, _ms(took.ms / 1000), findings, took.error)
+def _findings(took: Took) -> Sequence[FindingRecord]:
+    return [FindingRecord(f.type, f.action, f.count, f.score, f.place) for f in took.findings]

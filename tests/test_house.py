@@ -30,6 +30,7 @@ ELSEWHERE = {
     "llmshield/mounts/cors.py": "tests/mounts/test_gateway.py",
     "llmshield/errors.py": "shapes; tests/test_redact.py covers what its constructors do",
     "llmshield/hookspecs.py": "the contract; tests/test_chain.py validates plugins against it",
+    "llmshield/process_figures.py": "tests/test_metrics.py",
     "llmshield/records.py": "shapes; tests/test_audit.py writes them",
     "llmshield/verdicts.py": "shapes; tests/test_chain.py",
     "llmshield/clock.py": "three lines over the standard library; tests/test_testing.py holds it still",

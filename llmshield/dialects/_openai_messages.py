@@ -238,13 +238,15 @@ def read_chat(call: Call, tree: Any) -> WholeReply:
             reader.read(None, pieces, choice, position, message)
         elif message is not None:
             other_pieces(pieces, choice, "message", position, ("message",))
-        for key in choice.keys() - CHOICE_KEYS:
-            other_pieces(pieces, choice, key, position, (key,), index=1)
+        if not choice.keys() <= CHOICE_KEYS:
+            for key in choice.keys() - CHOICE_KEYS:
+                other_pieces(pieces, choice, key, position, (key,), index=1)
         reason = choice.get("finish_reason")
         if type(reason) is str and reason:
             finish = FINISH.get(reason, "other")
-    for key in tree.keys() - CHUNK_KEYS:
-        other_pieces(pieces, tree, key, 0, (key,))
+    if not tree.keys() <= CHUNK_KEYS:
+        for key in tree.keys() - CHUNK_KEYS:
+            other_pieces(pieces, tree, key, 0, (key,))
     return WholeReply(tree, pieces, usage, finish, model)
 
 

@@ -79,9 +79,12 @@ class Who:
 class Asked(Protocol):
     """The request as its mount took it; `read_body` reads its body, and may be replaced by a way that checks it."""
 
-    method: str
-    raw_path: bytes
-    raw_query: bytes
+    @property
+    def method(self) -> str: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def raw_query(self) -> bytes: ...
 
     @property
     def read_body(self) -> Callable[[int], Awaitable[bytes]]:

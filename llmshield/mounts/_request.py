@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import http
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 import httptools
 
@@ -15,6 +16,7 @@ from llmshield.mounts._asgi import LINGER
 
 if TYPE_CHECKING:
     from llmshield.mounts._protocol import Connection
+    from llmshield.transport import Transport
 
 _ONE_WRITE = 64 * 1024
 """Bytes of a body that are joined with their head: copying them costs less than a second write."""
@@ -45,10 +47,15 @@ class HttpRequest:
         "method",
         "raw_path",
         "raw_query",
+        "read_body",
         "started",
         "task",
         "wanted",
     )
+
+    mount: ClassVar[str] = "gateway"
+    local: ClassVar[Mapping[str, Transport]] = MappingProxyType({})
+    on_begin: ClassVar[None] = None
 
     def __init__(
         self,
@@ -60,6 +67,8 @@ class HttpRequest:
         keeps_alive: bool,
     ) -> None:
         self._connection = connection
+        self.read_body: Callable[[int], Awaitable[bytes]] = self._read_body
+        """Its body; who has to check it may put a reader of their own in this place."""
         self._version = version
         self._body: list[bytes] = []
         self._size = 0
@@ -117,7 +126,7 @@ class HttpRequest:
         self.complete = True
         self._wake()
 
-    async def read_body(self, limit: int) -> bytes:
+    async def _read_body(self, limit: int) -> bytes:
         """The request's whole body. Raises: CallError `too_large`, `client_timeout`; CancelledError when gone.
 
         What is too large is read to its end (`LINGER` bytes at most) and dropped: a client that is still sending

@@ -10,7 +10,6 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from llmshield.exchange import Incoming
 from llmshield.logs import log
 from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._server import Server, bind, handler_of
@@ -44,15 +43,7 @@ class Gateway:
                 await request.end()
                 return
             request.extra = self._cors.headers(origin)
-        incoming = Incoming(
-            request.method,
-            request.raw_path,
-            request.raw_query,
-            request.headers,
-            request.peer,
-            request.read_body,
-        )
-        await self._runtime.engine.handle(incoming, request)
+        await self._runtime.engine.handle(request, request)
 
 
 def _header(request: HttpRequest, name: bytes) -> str | None:

@@ -89,7 +89,7 @@ def _inspect(
 def _check_secrets(pieces: Draft, base: Path | None, resolve: bool, report: Report) -> None:
     """Key files that others may read; with `resolve`, references without a value as well."""
     folder = base or Path()
-    references = [
+    references: list[tuple[tuple[Any, ...], Any]] = [
         (("providers", name, "api_key"), shape.api_key)
         for name, shape in pieces.items("providers").items()
         if shape.api_key is not None

@@ -31,7 +31,6 @@ from llmshield.translators._responses_stream import (
     response_tree,
 )
 
-
 _RENAMED = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
 _OF_CHAT = frozenset(
     {"seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "response_format", "prediction"}
