@@ -87,7 +87,7 @@ def test_a_record_names_who_what_and_why(audit, sink):
     for name in ("tenant", "dialect", "model", "provider", "cost_usd", "latency_ms", "policy", "unscanned"):
         assert written[name] == (FULL | {"policy": "sha256:1f3a"})[name]
     assert written["attempts"][0] == {
-        "provider": "openai", "model": "gpt-4o", "outcome": "failed", "reason": "status", "status": 503, "ms": 12.5,
+        "provider": "openai", "model": "gpt-4o", "outcome": "failed", "reason": "status", "status": 503, "ms": 12.5, "dialect": "", "lost": [],
         "cost_usd": None, "prices": None,
     }  # fmt: skip
     assert written["verdicts"][0]["findings"][0]["type"] == "US_SSN"

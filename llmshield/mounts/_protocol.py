@@ -196,7 +196,7 @@ class Connection(Sending):
         ):
             self._refuse(b"431 Request Header Fields Too Large")  # before anybody is asked for it
         elif version != "1.1" and not _understood(version, headers):
-            self._refuse(b"400 Bad Request" if version == "1.0" else b"505 HTTP Version Not Supported")
+            self._refuse(b"400 Bad Request")
         else:
             request = self._arriving = HttpRequest(
                 self,

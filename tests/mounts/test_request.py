@@ -254,7 +254,7 @@ async def test_what_two_servers_could_read_differently_is_refused(name: str, byt
     pieces = [data[at : at + 1] for at in range(len(data))] if bytewise else []
     wire = await served([*pieces, behind] if bytewise else [data + behind], handler)
 
-    assert wire.out.startswith((b"HTTP/1.1 400", b"HTTP/1.1 505"))
+    assert wire.out.startswith(b"HTTP/1.1 400")
     assert 1 == wire.out.count(b"HTTP/1.1")
     assert wire.closing
     assert ended == []
