@@ -64,6 +64,7 @@ class Asking:
         if not route.targets:
             raise CallError("no_provider", f"The route leaves nobody to ask ({route.why}).")
         target = route.targets[0]
+        x.deadline = x.started_at + self._attempts.call_s
         if call._ask is None:
             self.lend(x, call)
         if route.mode == "all":
@@ -99,6 +100,7 @@ class Asking:
             failure = Failure(
                 attempt, failed.reason, failed.status, failed.code, failed.retry_after_s,
                 tries[attempt.provider, attempt.model], x.client.started, route, tuple(x.attempts),
+                x.deadline - clock.monotonic(),
             )  # fmt: skip
             verdict = None
             assert x.chain is not None
@@ -106,7 +108,8 @@ class Asking:
                 verdict = await run_step(step, x.trail, call, failure)
                 if verdict is not None:
                     break
-            goes_on = isinstance(verdict, Route) and len(x.attempts) < _MAX_ATTEMPTS
+            late = isinstance(verdict, Route) and verdict.after >= x.deadline - clock.monotonic()
+            goes_on = isinstance(verdict, Route) and len(x.attempts) < _MAX_ATTEMPTS and not late
             if x.client.started and not goes_on:
                 await self._break_off(x, failures)
                 return
@@ -114,7 +117,7 @@ class Asking:
                 x.degraded = verdict.degraded
                 await self._replies.answer(x, verdict)
                 return
-            if not isinstance(verdict, Route) or len(x.attempts) >= _MAX_ATTEMPTS:
+            if not isinstance(verdict, Route) or not goes_on:
                 raise given_up(failures, x)
             if verdict.after > 0:
                 await clock.sleep(min(verdict.after, 60.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 
+from llmshield import clock
 from llmshield.call import Attempt, Call, Clamp
 from llmshield.chain import Took
 from llmshield.conversation import Conversation
@@ -23,6 +24,8 @@ from llmshield.transport import Timeouts, Transport
 from llmshield.verdicts import Block, Skip
 
 _DEFAULT_TIMEOUT = Timeout()
+_CALL_S = 600.0
+"""As long as the SDKs of OpenAI and Anthropic wait for an answer."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,9 @@ class Attempts:
         self._keys = keys
         self._translations = translations
         self._faults = faults
+        longest = max((provider.timeout.total for provider in policy.providers.values()), default=0.0)
+        self.call_s = policy.server.limits.call or max(_CALL_S, longest)
+        """Seconds that a call may take with all its attempts and waits."""
 
     async def prepare(
         self, x: Exchange, call: Call, attempt: Attempt, *, own_key: bool, whole: bool = False
@@ -131,6 +137,8 @@ class Attempts:
         if not posts:
             headers.pop("content-type", None)
         timeouts = timeouts_of(provider, streamed=asked.stream)
+        if attempt.number > 1 or self.call_s < timeouts.total:
+            timeouts = _within(timeouts, x.deadline - clock.monotonic())
         request = WireRequest(call.method, path, query, headers, payload)
         return Prepared(request, transport, timeouts, dialect, asked, translation)
 
@@ -248,3 +256,14 @@ def timeouts_of(provider: Provider | None, *, streamed: bool) -> Timeouts:
     if not streamed and "first_token" not in given.model_fields_set:
         first = given.total
     return Timeouts(given.connect, first, given.idle, given.total)
+
+
+def _within(timeouts: Timeouts, left: float) -> Timeouts:
+    """The limits of an attempt in a call that may last `left` seconds more. Raises: UpstreamError when it is over."""
+    if left <= 0:
+        raise UpstreamError("total", "The call's whole time is over.")
+    if left >= timeouts.total:
+        return timeouts
+    return Timeouts(
+        min(timeouts.connect, left), min(timeouts.first_token, left), min(timeouts.idle, left), left
+    )

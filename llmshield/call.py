@@ -9,6 +9,7 @@ Rule 3: nothing here does I/O or knows a dialect's fields; a dialect fills these
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 Operation: TypeAlias = Literal["generate", "embed", "count_tokens", "models", "passthrough"]
 
-ChannelKind: TypeAlias = Literal["content", "reasoning", "refusal", "tool_name", "tool_arguments", "echo", "other"]
+ChannelKind: TypeAlias = Literal[
+    "content", "reasoning", "refusal", "tool_name", "tool_arguments", "echo", "other"
+]
 """`echo`: the provider repeats what the caller has sent; restorers see it, guards do not."""
 
 FinishKind: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "error", "other"]
@@ -470,7 +473,8 @@ class Failure:
 
     `reason` is an `errors.FailureReason`; `retry_after_s` the provider's advice (0..60) or None; `tries` counts
     attempts on this target so far in this call, this one included; `visible` is True once the client has got
-    any part of the answer; `route` is the route that was being walked.
+    any part of the answer; `route` is the route that was being walked; `left_s` are seconds that the call as a whole
+    may still take.
     """
 
     attempt: Attempt
@@ -482,3 +486,4 @@ class Failure:
     visible: bool
     route: Route
     history: tuple[Attempt, ...] = field(default=())
+    left_s: float = math.inf

@@ -124,13 +124,18 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
     """The error for a client after the last failure.
 
     What a provider says about the call itself (a 4xx) is passed on, the first target's before a fallback's:
-    a plain error is never masked by the fallback's own rejection. Else: timeouts are 504, the rest 503.
-    """
+    a plain error is never masked by the fallback's own rejection. Else: timeouts are 504, the rest 503."""
     real = [failure for failure in failures if failure.reason not in {"skipped", "circuit_open"}]
     for failure in real:
         own = failure.status in {401, 403} and x.own_key
         if failure.status is not None and failure.body and (failure.status in _PASSED_ON or own):
             return _PassedOn(failure)
+    if clock.monotonic() >= x.deadline:
+        limit = x.deadline - x.started_at
+        return CallError(
+            "upstream_timeout",
+            f"No provider answered within {limit:g} s, the limit of a call ({len(real)} tried).",
+        )
     if real and all(failure.reason in {"first_token", "idle", "total"} for failure in real):
         return CallError("upstream_timeout", "No provider answered in time.")
     if not real and all(failure.reason == "skipped" and failure.code == "model" for failure in failures):

@@ -27,6 +27,11 @@ class Limits(Section):
     )
     head: PositiveDuration = Field(default=10.0, description="Time for the request's head to arrive.")
     receive: PositiveDuration = Field(default=60.0, description="Time for the whole request to arrive.")
+    call: PositiveDuration | None = Field(
+        default=None,
+        description="Time for a call with all its attempts, waits and resumptions; 10m without it, or the longest"
+        " `total` of a provider.",
+    )
 
 
 class PathRule(Section):

@@ -41,6 +41,17 @@ def _still():
         ({"retry-after": "inf"}, 60.0),
         ({"retry-after": "-inf"}, 0.0),
         ({"retry-after": "9" * 5000}, None),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "1e9"}, 60.0),
+        ({"retry-after": "-1"}, 0.0),
+        ({"retry-after": "NaN"}, None),
+        ({"retry-after": "garbage"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "1_0"}, None),
+        ({"retry-after-ms": "-1", "retry-after": "3"}, 0.0),
+        ({"retry-after-ms": "1e12", "retry-after": "3"}, 60.0),
+        ({"retry-after-ms": "nan", "retry-after": "3"}, 3.0),
     ],
 )
 def test_advice_is_bounded_or_nothing(headers, seconds):

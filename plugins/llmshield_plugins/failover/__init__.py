@@ -146,6 +146,8 @@ class Failover(Plugin):
 
     def _next(self, call: Call, failure: Failure, rule: Rule | None) -> Route | None:
         """Whom to ask now, or nobody."""
+        if failure.left_s <= 0:
+            return None
         if failure.visible:
             if rule is None or rule.mid_stream == "error":
                 return None
@@ -156,7 +158,7 @@ class Failover(Plugin):
         following = self._following(call, failure)
         if rule is not None and _again(rule, failure) and not self._broken(failure.attempt):
             wait = _wait(rule, failure)
-            if (
+            if wait < failure.left_s and (
                 following is None
                 or failure.retry_after_s is None
                 or failure.retry_after_s <= rule.retry.backoff.hi
