@@ -112,4 +112,4 @@ def unread(notes: list[str], tree: Tree, known: frozenset[str], place: str, whos
         if name == "cache_control" and object_of(value).get("ttl") in (None, "5m"):
             continue
         where = f"{place}/{name[:60]}" if place else name[:60]
-        note(notes, f"{where}: only {whose} has it")
+        note(notes, f"{where}: known to {whose} only")

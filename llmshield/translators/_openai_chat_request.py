@@ -48,13 +48,7 @@ _READ = frozenset(
         "safety_identifier", "stream", "stream_options",
     }
 )  # fmt: skip
-_SAME_ANYWAY = {
-    "store": False,
-    "modalities": ["text"],
-    "service_tier": "auto",
-    "logit_bias": {},
-    "metadata": {},
-}
+_SAME_ANYWAY = {"modalities": ["text"], "service_tier": "auto"}
 """Fields at a value that asks for nothing."""
 _WHOSE = "chat completions"
 _MESSAGE = frozenset(
@@ -254,6 +248,5 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
         note(out.lost, "user: there is one name for the end user, the safety identifier")
     options = object_of(body.get("stream_options"))
     unread(out.lost, options, frozenset({"include_usage"}), "stream_options", _WHOSE)
-    for name, value in body.items():
-        if name not in _READ and value is not None and value is not False and value != _SAME_ANYWAY.get(name):
-            note(out.lost, f"{name[:60]}: only {_WHOSE} have it")
+    rest = {name: value for name, value in body.items() if value != _SAME_ANYWAY.get(name)}
+    unread(out.lost, rest, _READ, "", _WHOSE)

@@ -239,7 +239,7 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
     unread(out.lost, object_of(body.get("stream_options")), frozenset(), "stream_options", _WHOSE)
     for name in include:
         if name not in {_LOGPROBS, _SEALED}:
-            note(out.lost, f"include/{str(name)[:60]}: only OpenAI has it")
+            note(out.lost, f"include/{str(name)[:60]}: known to OpenAI only")
     rest = {name: value for name, value in body.items() if value != _SAME_ANYWAY.get(name)}
     for name in _HELD & rest.keys():
         if rest[name] not in (None, False):
