@@ -14,18 +14,17 @@ import openai
 import pytest
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "bench" / "crash.py"
-    spec = importlib.util.spec_from_file_location("crash", path)
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["crash"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-crash = _load()
+crash = _load("crash")
 
 
 @pytest.mark.parametrize("scale", [0.05, pytest.param(1.0, marks=pytest.mark.nightly)], ids=["fast", "full"])
@@ -83,3 +82,13 @@ def test_the_judge_knows_right_from_wrong(
     verdict = crash.judge(fault, "same", True, crash.Seen(**{**right, **seen}), calls, 1.0)
 
     assert expected == (verdict.score, len(verdict.missed)), verdict
+
+
+async def test_a_failed_attempt_costs_little() -> None:
+    """In CPU time of the process that is provider, gateway and client at once: it does not hang on what else runs here.
+    `tests/bench/failover_bench.py` prints the milliseconds that a caller waits; the goal of both is 5."""
+    found = await _load("failover_bench").measure(20)
+
+    for way in ("whole", "streamed"):
+        for chain in ("same", "other"):
+            assert 0 < found[f"{chain} {way}"][1] - found[f"alone {way}"][1] < 0.005
