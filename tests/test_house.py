@@ -20,6 +20,7 @@ ELSEWHERE = {
     "llmshield/__main__.py": "calls cli.main",
     "llmshield/mounts/__init__.py": "empty",
     "llmshield/call.py": "shapes; every test of a dialect or plugin uses them",
+    "llmshield/conversation.py": "shapes; tests/contracts/test_translators.py takes them through every dialect",
     "llmshield/asking.py": "a part of the engine; tests/test_engine.py",
     "llmshield/passing.py": "a part of the engine; tests/test_engine.py, tests/mounts/test_gateway.py",
     "llmshield/relay.py": "a part of the engine; tests/test_engine.py, tests/e2e",
