@@ -252,7 +252,13 @@ class ResumedCodec(TranslatingCodec):
         if self._seam is None:
             return events
         out: list[Event] = []
+        old = self._resumption.channel
+        silent = (self._inner.finished or self._inner.ended) and not any(map(_says, events))
         for event in events:
+            if self._mine is None and old is not None and (silent or any(map(_calls, event.pieces))):
+                out.append(
+                    Event(_REST, ends=(old,))
+                )  # no words follow: what filters hold of the old ones goes out
             event.pieces = [self._joined(piece) for piece in event.pieces]
             if self._mine is not None and self._mine in event.ends:
                 rest = self._rest()
@@ -291,7 +297,7 @@ class ResumedCodec(TranslatingCodec):
 
     def write(self, event: Event) -> bytes:
         if event.name == _REST:
-            return self._say(event.pieces[0].holder["rest"])
+            return self._say(event.pieces[0].holder["rest"]) if event.pieces else b""
         return super().write(event)
 
     def _say(self, text: str) -> bytes:
@@ -304,7 +310,9 @@ class ResumedCodec(TranslatingCodec):
 
     def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
         old = self._resumption.channel
-        if old is not None and channel == old and self._mine is not None:
+        if old is not None and channel == old:
+            if self._mine is None:
+                return self._say(text)
             channel = self._mine
         return super().late(event, channel, text)
 
@@ -358,3 +366,11 @@ class ResumedCodec(TranslatingCodec):
     def _close(self) -> bytes:
         opened, self._open = self._open, None
         return self._writer.write(PartEnded(0, opened.part)) if opened is not None else b""
+
+
+def _says(event: Event) -> bool:
+    return any(piece.channel.kind == "content" for piece in event.pieces)
+
+
+def _calls(piece: Piece) -> bool:
+    return piece.channel.kind in {"tool_name", "tool_arguments"}

@@ -307,10 +307,11 @@ async def test_what_nobody_resumes_ends_with_an_error(
     primary: Simulator, backup: Simulator, way: str, case: str
 ) -> None:
     tool = {"name": "f", "arguments": ['{"x":', '"long', " and", " longer", '"}'], "id": "call_1"}
+    one = chunk({"content": "The first of two"})  # the other has not begun
     primary.provider.reply = lambda call: (
         Scripted(tools=[tool], simulate="fault=cut,after=4,delay=5ms")
         if case == "half a call"
-        else Scripted(simulate="fault=cut,after=6,delay=5ms")
+        else Scripted(chunks=[one])
     )
     more = {"tools": [TOOL]} if case == "half a call" else {"n": 2}
     async with serving([primary, backup], route=f"mid_stream: {way}") as (url, _):
@@ -333,6 +334,19 @@ async def test_a_second_break_goes_on_from_both(primary: Simulator, backup: Simu
         assert "One two three four five six and a bit more than held" == shown(last.calls[0])
         assert ("One two three four five six and a bit more than held!", "stop") == (said, end)
     assert text.startswith("One two three four")
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [("two", "two"), ("One two three ", ""), ("ee ", "ee "), ("", "")]
+)
+async def test_a_continuation_that_ends_in_the_seams_hands(
+    primary: Simulator, backup: Simulator, more: str, expected: str
+) -> None:
+    """All of it may be a repetition until its very end: it is judged there, and goes through the filters."""
+    primary.provider.reply = lambda call: breaks("One two ", "three ")
+    backup.provider.reply = lambda call: Scripted(text=more)
+    async with serving([primary, backup], PII) as (url, _):
+        assert ("One two three " + expected, "stop") == await stream(url)
 
 
 BROKE = "error: The provider's stream broke (reset); the answer is not complete."
@@ -412,6 +426,17 @@ async def test_a_client_that_leaves_in_the_seam_ends_every_attempt_once(
     assert [("a", "failed"), ("b", "cancelled")] == [
         (a["provider"], a["outcome"]) for a in record["attempts"]
     ]
+
+
+async def test_a_call_of_a_tool_may_follow_and_what_was_held_comes_before_it(
+    primary: Simulator, backup: Simulator
+) -> None:
+    primary.provider.reply = lambda call: breaks("One two ", "three ")
+    backup.provider.reply = lambda call: Scripted(tools=[{"name": "f", "arguments": {"x": "y"}}])
+    async with serving([primary, backup], PII) as (url, _):
+        said, end = await stream(url, tools=[TOOL])
+
+    assert ("One two three ", "tool_calls") == (said, end)
 
 
 async def test_the_record_tells_who_went_on(primary: Simulator, backup: Simulator, tmp_path: Path) -> None:
