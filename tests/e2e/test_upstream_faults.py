@@ -41,7 +41,9 @@ FAMILIES = {
     "gemini": "gemini",
 }  # fmt: skip
 SOCKETS = ("refused", "black_hole", "not_tls", "rst_at_once", "fin_at_once")
-ROUTES = ("alone", "chain", "goes_on")
+ROUTES = ("alone", "chain", "goes_on", "across")
+"""Nobody else; another one of the same dialect; one that goes on with a stream; and one of another dialect that does."""
+OTHERS = {"openai": "anthropic", "anthropic": "gemini", "gemini": "openai"}
 TOTAL_S = 1.5
 """The longest an attempt may take; a call has two."""
 
@@ -254,8 +256,9 @@ def _policy(addresses: dict[str, str], backup: str, folder: Path) -> str:
             name = f"{where}-{family}"
             providers.append(f"{name}: {{dialect: {family}, base_url: {address}{end}, {times}, {price}}}")
             for route in ROUTES:
-                other = "" if route == "alone" else f", {{provider: backup-{family}, model: m}}"
-                more = "mid_stream: continue, " if route == "goes_on" else ""
+                second = OTHERS[family] if route == "across" else family
+                other = "" if route == "alone" else f", {{provider: backup-{second}, model: m}}"
+                more = "mid_stream: continue, " if route in ("goes_on", "across") else ""
                 routes.append(
                     f"{{match: {{model: '{name}-{route}*'}}, to: [{name}{other}], {more}retry: {{attempts: 1}}}}"
                 )
