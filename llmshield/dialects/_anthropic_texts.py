@@ -239,7 +239,7 @@ def _mark_source(call: Call, source: dict[str, Any], what: str) -> None:
     kind = source.get("type")
     if kind == "base64":
         mark_unseen(call, "pdf" if source.get("media_type") == "application/pdf" else what)
-    elif kind == "url" or kind == "file":
+    elif kind not in ("text", "content"):  # here in full; whatever else there may be is elsewhere
         mark_unseen(call, "file_id" if kind == "file" else "url")
 
 

@@ -256,10 +256,10 @@ def _blob(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     for name in blob:
         at = (*path, name)
         if name == "data" and type(blob[name]) is str:
-            before = len(call.texts)
+            before, what = len(call.texts), _media(blob.get("mimeType", blob.get("mime_type")))
             seal_data(call, role, blob, name, at)
-            if len(call.texts) == before and blob[name]:
-                mark_unseen(call, _media(blob.get("mimeType", blob.get("mime_type"))))
+            if blob[name] and (len(call.texts) == before or what != "document"):
+                mark_unseen(call, what)
         else:
             _field(call, role, blob, name, at)
 

@@ -249,6 +249,8 @@ def seal_base64(call: Call, role: Role, holder: Any, key: Any, path: Path) -> bo
         text = data.decode("utf-8")
     except (binascii.Error, ValueError):
         return False
+    if "%PDF-" in text[:1024] and "pdf" not in call.unseen:
+        call.unseen.append("pdf")  # text to us; to the model also a picture of each page
     prefix = raw[:start]
     sealed = Sealed([text], holder, key, lambda tree: prefix + b64encode(tree[0].encode()).decode())
     call.sealed.append(sealed)

@@ -236,9 +236,16 @@ def _input(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
             speaker = _ROLES.get(said, "user")
         else:
             speaker = _ITEM_ROLES.get(kind, "tool") if type(kind) is str or kind is None else "tool"
-        if kind == "item_reference":
+        if _is_held(item, kind):
             mark(call, "item_reference")
         read_fields(call, speaker, item, ("input", index), _ITEM)
+
+
+def _is_held(item: Tree, kind: Any) -> bool:
+    """Whether an item is an id alone: of an item (its `type` may be left out) or of a picture that was made before."""
+    if kind is None:
+        return "id" in item and "role" not in item and "content" not in item
+    return kind == "item_reference" or (kind == "image_generation_call" and not item.get("result"))
 
 
 def _content(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
@@ -279,6 +286,12 @@ def _sealed(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
         mark(call, "encrypted_content")
         if type(holder[key]) is not str or " " in holder[key]:
             walk_value(call, role, holder, key, path)
+
+
+def _management(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
+    if holder[key]:
+        mark(call, "compaction")  # another inference, beyond max_output_tokens
+    walk_value(call, role, holder, key, path, numbers=True)
 
 
 def _prompt(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
@@ -371,6 +384,7 @@ _TOP: Fields = {
     "previous_response_id": marked("previous_response_id"),
     "conversation": _conversation,
     "background": marked("background"),
+    "context_management": _management,
     "user": metadata,
     "safety_identifier": metadata,
     "prompt_cache_key": metadata,

@@ -37,7 +37,9 @@ _IN_BYTES = frozenset(
 
 _PICTURES = frozenset({"image", "image_data", "image_url"})
 _MEDIA = _PICTURES | {"audio", "audio_data", "audio_id", "video"}
-_PICTURE_TYPES = frozenset({"image", "image_url", "input_image"})
+_PICTURE_TYPES = frozenset(
+    {"image", "image_url", "input_image", "computer_screenshot", "image_generation_call"}
+)
 
 _OPTIONS = {
     "service_tier": "service_tier", "serviceTier": "service_tier", "speed": "speed",
@@ -74,7 +76,12 @@ def plain_bound(attempt: Attempt, price: ModelPrice) -> Bound:
 
 
 def seen_whole(attempt: Attempt) -> bool:
-    """Whether all that the model will read is in the body's bytes, or is a picture."""
+    """Whether all that the model will read is in the body's bytes, or is a picture.
+
+    Gemini counts sound by its length (32 tokens a second) and takes formats that say a second of silence in a byte.
+    """
+    if attempt.dialect == "gemini" and "audio" in attempt.unseen:
+        return False
     return _IN_BYTES.issuperset(attempt.unseen)
 
 

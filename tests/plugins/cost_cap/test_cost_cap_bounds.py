@@ -92,6 +92,34 @@ def test_each_round_of_a_tool_reads_the_whole_context_again() -> None:
     assert Quote(PRICE, bound).worst_case(0) == 100_000 * 8 * 10**6 + 7 * 10**10
 
 
+SHOT = {"type": "computer_call_output", "call_id": "c",
+        "output": {"type": "computer_screenshot", "image_url": "https://x/a.png"}}  # fmt: skip
+DRAWN = {"type": "image_generation_call", "id": "ig_1", "status": "completed"}
+SOUND = {"contents": [{"parts": [{"inlineData": {"mimeType": "audio/flac", "data": "ZkxhQw=="}}]}]}
+HELD: dict[str, tuple[str, dict[str, Any], int]] = {
+    "ten screenshots": (RESPONSES, {"input": [SHOT] * 10}, 1_064 + 100_000),
+    "ten pictures made before": (RESPONSES, {"input": [{**DRAWN, "result": "iVBORw=="}] * 10}, 1_064 + 100_000),
+    "their ids alone": (RESPONSES, {"input": [DRAWN]}, 100_000),
+    "an id without a type": (RESPONSES, {"input": [{"id": "msg_1"}]}, 100_000),
+    "a compaction": (RESPONSES, {"input": "x", "context_management": [{"type": "compaction"}]}, 400_000),
+    "a message with an id": (RESPONSES, {"input": [{"id": "msg_1", "role": "user", "content": "x"}]}, 1_064),
+    "sound at Gemini": (GEMINI, SOUND, 100_000),
+    "a PDF of plain letters": (RESPONSES, {"input": [{"role": "user", "content": [
+        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjQKMSAwIG9iago="}]}]}, 100_000),
+    "a source of tomorrow": (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": [
+        {"type": "document", "source": {"type": "cloud", "uri": "x"}}]}]}, 100_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_is_elsewhere_or_dense_is_no_matter_of_bytes(name: str) -> None:
+    path, body, tokens = HELD[name]
+    model = "gpt-4o" if path != GEMINI else "gemini-2.5-flash"
+    attempt = attempt_of(path, body, model)
+    bound, bounded = bound_of(attempt, PRICE, offered_by(attempt, PRICE, 3))
+    assert (bound.input, bounded) == (tokens, True)
+
+
 def test_a_prediction_may_be_billed_as_output() -> None:
     """https://platform.openai.com/docs/guides/predicted-outputs: rejected tokens are billed beside the answer."""
     attempt = attempt_of(CHAT, {"messages": HI, "prediction": {"type": "content", "content": "a b c"}})
