@@ -6,14 +6,32 @@ next target is asked, of whatever dialect. Tries beyond a call's first that fail
 calls: when everything is down, trying again makes it worse.
 
 A stream that breaks in the client's hands ends with an error, or goes on from the next target, as the route's
-`mid_stream` says: `continue` asks it to go on from the text so far, `restart_marker` to begin again behind a marker.
-Calls of tools are never resumed.
+`mid_stream` says: `continue` asks it to go on from the text so far, `restart_marker` to begin again behind a marker
+(`[The answer was interrupted. It begins again.]`). It is asked by prefilling where the model takes that (Claude up to
+4.5, without thinking), else in words; what it repeats of the end, or of all of it, is taken off. Filters go on across
+the seam: what they held stays held, and the next provider is shown the text with `pii`'s placeholders still in. Calls
+of tools, several answers to one call (`n`), and half an answer in JSON are never resumed. When nobody goes on, the
+client gets the error of the break, never the fallback's own refusal. Where the dialect lets it, later events name the
+model that went on; the usage is that provider's.
 
-Whom to ask first, by the route's `strategy`: `ordered`; `weighted` (each target's `weight`; the same caller always
-has the same one); `fastest` (by the time to the first token and the tokens per second lately, with one call in twenty
-to somebody else); `cheapest` (the price of this call there); `by_complexity` (each target's `quality`; simple calls go
-to `low` ones; the header `x-llmshield-quality: high | medium | low` says it instead). `regions` leaves out providers
-of other regions. `hedge` asks the second target as well when the first has not begun after a while.
+Whom to ask first, by the route's `strategy`; `route_why` in the record says why:
+
+| strategy | who is asked first |
+|---|---|
+| `ordered` | as `to` is written |
+| `weighted` | by each target's `weight`; the same caller (tenant and key, else address) always gets the same one. 0: only when others fail |
+| `fastest` | who takes the least time for 300 tokens, by the time to the first token and the pace lately; one call in twenty asks somebody else. Streams and whole answers are measured apart, in each process |
+| `cheapest` | whose price for this very call is lowest; no known price comes last; one whose own budget (a cap of `cost_cap` by provider) is spent is passed over |
+| `by_complexity` | by each target's `quality`: a plain score of length, code, words that ask for reasoning, tools and turns; the header `x-llmshield-quality: high, medium or low` says it instead |
+
+`regions` leaves out providers of other regions; that holds for every plugin's choice, also without `failover`.
+
+`hedge: {after: 700ms, max_extra_cost: 20%}` asks the second target as well when the first has not begun after that
+time; `after: p95` takes it from the first target's last 64 answers (from ten on). Who begins first answers, the other
+one is cancelled and paid for what it did. At most that share of the calls is hedged.
+
+Without an `api_key` of its own, a provider is asked with the client's key only if it is the first one that `to` names,
+whatever the strategy; no client's key goes to a second provider.
 
 What a failure means:
 
