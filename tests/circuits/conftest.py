@@ -1,7 +1,7 @@
 """Stores behind a wire that tests cut."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,10 +15,11 @@ class Held(Store):
 
     def __init__(self, inner: Store) -> None:
         self.inner, self.cut, self.steps = inner, False, 0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__
-        if name in ("inner", "cut", "steps"):
+        if name in ("inner", "cut", "steps", "meanwhile"):
             return own(self, name)
         if name == "shared":
             return True
@@ -31,7 +32,12 @@ class Held(Store):
             if self.cut:
                 raise StoreUnavailable("cut")
             await asyncio.sleep(0)  # others get their turn in the midst of every step
-            return await found(*args)
+            said = await found(*args)
+            meanwhile = self.meanwhile
+            if name == "notes" and meanwhile is not None:
+                self.meanwhile = None
+                await meanwhile()
+            return said
 
         return step
 

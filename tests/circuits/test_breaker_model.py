@@ -45,7 +45,7 @@ class CircuitMachine(RuleBasedStateMachine):
         if hasattr(self, "time"):
             self.time.__exit__()
 
-    @rule(seconds=st.sampled_from([0.5, 1.5, 5.0, 29.0, 31.0, 60.0, 250.0]))
+    @rule(seconds=st.sampled_from([0.5, 1.5, 5.0, 15.0, 29.0, 31.0, 60.0]))
     def wait(self, seconds: float) -> None:
         self.time.advance(seconds)
 
@@ -66,6 +66,31 @@ class CircuitMachine(RuleBasedStateMachine):
                 if self.opened:
                     self.probe = (permit, now + FIRST)
                 self.permits.append((permit, self.era))
+
+    @rule(times=st.integers(1, 4))
+    def fail(self, times: int) -> None:
+        """Fresh calls that fail at once: without it most runs never open."""
+        for _ in range(times):
+            before = len(self.permits)
+            self.ask(1)
+            if len(self.permits) > before:
+                permit, era = self.permits.pop()
+                permit.failure("status", None)
+                self.ended(permit, era, "failure", None)
+
+    @rule(more=st.sampled_from([-0.5, 0.0, 0.0, FIRST]))
+    def break_ends(self, more: float) -> None:
+        """To the instant at which a break, or a probe's lease behind it, ends."""
+        if self.opened:
+            self.time.advance(max(self.until - self.time.monotonic() + more, 0.0))
+
+    @rule()
+    def probe_succeeds(self) -> None:
+        if self.probe is not None and any(permit is self.probe[0] for permit, _ in self.permits):
+            permit, era = next(each for each in self.permits if each[0] is self.probe[0])
+            self.permits.remove((permit, era))
+            permit.success(None)
+            self.ended(permit, era, "success", None)
 
     @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), advice=st.sampled_from([None, 0.0, 90.0, 1e9]))
     def end(self, data: st.DataObject, outcome: str, advice: float | None) -> None:

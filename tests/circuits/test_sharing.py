@@ -203,9 +203,9 @@ async def test_a_wall_clock_that_jumps_moves_no_break_and_no_lease(
     mine, yours, frozen = two
     frozen.step(-500_000)
     fail(mine)
-    await sync(mine, yours)
+    await sync(mine)
     frozen.step(1_000_000)
-    await sync(mine, yours)
+    await sync(yours)
     assert yours.retry_after_s("a", "m") == 60
     frozen.advance(60)
     frozen.step(-2_000_000)
@@ -329,6 +329,61 @@ async def test_after_an_operators_break_one_probe_decides(
     await sync(mine, yours)
 
     assert yours.retry_after_s("a", "m") == 120
+
+
+async def test_what_an_operator_said_is_said_once(
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+) -> None:
+    mine, yours, frozen = two
+    await notes.hold_open(stores(), "a", None, 600)
+    await sync(mine, yours)
+    assert mine.permit("a", "m") is None
+    frozen.advance(600)
+    (await probed(mine)).success()
+    fail(yours, "other")
+    await sync(yours, mine, yours)
+
+    assert (mine.state("a", "m"), yours.state("a", "m")) == ("closed", "closed")
+
+
+async def test_an_operators_word_outlives_the_probe_under_way(
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+) -> None:
+    mine, yours, frozen = two
+    fail(mine)
+    await sync(mine, yours)
+    frozen.advance(60)
+    probe = await probed(mine)
+    await notes.close(stores(), "a", "m")
+    probe.failure("reset")
+    await sync(mine, yours)
+
+    assert (mine.state("a", "m"), yours.state("a", "m")) == ("closed", "closed")
+
+
+async def test_what_was_read_before_a_write_is_no_news(stores: Callable[[], Any]) -> None:
+    """A look at the shelf that takes long: meanwhile this process' probe has closed the circuit."""
+    with FrozenClock() as frozen:
+        circuits, store = new(), stores()
+        await circuits.start(store)
+        fail(circuits)
+        await sync(circuits)
+        frozen.advance(60)
+        probe = await probed(circuits)
+        await store.put("circuits", "something else", b"")
+
+        async def meanwhile() -> None:
+            probe.success()
+            assert circuits._sharing is not None
+            await circuits._sharing._write(circuits._breakers["a", "m"])
+
+        store.meanwhile = meanwhile
+        await sync(circuits)
+        assert circuits.state("a", "m") == "closed"
+        await sync(circuits)
+
+        assert circuits.state("a", "m") == "closed"
+        await circuits.close()
 
 
 async def test_notes_that_are_none_change_nothing(
