@@ -288,12 +288,6 @@ def _sealed(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
             walk_value(call, role, holder, key, path)
 
 
-def _management(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
-    if holder[key]:
-        mark(call, "compaction")  # another inference, beyond max_output_tokens
-    walk_value(call, role, holder, key, path, numbers=True)
-
-
 def _prompt(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     value = holder[key]
     if value is None:
@@ -384,7 +378,7 @@ _TOP: Fields = {
     "previous_response_id": marked("previous_response_id"),
     "conversation": _conversation,
     "background": marked("background"),
-    "context_management": _management,
+    "context_management": marked("compaction"),  # another inference, beyond max_output_tokens
     "user": metadata,
     "safety_identifier": metadata,
     "prompt_cache_key": metadata,
