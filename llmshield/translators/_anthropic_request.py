@@ -167,7 +167,7 @@ def _medium(kind: Any, block: Tree) -> MediaPart | TextPart | None:
 def _read_tools(out: Conversation, body: Tree) -> None:
     for index, entry in enumerate(items(body.get("tools"))):
         tool = object_of(entry)
-        if tool.get("type", "custom") not in {"custom", None}:
+        if tool.get("type", "custom") not in ("custom", None):
             out.missing.append(f"tools/{index}: a tool of Anthropic's own")
             continue
         unread(out.lost, tool, _TOOL, f"tools/{index}", FAMILY_NAME)

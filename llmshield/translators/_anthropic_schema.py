@@ -10,7 +10,7 @@ from typing import Any
 
 from llmshield.call import Tree
 from llmshield.conversation import Conversation
-from llmshield.translators._json import note
+from llmshield.translators._json import note, shown
 
 _KEPT = frozenset({"type", "enum", "const", "required", "title", "description", "default", "$ref"})
 _INSIDE = {"anyOf", "oneOf", "allOf", "prefixItems"}
@@ -38,7 +38,7 @@ def narrowed(c: Conversation, schema: Tree, place: str) -> Tree:
         elif name in {"not", "if", "patternProperties", "prefixItems", "items", "dependentSchemas"}:
             note(c.missing, f"{place}: Anthropic's schemas have no {name!r}")
         elif name not in _SILENT:
-            note(c.lost, f"{place}: Anthropic's schemas have no {name[:60]!r}")
+            note(c.lost, f"{place}: Anthropic's schemas have no {shown(name)!r}")
     kind = schema.get("type")
     if kind == "object" or "properties" in schema or "additionalProperties" in schema:
         further = schema.get("additionalProperties")

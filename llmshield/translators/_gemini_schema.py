@@ -7,7 +7,7 @@ from typing import Any
 from llmshield.call import Tree
 from llmshield.conversation import Conversation
 from llmshield.dialects._gemini_texts import camel
-from llmshield.translators._json import items, note, object_of
+from llmshield.translators._json import items, note, object_of, shown
 
 _READ = frozenset(
     {
@@ -34,8 +34,8 @@ def as_json_schema(schema: Tree) -> Tree:
         if name == "type" and type(value) is str:
             out["type"] = value.lower()
         elif name == "properties" and type(value) is dict:
-            order = schema.get("propertyOrdering") or schema.get("property_ordering") or ()
-            names = [each for each in items(list(order)) if each in value]
+            order = schema.get("propertyOrdering") or schema.get("property_ordering")
+            names = [each for each in items(order) if type(each) is str and each in value]
             names += [each for each in value if each not in names]
             out["properties"] = {each: as_json_schema(object_of(value[each])) for each in names}
         elif name in {"items", "additionalProperties"} and type(value) is dict:
@@ -76,7 +76,7 @@ def readable(c: Conversation, schema: Tree, place: str) -> Tree:
         elif name in _FORMING:
             note(c.missing, f"{place}: Gemini's schemas have no {name!r}")
         elif name not in _SILENT:
-            note(c.lost, f"{place}: Gemini's schemas have no {name[:60]!r}")
+            note(c.lost, f"{place}: Gemini's schemas have no {shown(name)!r}")
     return out
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 
 from llmshield.call import Tree
 from llmshield.conversation import MediaPart
+
+_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,40}\Z")
 
 SIGNATURE = "content: a thought's signature is for its own provider"
 """A loss in answers that every dialect has."""
@@ -99,6 +102,11 @@ def note(notes: list[str], what: str) -> None:
         notes.append(what)
 
 
+def shown(name: Any) -> str:
+    """A field's name as a record may hold it: what is no plain name may be a text of the client's."""
+    return name if type(name) is str and _NAME.match(name) else "(a name of the client's)"
+
+
 def unread(notes: list[str], tree: Tree, known: frozenset[str], place: str, whose: str) -> None:
     """Name what an object says beside the fields that were read; `""`, `[]`, `{}`, false and null ask for nothing.
 
@@ -111,5 +119,5 @@ def unread(notes: list[str], tree: Tree, known: frozenset[str], place: str, whos
             continue
         if name == "cache_control" and object_of(value).get("ttl") in (None, "5m"):
             continue
-        where = f"{place}/{name[:60]}" if place else name[:60]
+        where = f"{place}/{shown(name)}" if place else shown(name)
         note(notes, f"{where}: known to {whose} only")

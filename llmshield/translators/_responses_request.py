@@ -29,6 +29,7 @@ from llmshield.translators._json import (
     note,
     number,
     object_of,
+    shown,
     text,
     truth,
     unread,
@@ -86,8 +87,8 @@ def read_conversation(call: Call) -> Conversation:
 
 
 def _read_item(out: Conversation, item: Tree, place: str) -> None:
-    kind = item.get("type", "message")
-    known = _ITEMS.get(kind if type(kind) is str else "")
+    kind = text(item.get("type", "message")) or ""
+    known = _ITEMS.get(kind)
     if known is not None:
         direct = object_of(item.get("caller")).get("type") == "direct"
         unread(out.lost, item, known | _OF_ALL | {"caller"} if direct else known | _OF_ALL, place, _WHOSE)
@@ -152,7 +153,7 @@ def _read_content(out: Conversation, content: Any, place: str) -> list[Part]:
 
 def read_part(entry: Tree) -> Part | None:
     """A part of a message or of a tool's result."""
-    kind = entry.get("type")
+    kind = text(entry.get("type"))
     if kind in {"input_text", "output_text", "text"} and type(entry.get("text")) is str:
         return TextPart(entry["text"])
     if kind == "refusal" and type(entry.get("refusal")) is str:
@@ -238,8 +239,8 @@ def _read_wishes(out: Conversation, body: Tree) -> None:
         note(out.lost, "user: there is one name for the end user, the safety identifier")
     unread(out.lost, object_of(body.get("stream_options")), frozenset(), "stream_options", _WHOSE)
     for name in include:
-        if name not in {_LOGPROBS, _SEALED}:
-            note(out.lost, f"include/{str(name)[:60]}: known to OpenAI only")
+        if name not in (_LOGPROBS, _SEALED):
+            note(out.lost, f"include/{shown(name)}: known to OpenAI only")
     rest = {name: value for name, value in body.items() if value != _SAME_ANYWAY.get(name)}
     for name in _HELD & rest.keys():
         if rest[name] not in (None, False):

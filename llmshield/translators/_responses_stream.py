@@ -108,7 +108,7 @@ class ResponsesReader(Reader):
             out += [Finished(0, finish_of(response)), Over()]
 
     def _item(self, out: list[Happening], output: int, item: Tree) -> None:
-        kind = item.get("type")
+        kind = text(item.get("type"))
         if kind not in _ITEMS:
             note(self.lost, OWN)
         if kind == "function_call" or kind == "custom_tool_call":

@@ -33,7 +33,16 @@ from llmshield.translators._responses_stream import (
 
 _RENAMED = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
 _OF_CHAT = frozenset(
-    {"seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "response_format", "prediction"}
+    {
+        "seed",
+        "stop",
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "logprobs",
+        "response_format",
+        "prediction",
+    }
 )
 """Settings of OpenAI's other API that this one refuses: a provider's `parameters` are for both."""
 
