@@ -158,8 +158,7 @@ class Engine:
         if tenant is not None:
             call.tags.update(tenant.tags)
         x.call = call
-        x.trail.stretch = stretch_for(len(body))
-        x.trail.long = len(body) > _LONG
+        x.trail.stretch, x.trail.long = stretch_for(len(body)), len(body) > _LONG
         route = self._route(x, call)
         active = self._overrides(call)
         chain = x.chain = self.chain.under(active) if active else self.chain
@@ -178,8 +177,7 @@ class Engine:
             route, x.why = verdict, verdict.why
             break
         else:
-            if chain.choose_provider:
-                self._asking.lend(x, call)
+            self._asking.lend(x, call)
             for step in chain.choose_provider:
                 verdict = await run_step(step, x.trail, call, route)
                 if verdict is not None:
@@ -310,8 +308,7 @@ class Engine:
                     x.call._proposals = []
                     await self._endings.run((fn,), x.reply, x.id)
                     _tell_findings(x, plugin, enforced=enforced)
-            x.call._ask = None
-            call_ends, x.call._on_end = x.call._on_end, []
+            call_ends, x.call._on_end, x.call._ask = x.call._on_end, [], None
             await self._endings.run(call_ends, x.call, x.id)
 
     def _tell(self, x: Exchange) -> None:

@@ -116,11 +116,12 @@ def plugin(name: str) -> str:
     module = importlib.import_module(f"llmshield_plugins.{name}")
     title, _, body = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
     schema = settings_schema(registry.find("plugin", name).Settings)
-    rows = [
-        row
-        for key, value in schema.get("properties", {}).items()
-        for row in _rows(value, schema.get("$defs", {}), key)
-    ]
+    definitions, needed = schema.get("$defs", {}), schema.get("required", ())
+    rows: list[tuple[str, str, str, str]] = []
+    for key, value in schema.get("properties", {}).items():
+        default = "required" if key in needed else _default(value)
+        rows += [(f"`{key}`", _words(value, definitions), default, _meaning(value, definitions))]
+        rows += _rows(value, definitions, key)
     head, _, example = body.partition("\nExample:\n")
     parts = [f"# {title}\n", head.strip() + "\n"]
     if rows:

@@ -43,17 +43,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from llmshield import hookspecs
 from llmshield.call import Call
 from llmshield.errors import CallError, PluginError, UpstreamError
 from llmshield.hookspecs import Plugin, Resources
-from llmshield.policy import Policy, TargetShape
+from llmshield.policy import Policy
 from llmshield.policy.globs import compile_globs
-from llmshield.verdicts import Route
+from llmshield.verdicts import Route, Target
 
 _ASKED = "Several answers to the same question follow. {criteria}\nReply with the number of that answer and nothing else."
 _LONGEST = 20_000
@@ -64,11 +64,25 @@ _AT_ENDS = " .,;:!?\"'`*_()\u3002\u2026\u201c\u201d\u2018\u2019"
 """"Yes." and "yes" are one answer; inside of a text, and before a number (-5, $5), every sign counts."""
 
 
+class MemberShape(BaseModel):
+    """Somebody to ask."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    provider: str = Field(description="A name under `providers`.")
+    model: str | None = Field(None, description="The model there; else the one that the client named.")
+
+    @property
+    def target(self) -> Target:
+        """The same as the word that hooks use."""
+        return Target(self.provider, self.model)
+
+
 def _target(value: Any) -> Any:
     return {"provider": value} if isinstance(value, str) else value
 
 
-Member = Annotated[TargetShape, BeforeValidator(_target, json_schema_input_type=str | TargetShape)]
+Member = Annotated[MemberShape, BeforeValidator(_target, json_schema_input_type=str | MemberShape)]
 
 
 class Ensemble(Plugin):
@@ -92,6 +106,14 @@ class Ensemble(Plugin):
         )
         models: tuple[str, ...] = Field(("*",), description="Calls for these models are asked in this way.")
 
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            if self.answer == "judge" and self.judge is None:
+                raise ValueError("`answer: judge` needs a `judge`, such as {provider: openai, model: gpt-4o}")
+            if self.quorum > len(self.members):
+                raise ValueError(f"a quorum of {self.quorum} can't be had of {len(self.members)} members")
+            return self
+
     settings: Settings
 
     async def start(self, resources: Resources) -> None:
@@ -103,14 +125,6 @@ class Ensemble(Plugin):
                 raise PluginError(
                     f"ensemble: there is no provider {shape.provider!r}; name one of `providers`."
                 )
-        if settings.answer == "judge" and settings.judge is None:
-            raise PluginError(
-                "ensemble: `answer: judge` needs a `judge`, such as {provider: openai, model: gpt-4o}."
-            )
-        if settings.quorum > len(settings.members):
-            raise PluginError(
-                f"ensemble: a quorum of {settings.quorum} can't be had of {len(settings.members)} members."
-            )
         self._means = compile_globs(settings.models)
         self._targets = tuple(shape.target for shape in settings.members)
 
