@@ -382,7 +382,7 @@ async def _outage(
     if wrong:
         return Verdict("safe" if all("None" not in each for each in wrong) else "fail", (), wrong[0])
     # Three failures open it (a call has two tries), then one probe per break of 10, 20, 20, ... s.
-    most = 4 + 5
+    most = 3 + 4
     why = []
     if down > most:
         why.append(
