@@ -15,7 +15,7 @@ from llmshield.call import Attempt, Usage
 from llmshield.conversation import Answered, Choice, Finished, PartBegun, TextPart, ToolCallPart
 from llmshield.errors import CallError, UpstreamError
 from llmshield.racing import Candidate, Floor, TooFew, as_stream, collect, read_all_of, sum_of, together
-from llmshield.simulator import Received, Scripted, Simulator
+from llmshield.simulator import Scripted, Simulator
 from llmshield.testing import call, gateway, policy
 from llmshield.translators.openai_chat import OpenAIChat
 from llmshield.verdicts import Target
@@ -272,22 +272,25 @@ async def test_in_monitor_mode_nobody_is_hedged(world: World) -> None:
     assert ("a", []) == (headers["x-llmshield-provider"], world.sims[1].calls)
 
 
-async def test_a_winner_that_breaks_is_taken_over(world: World) -> None:
+@pytest.mark.parametrize("mid_stream", ["error", "continue"])
+async def test_a_winner_that_breaks(world: World, mid_stream: str) -> None:
+    """The loser of the hedge has not failed: it may go on."""
     a, b = world.sims
-    a.provider.reply = lambda call: Scripted(text="late", simulate="ttft=1s")
-    both: list[Received] = []
-
-    def second(call: Received) -> Scripted:
-        both.append(call)
-        return Scripted(text=["One ", "two ", "three"], simulate="fault=cut,after=4,delay=5ms")
-
-    b.provider.reply = second
-    async with world.serve("{after: 50ms, max_extra_cost: 100%}") as (url, _):
+    a.provider.reply = lambda call: Scripted(text="four", simulate="" if len(a.calls) > 1 else "ttft=1s")
+    b.provider.reply = lambda call: Scripted(
+        text=["One ", "two ", "three "], simulate="fault=cut,after=4,delay=5ms"
+    )
+    async with world.serve(f"{{after: 50ms, max_extra_cost: 100%}}\n    mid_stream: {mid_stream}") as (
+        url,
+        _,
+    ):
         _, _, data = await ask(url, True)
 
-    assert '"error"' in data
-    assert [("a", "cancelled"), ("b", "failed")] == world.outcomes()
-    assert 1 == len(both)
+    last = [("a", "ok")] if mid_stream == "continue" else []
+    assert [("a", "cancelled"), ("b", "failed"), *last] == world.outcomes()
+    assert ('"error"' in data) == (mid_stream == "error")
+    assert ("four" in data) == (mid_stream == "continue")
+    assert 1 == len(b.calls)
 
 
 async def test_the_clients_own_key_goes_to_the_first_alone(world: World) -> None:

@@ -220,9 +220,16 @@ def _last_word(rule: Rule | None, failure: Failure) -> Answer | None:
 
 
 def _takes_over(rule: Rule, failure: Failure, call: Call, *, again: bool) -> Route | None:
-    """Who goes on with a stream that broke in the client's hands: the next target, else the same once more where it
-    may be asked `again`."""
+    """Who goes on with a stream that broke in the client's hands: the next target, else one that has not failed (it
+    lost a hedge), else the same once more where it may be asked `again`."""
     following = _after(failure.route, failure.attempt, call)
+    if following is None:
+        failed = {(each.provider, each.model) for each in failure.history if each.outcome != "cancelled"}
+        failed.add((failure.attempt.provider, failure.attempt.model))
+        fresh = [
+            each for each in failure.route.targets if (each.provider, each.model or call.model) not in failed
+        ]
+        following = fresh[0] if fresh else None
     if following is None and again and failure.tries < rule.retry.attempts:
         following = Target(failure.attempt.provider, failure.attempt.model)
     return Route((following,), why=f"goes on after {failure.reason}") if following is not None else None
