@@ -74,6 +74,7 @@ _PLAIN_OPTIONS = frozenset(
         "standard_only",
         "on_demand",
         "flex",
+        "global",
         "scale",
         "unspecified",
         "service_tier_unspecified",
@@ -246,6 +247,8 @@ class Prices:
         override: PriceOverride | None = known.prices if known is not None else None
         info = self._in_list(known.base_url if known is not None else "", family, model)
         if override is not None:
+            if any(value not in _PLAIN_OPTIONS for _, value in options):
+                return None  # the policy says what the plain way costs; a priority tier is dearer
             return _from_policy(override, model, info)
         return _from_list(info, model, dict(options), self.version) if info is not None else None
 
@@ -414,14 +417,22 @@ def _from_policy(override: PriceOverride, model: str, info: ModelInfo | None) ->
     def per_mtok(rate: int | None) -> int | None:
         return None if rate is None else rate * MTOK
 
-    fees = {} if info is None else _fees(vars(info.get_prices(datetime.fromtimestamp(clock.now(), UTC))))
+    listed = {} if info is None else vars(info.get_prices(datetime.fromtimestamp(clock.now(), UTC)))
+    fees = _fees(listed)
 
+    def as_dear(key: str) -> int | None:
+        """What the list asks for a write to a cache, in proportion to the policy's price of input."""
+        plain, rate = _at(listed.get("input_mtok"), 0), _at(listed.get(key), 0)
+        return -(-override.input * MTOK * rate // plain) if plain and rate else None
+
+    write = per_mtok(override.cache_write)
     return ModelPrice(
         Rates(
             override.input * MTOK,
             override.output * MTOK,
             cache_read=per_mtok(override.cache_read),
-            cache_write=per_mtok(override.cache_write),
+            cache_write=as_dear("cache_write_mtok") if write is None else write,
+            cache_write_1h=as_dear("cache_write_1h_mtok"),
         ),
         per_call=override.call or 0,
         context=_context(info, model),

@@ -487,3 +487,28 @@ def test_names_from_clients_do_not_fill_the_memory(listed: Prices) -> None:
         listed.price("any", "openai", f"made-up-{index}")
 
     assert len(listed._found) <= 4_096
+
+
+def test_a_policys_price_is_no_price_for_a_dearer_way() -> None:
+    """A caller can't double the bill under the policy's price: not by a tier, not by writing to a cache."""
+    prices = Prices({"p": Provider(prices=FromPolicy(3 * 10**6, 15 * 10**6))})
+    prices.warm()
+
+    def price(model: str, family: str, *options: tuple[str, str]) -> ModelPrice | None:
+        return prices.price("p", family, model, options)
+
+    for option in (("service_tier", "priority"), ("speed", "fast"), ("inference_geo", "us")):
+        assert price("gpt-4o", "openai", option) is None
+    for option in (("service_tier", "flex"), ("service_tier", "auto"), ("inference_geo", "global")):
+        assert price("gpt-4o", "openai", option) is not None
+
+    claude = price("claude-sonnet-4-5", "anthropic")
+    assert claude is not None
+    assert claude.rates.cache_write == rate("3.75")  # 1.25 times input, as in the list
+    assert claude.rates.cache_write_1h == rate("6")
+    assert cost(claude, Usage(input=1000, output=0, cache_write=1000), long_cache=True) == pico("0.006")
+    said = Prices({"p": Provider(prices=FromPolicy(3 * 10**6, 15 * 10**6, cache_write=4 * 10**6))})
+    said.warm()
+    claude = said.price("p", "anthropic", "claude-sonnet-4-5")
+    assert claude is not None
+    assert claude.rates.cache_write == rate("4")
