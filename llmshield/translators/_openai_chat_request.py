@@ -88,7 +88,7 @@ def _read_message(out: Conversation, message: Tree, place: str, called: dict[str
         name = text(message.get("name"))
         answers = text(message.get("tool_call_id")) or called.get(name or "", name or "")
         result = [part for part in parts if isinstance(part, TextPart | MediaPart)]
-        parts = [ToolResultPart(answers, result, name=name)]
+        parts[:] = [ToolResultPart(answers, result, name=name)]
     if speaker == "assistant":
         thought = text(message.get("reasoning_content")) or text(message.get("reasoning"))
         if thought:
