@@ -598,3 +598,53 @@ async def test_dialects_without_a_translator_are_passed_over_with_a_reason(house
 
     assert caught.value.status_code in {400, 404, 503}
     assert len(house.sim.calls) == before
+
+
+@ACROSS
+async def test_a_stream_that_breaks_is_an_error_in_the_clients_sdk(house, client, family):
+    """Never a truncated answer that looks like a whole one."""
+    with pytest.raises((openai.OpenAIError, anthropic.AnthropicError, gemini_errors.APIError, RuntimeError)):
+        await house.clients[client].ask(
+            f"to-{family}", "Hello there [[simulate fault=cut,after=6,delay=2ms,tokens=40]]", stream=True
+        )
+
+
+@pytest.mark.parametrize(("client", "family"), [("chat", "gemini"), ("gemini", "openai")])
+@STREAM
+async def test_several_answers_come_as_several(house, client, family, stream):
+    sdk = house.clients[client].sdk
+    if client == "chat":
+        given = {"model": f"to-{family}", "messages": [{"role": "user", "content": "Hello"}], "n": 3}
+        if stream:
+            chunks = [chunk async for chunk in await sdk.chat.completions.create(**given, stream=True)]
+            ends = {
+                one.index: one.finish_reason for chunk in chunks for one in chunk.choices if one.finish_reason
+            }
+        else:
+            ends = {
+                one.index: one.finish_reason for one in (await sdk.chat.completions.create(**given)).choices
+            }
+    else:
+        given = {"model": f"to-{family}", "contents": "Hello", "config": {"candidate_count": 3}}
+        if stream:
+            chunks = [chunk async for chunk in await sdk.models.generate_content_stream(**given)]
+        else:
+            chunks = [await sdk.models.generate_content(**given)]
+        ends = {
+            one.index or 0: one.finish_reason
+            for chunk in chunks
+            for one in chunk.candidates
+            if one.finish_reason
+        }
+
+    assert sorted(ends) == [0, 1, 2]
+
+
+@ACROSS
+@STREAM
+async def test_huge_arguments_arrive_whole(house, client, family, stream):
+    city = 'R\u2028o"m\\e\U0001f600' * 1200
+    house.sim.say(Scripted(text="", tools=[{"name": "get_weather", "arguments": {"city": city}}]))
+    said = await house.clients[client].ask(f"to-{family}", "Rome", stream=stream, tools=("get_weather",))
+
+    assert [call[1:] for call in said.calls] == [("get_weather", {"city": city})]
