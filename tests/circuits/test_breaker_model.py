@@ -1,5 +1,7 @@
-"""The state machine of a circuit against a model that keeps everything and computes the state from scratch."""
+"""The state machine of a circuit against a model that keeps everything and computes the state from scratch; driven by
+hypothesis, which shrinks what it finds, and by a long random walk, which gets everywhere."""
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +13,7 @@ from llmshield.circuits.breaker import STEPS, Breaker, Permit
 from llmshield.testing import FrozenClock
 
 OUTCOMES = ("success", "slow", "failure", "refused", "abandon")
+ADVICE = (None, 0.0, 90.0, 1e9)
 WINDOW, FIRST, LONGEST, FAILURES, SLOW = 30.0, 60.0, 200.0, 3, 10.0
 
 
@@ -24,15 +27,15 @@ class Circuit:
     max_open: float = LONGEST
 
 
-class CircuitMachine(RuleBasedStateMachine):
-    """`era` counts every opening and closing; `reports` is all that was ever said in this era: (time, failed)."""
+class Pair:
+    """A breaker and its model. `era` counts every opening and closing; `reports` is all that was ever said in this
+    one: (time, failed)."""
 
-    @initialize(rate=st.sampled_from([None, 0.5, 1.0]))
-    def begin(self, rate: float | None) -> None:
-        self.time = FrozenClock()
-        self.time.__enter__()
+    def __init__(self, rate: float | None, time: FrozenClock, window: float = WINDOW) -> None:
+        self.time = time
         self.rate = rate
-        self.breaker = Breaker(Circuit(rate), ("a", "m"))
+        self.window = window
+        self.breaker = Breaker(Circuit(rate, window=window), ("a", "m"))
         self.permits: list[tuple[Permit, int]] = []
         self.era = 0
         self.reports: list[tuple[float, bool]] = []
@@ -41,62 +44,24 @@ class CircuitMachine(RuleBasedStateMachine):
         self.length = FIRST
         self.probe: tuple[Permit, float] | None = None
 
-    def teardown(self) -> None:
-        if hasattr(self, "time"):
-            self.time.__exit__()
+    def ask(self) -> bool:
+        """Ask for a permit; whether there was one."""
+        now = self.time.monotonic()
+        permit = self.breaker.permit()
+        free = not self.opened or (now >= self.until and (self.probe is None or now >= self.probe[1]))
 
-    @rule(seconds=st.sampled_from([0.5, 1.5, 5.0, 15.0, 29.0, 31.0, 60.0]))
-    def wait(self, seconds: float) -> None:
-        self.time.advance(seconds)
-
-    @rule(seconds=st.sampled_from([-90_000.0, 90_000.0]))
-    def step(self, seconds: float) -> None:
-        self.time.step(seconds)
-
-    @rule(times=st.integers(1, 4))
-    def ask(self, times: int) -> None:
-        for _ in range(times):
-            now = self.time.monotonic()
-            permit = self.breaker.permit()
-            free = not self.opened or (now >= self.until and (self.probe is None or now >= self.probe[1]))
-
-            assert (permit is not None) == free
-            if permit is not None:
-                assert permit.probe == self.opened
-                if self.opened:
-                    self.probe = (permit, now + FIRST)
-                self.permits.append((permit, self.era))
-
-    @rule(times=st.integers(1, 4))
-    def fail(self, times: int) -> None:
-        """Fresh calls that fail at once: without it most runs never open."""
-        for _ in range(times):
-            before = len(self.permits)
-            self.ask(1)
-            if len(self.permits) > before:
-                permit, era = self.permits.pop()
-                permit.failure("status", None)
-                self.ended(permit, era, "failure", None)
-
-    @rule(more=st.sampled_from([-0.5, 0.0, 0.0, FIRST]))
-    def break_ends(self, more: float) -> None:
-        """To the instant at which a break, or a probe's lease behind it, ends."""
+        assert (permit is not None) == free
+        if permit is None:
+            return False
+        assert permit.probe == self.opened
         if self.opened:
-            self.time.advance(max(self.until - self.time.monotonic() + more, 0.0))
+            self.probe = (permit, now + FIRST)
+        self.permits.append((permit, self.era))
+        return True
 
-    @rule()
-    def probe_succeeds(self) -> None:
-        if self.probe is not None and any(permit is self.probe[0] for permit, _ in self.permits):
-            permit, era = next(each for each in self.permits if each[0] is self.probe[0])
-            self.permits.remove((permit, era))
-            permit.success(None)
-            self.ended(permit, era, "success", None)
-
-    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), advice=st.sampled_from([None, 0.0, 90.0, 1e9]))
-    def end(self, data: st.DataObject, outcome: str, advice: float | None) -> None:
-        if not self.permits:
-            return
-        permit, era = self.permits.pop(data.draw(st.integers(0, len(self.permits) - 1)))
+    def end(self, index: int, outcome: str, advice: float | None) -> None:
+        """Give a permit back."""
+        permit, era = self.permits.pop(index)
         if outcome == "failure":
             permit.failure("status", advice)
         elif outcome in ("success", "slow"):
@@ -105,11 +70,20 @@ class CircuitMachine(RuleBasedStateMachine):
             permit.refused()
         else:
             permit.abandon()
-        self.ended(permit, era, outcome, advice if outcome == "failure" else None)
+        if era == self.era:
+            self.ended(permit, outcome, advice if outcome == "failure" else None)
+        self.check()
 
-    def ended(self, permit: Permit, era: int, outcome: str, advice: float | None) -> None:
-        if era != self.era:
-            return
+    def check(self) -> None:
+        """The same state, and the same wait."""
+        now = self.time.monotonic()
+        expected = "closed" if not self.opened else "open" if now < self.until else "half_open"
+        wait = max(self.until, self.probe[1] if self.probe else 0.0) - now if self.opened else 0.0
+
+        assert expected == self.breaker.state
+        assert abs(max(wait, 0.0) - self.breaker.retry_after_s) < 1e-6
+
+    def ended(self, permit: Permit, outcome: str, advice: float | None) -> None:
         failed = outcome in ("failure", "slow")
         now = self.time.monotonic()
         if not self.opened:
@@ -126,9 +100,9 @@ class CircuitMachine(RuleBasedStateMachine):
             self.probe = None
 
     def too_many(self, now: float) -> bool:
-        if len([at for at, failed in self.reports if failed and now - at <= WINDOW]) < FAILURES:
+        if len([at for at, failed in self.reports if failed and now - at <= self.window]) < FAILURES:
             return False
-        step = WINDOW / STEPS
+        step = self.window / STEPS
         counted = [failed for at, failed in self.reports if int(at / step) > int(now / step) - STEPS]
         return self.rate is None or sum(counted) >= self.rate * len(counted)
 
@@ -137,18 +111,77 @@ class CircuitMachine(RuleBasedStateMachine):
         self.until = now + min(max(length, advice or 0.0), LONGEST)
         self.era += 1
 
+
+class CircuitMachine(RuleBasedStateMachine):
+    @initialize(rate=st.sampled_from([None, 0.5, 1.0]))
+    def begin(self, rate: float | None) -> None:
+        self.time = FrozenClock()
+        self.time.__enter__()
+        self.pair = Pair(rate, self.time)
+
+    def teardown(self) -> None:
+        if hasattr(self, "time"):
+            self.time.__exit__()
+
+    @rule(seconds=st.sampled_from([0.5, 1.5, 5.0, 15.0, 29.0, 31.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.time.advance(seconds)
+
+    @rule(seconds=st.sampled_from([-90_000.0, 90_000.0]))
+    def step(self, seconds: float) -> None:
+        self.time.step(seconds)
+
+    @rule(times=st.integers(1, 4), fails=st.booleans())
+    def ask(self, times: int, fails: bool) -> None:
+        for _ in range(times):
+            if self.pair.ask() and fails:
+                self.pair.end(-1, "failure", None)
+
+    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), advice=st.sampled_from(ADVICE))
+    def end(self, data: st.DataObject, outcome: str, advice: float | None) -> None:
+        if self.pair.permits:
+            self.pair.end(data.draw(st.integers(0, len(self.pair.permits) - 1)), outcome, advice)
+
     @invariant()
     def the_same(self) -> None:
-        if hasattr(self, "breaker"):
-            now = self.time.monotonic()
-            expected = "closed" if not self.opened else "open" if now < self.until else "half_open"
-
-            assert self.breaker.state == expected
+        if hasattr(self, "pair"):
+            self.pair.check()
 
 
-@pytest.mark.parametrize("runs", [400, pytest.param(2_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [150, pytest.param(2_000, marks=pytest.mark.nightly)])
 def test_a_circuit_is_its_model(runs: int) -> None:
     """50 steps a run: 100,000 of them at night."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         CircuitMachine, settings=settings(max_examples=runs, stateful_step_count=50, deadline=None)
     )
+
+
+@pytest.mark.parametrize(
+    ("rate", "window"), [(None, WINDOW), (None, 5 * WINDOW), (0.3, WINDOW), (1.0, 5 * WINDOW)]
+)
+@pytest.mark.parametrize("steps", [100_000, pytest.param(1_000_000, marks=pytest.mark.nightly)])
+def test_a_long_life_is_its_models(rate: float | None, window: float, steps: int) -> None:
+    rng = random.Random(7)
+    with FrozenClock() as time:
+        pair = Pair(rate, time, window)
+        for _ in range(steps):
+            what = rng.random()
+            if what < 0.35:
+                pair.ask()
+            elif what < 0.75 and pair.permits:
+                back = min(
+                    int(rng.expovariate(0.5)) + 1, len(pair.permits)
+                )  # mostly the newest, now and then an old one
+                outcome = rng.choices(OUTCOMES, (3, 1, 4, 1, 1))[0]
+                pair.end(-back, outcome, rng.choice(ADVICE))
+            elif what < 0.95:
+                time.advance(rng.choice([0.25, 0.5, 1.5, 5.0]))
+            elif what < 0.99:
+                left_s = pair.until - time.monotonic()
+                time.advance(
+                    left_s if left_s > 0 else FIRST
+                )  # to the end of the break, then of a probe's lease
+            else:
+                time.step(rng.choice([-90_000.0, 90_000.0]))
+            del pair.permits[:-20]
+            pair.check()
