@@ -289,7 +289,12 @@ class Ledger:
         `tenants` are shown even if they never called. `spent_usd` counts since the store was made, each
         budget its own window. Raises: StoreUnavailable; also for a book that is lost: its figures are none.
         """
-        await self._store.ping()
+        try:
+            await self._store.ping()
+        except StoreUnavailable as error:
+            if self.closed and not isinstance(error, BookLost):
+                raise StoreUnavailable(self.closed) from error  # what the keeper found says more
+            raise
         now = clock.now()
         accounts = by_account(await self._store.balances("tenant="))
         names = {name: _tenant(name) for name, found in accounts.items() if of_window(found, EVER)}
