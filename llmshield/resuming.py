@@ -116,12 +116,13 @@ class Shadow:
 
     @property
     def resumable(self) -> bool:
-        """Whether somebody else may go on: one answer, in words alone, and not complete."""
+        """Whether somebody else may go on: one answer, in words alone, not complete, and of parts that we can number."""
         return (
             not self.finished
             and not self._others
             and all(part.kind in {"text", "reasoning"} for part in self.parts)
             and sum(part.kind == "text" for part in self.parts) <= 1
+            and self._reader.aligned()
         )
 
 

@@ -20,6 +20,7 @@ from llmshield.simulator import Received, Scripted, Simulator
 from llmshield.testing import gateway, policy
 from llmshield.translators.anthropic_messages import AnthropicMessages
 from llmshield.translators.openai_chat import OpenAIChat
+from llmshield.translators.openai_responses import OpenAIResponses
 
 # -- the seam ----------------------------------------------------------------------------------------------------------
 
@@ -135,6 +136,44 @@ def test_a_text_that_has_ended_is_still_what_was_said() -> None:
     resumption = Resumption.of(shadow, Channels((), lambda *_: None))
     assert resumption is not None
     assert (None, "All of it.") == (shadow.last, resumption.said)
+
+
+def event(**tree: Any) -> bytes:
+    return b"data: " + json.dumps(tree).encode() + b"\n\n"
+
+
+SEARCH = {"type": "web_search_call", "id": "ws", "status": "in_progress"}
+DELTA = {"type": "response.output_text.delta", "item_id": "m", "content_index": 0, "delta": "Hi"}
+THOUGHT = {"type": "response.reasoning_summary_text.delta", "item_id": "r", "output_index": 0, "delta": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("events", "resumable"),
+    [
+        ([{**DELTA, "output_index": 0}], True),
+        ([{**THOUGHT, "summary_index": 0}, {**DELTA, "output_index": 1}], True),
+        ([{**THOUGHT, "summary_index": n} for n in (0, 1)] + [{**DELTA, "output_index": 1}], False),
+        ([{"type": "response.output_item.added", "output_index": 0, "item": SEARCH}, {**DELTA, "output_index": 1}], False),
+        ([{**DELTA, "output_index": 0}, {"type": "response.output_item.added", "output_index": 1, "item": SEARCH}], False),
+    ],
+    ids=["text", "a thought before it", "two thoughts in one item", "a search before it", "a search behind it"],
+)  # fmt: skip
+def test_items_that_would_get_other_numbers_are_not_resumed(events: list[Any], resumable: bool) -> None:
+    shadow = Shadow(OpenAIResponses().reader(), "continue")
+    for tree in events:
+        shadow.feed(event(**tree))
+
+    assert resumable == shadow.resumable
+
+
+@pytest.mark.parametrize(("kind", "resumable"), [("thinking", True), ("server_tool_use", False)])
+def test_blocks_that_would_get_other_numbers_are_not_resumed(kind: str, resumable: bool) -> None:
+    shadow = Shadow(AnthropicMessages().reader(), "continue")
+    shadow.feed(event(type="content_block_start", index=0, content_block={"type": kind, "thinking": "hm"}))
+    shadow.feed(event(type="content_block_stop", index=0))
+    shadow.feed(event(type="content_block_start", index=1, content_block={"type": "text", "text": "Hi"}))
+
+    assert resumable == shadow.resumable
 
 
 # -- the question ------------------------------------------------------------------------------------------------------

@@ -49,6 +49,10 @@ class Reader(_Noting, ABC):
     def feed(self, data: bytes) -> list[Happening]:
         """What these bytes say; what has no neutral word is left out and added to `lost`."""
 
+    def aligned(self) -> bool:
+        """Whether a writer that is told what was read here would have numbered its parts as this stream has."""
+        return True
+
 
 class Writer(_Noting, ABC):
     """What happens, as a stream in this dialect; what it can't say is added to `lost`."""

@@ -79,6 +79,9 @@ class MessagesReader(Reader):
             out.append(Finished(0, finish, sequence))
             out.append(Over())
 
+    def aligned(self) -> bool:
+        return OWN not in self.lost and list(self._parts) == list(range(len(self._parts)))
+
     def _start(self, tree: Tree, out: list[Happening]) -> None:
         index, block = whole(tree.get("index")) or 0, object_of(tree.get("content_block"))
         kind = block.get("type")

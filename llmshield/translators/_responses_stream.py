@@ -107,6 +107,10 @@ class ResponsesReader(Reader):
                 out.append(Metered(usage))
             out += [Finished(0, finish_of(response)), Over()]
 
+    def aligned(self) -> bool:
+        places = [place for place, _, _ in self._parts]
+        return OWN not in self.lost and places == list(range(len(places)))
+
     def _item(self, out: list[Happening], output: int, item: Tree) -> None:
         kind = text(item.get("type"))
         if kind not in _ITEMS:
