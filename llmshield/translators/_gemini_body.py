@@ -143,17 +143,18 @@ def _write_part(c: Conversation, part: Part, names: dict[str, str], place: str) 
         call = {"functionCall": {"id": part.id, "name": part.name, "args": arguments or {}}}
         return {**call, "thoughtSignature": part.signature} if part.signature else call
     if isinstance(part, ToolResultPart):
-        if any(isinstance(each, MediaPart) for each in part.parts):
-            note(c.missing, f"{place}: Gemini takes no media from a function here")
+        media = [each for each in part.parts if isinstance(each, MediaPart)]
+        if any(each.data is None for each in media) or (media and version(c.model) < 3):
+            note(c.missing, f"{place}: this model takes no such media from a function")
+        shown = [written for each in media if (written := _write_part(c, each, names, place)) is not None]
         words = "\n".join([each.text for each in part.parts if isinstance(each, TextPart)])
         name = part.name or names.get(part.call_id) or part.call_id
-        return {
-            "functionResponse": {
-                "id": part.call_id,
-                "name": name,
-                "response": {"error" if part.failed else "output": words},
-            }
+        response = {
+            "id": part.call_id,
+            "name": name,
+            "response": {"error" if part.failed else "output": words},
         }
+        return {"functionResponse": {**response, "parts": shown} if shown else response}
     if part.family == FAMILY and part.text:
         return {"text": part.text, "thought": True}
     note(c.lost, f"{place}: Gemini takes back its own thoughts only")

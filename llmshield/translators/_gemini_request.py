@@ -100,6 +100,18 @@ def _unread(out: Conversation, tree: Tree, known: frozenset[str], place: str) ->
     unread(out.lost, {camel(name): value for name, value in tree.items()}, known, place, _WHOSE)
 
 
+def _medium(part: Tree) -> MediaPart | None:
+    """A medium, in the body or by its address."""
+    if inline := object_of(get(part, "inlineData")):
+        kind = text(get(inline, "mimeType"))
+        data = standard_base64(text(inline.get("data")) or "")
+        return MediaPart(medium_of(kind), data=data, media_type=kind, name=text(get(inline, "displayName")))
+    if file := object_of(get(part, "fileData")):
+        kind, url = text(get(file, "mimeType")), text(get(file, "fileUri"))
+        return MediaPart(medium_of(kind), url=url, media_type=kind, name=text(get(file, "displayName")))
+    return None
+
+
 def standard_base64(data: str) -> str:
     """Bytes in the letters that other providers read: Google's own SDK writes those of URLs (RFC 4648, section 5)."""
     return data.translate(_LETTERS) + "=" * (-len(data) % 4)
@@ -154,21 +166,8 @@ class _Turns:
             note(self._out.missing, f"{place}: a part that is several things at once")
         if type(said := part.get("text")) is str:
             return ReasoningPart(said, family=FAMILY) if part.get("thought") else TextPart(said)
-        if inline := object_of(get(part, "inlineData")):
-            kind = text(get(inline, "mimeType"))
-            medium = medium_of(kind)
-            return MediaPart(
-                medium,
-                data=standard_base64(text(inline.get("data")) or ""),
-                media_type=kind,
-                name=text(get(inline, "displayName")),
-            )
-        if file := object_of(get(part, "fileData")):
-            kind = text(get(file, "mimeType"))
-            medium = medium_of(kind)
-            return MediaPart(
-                medium, url=text(get(file, "fileUri")), media_type=kind, name=text(get(file, "displayName"))
-            )
+        if (medium := _medium(part)) is not None:
+            return medium
         if call := object_of(get(part, "functionCall")):
             name = text(call.get("name")) or ""
             call_id = text(call.get("id"))
@@ -193,9 +192,17 @@ class _Turns:
         failed = "error" in response and len(response) == 1
         said = response.get("error" if failed else "output") if len(response) == 1 else None
         words = said if type(said) is str else arguments_text(result.get("response"))
-        if result.get("parts"):
-            self._out.missing.append(f"{place}: media from a function")
-        return ToolResultPart(call_id, [TextPart(words)] if words else [], name=name, failed=failed)
+        parts: list[TextPart | MediaPart] = [TextPart(words)] if words else []
+        for entry in items(result.get("parts")):
+            medium = _medium(object_of(entry))
+            if medium is not None:
+                parts.append(medium)
+            else:
+                note(self._out.missing, f"{place}: a part of a function's result that only Gemini has")
+            _unread(self._out, object_of(entry), frozenset({"inlineData", "fileData"}), place)
+            for field in ("inlineData", "fileData"):
+                _unread(self._out, object_of(get(object_of(entry), field)), _INSIDE[field], place)
+        return ToolResultPart(call_id, parts, name=name, failed=failed)
 
 
 def _read_tools(out: Conversation, body: Tree) -> None:

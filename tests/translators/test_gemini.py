@@ -155,6 +155,46 @@ def test_calls_of_others_are_marked_where_gemini_wants_a_signature(told, model, 
     assert told("gemini", seen.body, "openai_chat", "m-1").lost == []
 
 
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [
+        ("gemini-2.5-pro", ["messages/2: this model takes no such media from a function"]),
+        ("gemini-3-pro", []),
+    ],
+)
+def test_images_of_functions_since_gemini_3(told, model, missing):
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+    turns = [
+        HI,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "shot", "input": {}}]},
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t",
+                    "content": [{"type": "text", "text": "see"}, image],
+                }
+            ],
+        },
+    ]
+    seen = told("anthropic_messages", {"model": "m", "max_tokens": 9, "messages": turns}, "gemini", model)
+
+    assert seen.missing == missing
+    assert seen.body["contents"][2]["parts"] == [
+        {
+            "functionResponse": {
+                "id": "t",
+                "name": "shot",
+                "response": {"output": "see"},
+                "parts": [{"inlineData": {"mimeType": "image/png", "data": "aGk="}}],
+            }
+        }
+    ]
+    if not missing:
+        assert told("gemini", seen.body, "anthropic_messages", "claude-sonnet-4-5").body["messages"] == turns
+
+
 SCHEMAS = [
     ({"type": "object", "properties": {"a": {"const": "x"}}, "$schema": "s"}, {"type": "object", "properties": {"a": {"enum": ["x"]}}}, "", ""),
     ({"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}, {"type": "object", "properties": {"a": {"type": "string"}}}, "output: Gemini's schemas have no 'pattern'", ""),
