@@ -504,6 +504,16 @@ async def test_what_the_policy_hides_comes_back(house, client, family, stream):
 
 
 @ACROSS
+@STREAM
+async def test_what_the_policy_hides_comes_back_in_arguments_too(house, client, family, stream):
+    prompt = '[[call get_weather {"city": "jane.doe@example.com, Rome"}]]'
+    said = await house.clients[client].ask(f"to-{family}", prompt, stream=stream, tools=("get_weather",))
+
+    assert [call[1:] for call in said.calls] == [("get_weather", {"city": "jane.doe@example.com, Rome"})]
+    assert "jane.doe@example.com" not in json.dumps(house.sim.calls[-1].json)
+
+
+@ACROSS
 async def test_a_bounded_answer_says_so(house, client, family):
     bound = {
         "chat": "max_tokens",
