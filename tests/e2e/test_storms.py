@@ -205,3 +205,21 @@ async def test_the_limit_of_a_call_is_no_shorter_than_an_attempts_own(
     made = Attempts(given, {}, {}, Translations(Dialects()), {})
 
     assert made.call_s == (seconds if written else max(seconds, given.providers["a"].timeout.total))
+
+
+@pytest.mark.parametrize("dead", [1, 2])
+async def test_a_fallback_that_is_well_and_slow_serves_all(dead: int) -> None:
+    """What fails over is no storm, however many do it at once and however long the answers take."""
+    async with (
+        Simulator(fault="503") as down,
+        Simulator(ttft=1.5) as slow,
+        gateway(_policy([*[down.url] * dead, slow.url], "", "attempts: 1")) as (url, _),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+    ):
+        assert 200 == (await _ask(http, url))[0]
+        asked: list[asyncio.Task[tuple[int, dict[str, str]]]] = []
+        for _ in range(80):
+            asked.append(asyncio.ensure_future(_ask(http, url)))
+            await asyncio.sleep(0.01)
+
+        assert {200} == {status for status, _ in await asyncio.gather(*asked)}

@@ -69,6 +69,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from llmshield.call import Attempt, Call, Failure
 from llmshield.circuits import Circuits, Permit
@@ -90,6 +91,14 @@ _ITS_OWN = frozenset({401, 402, 403, 404, 405, 408, 409, 410, 425, 429})
 """4xx that speak of the provider or the moment, not of the request: another target may well answer."""
 
 _LONGEST_WAIT_S = 60.0
+
+
+@dataclass(slots=True)
+class _Further:
+    """Tries of a call beyond its first, and whether one of them answered; None: the caller has left before."""
+
+    tries: int = 0
+    answered: bool | None = False
 
 
 class Failover(Plugin):
@@ -130,17 +139,28 @@ class Failover(Plugin):
             return self._left_alone(attempt)
 
         def end(ended: Attempt) -> None:
-            if ended.number > 1 and ended.outcome in {"ok", "blocked", "cancelled"}:
-                paid = ended.call.state.get(self, 0)
-                if paid:  # not so what was asked beside another one, or by somebody else's route
-                    ended.call.state[self] = paid - 1
-                    self._budget.give_back()
+            further = ended.call.state.get(self)
+            if further is not None:
+                self._note(further, ended)
             if self._measures and ended.outcome == "ok":
                 self._statistics.note(ended)
             report(permit, ended)
 
         attempt.at_end(end)  # before anything waits: a client may go away meanwhile
         return self._confirm(attempt, permit) if permit.probe else None
+
+    def _note(self, further: _Further, ended: Attempt) -> None:
+        """An attempt of a call that has tried further is over."""
+        if ended.outcome in {"ok", "blocked"}:
+            further.answered = True
+        elif ended.outcome == "failed":
+            self._budget.failed()
+        elif ended.outcome == "cancelled" and not further.answered:
+            further.answered = None
+
+    def _over(self, call: Call) -> None:
+        further = call.state[self]
+        self._budget.over(further.tries, further.answered)
 
     async def _confirm(self, attempt: Attempt, probe: Permit) -> Skip | None:
         return None if await self._circuits.confirm(probe) else self._left_alone(attempt)
@@ -155,7 +175,11 @@ class Failover(Plugin):
         said = self._next(call, failure, rule)
         if isinstance(said, Route) and failure.attempt.sent:
             if self._budget.take():
-                call.state[self] = call.state.get(self, 0) + 1
+                further = call.state.get(self)
+                if further is None:
+                    further = call.state[self] = _Further()
+                    call.at_end(self._over)
+                further.tries += 1
             else:
                 said = None  # everything fails: asking still more would only make it worse
         if said is None and not failure.visible and _may_go_on(failure):

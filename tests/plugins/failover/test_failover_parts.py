@@ -10,33 +10,87 @@ from llmshield_plugins.failover.complexity import HIGH, MEDIUM, score
 from llmshield_plugins.failover.statistics import Statistics
 
 
-def test_when_everything_fails_tries_are_a_fifth_of_the_calls() -> None:
+@pytest.mark.parametrize("lasts_s", [0, 1, 3], ids=["at once", "a second", "three seconds"])
+def test_when_everything_fails_tries_are_a_fifth_of_the_calls(lasts_s: int) -> None:
+    """However long it takes a call to fail; of its tries the first ones are known to have failed before it is over."""
     with FrozenClock(1000.0) as time:
         budget = Budget()
         taken = 0
-        for _ in range(20):  # seconds of 200 calls each, all of which fail
+        pending: list[tuple[int, int]] = []
+        for second in range(20):  # seconds of 200 calls each, all of which fail
             for _ in range(200):
                 budget.call()
-                taken += budget.take()
+                if budget.take():
+                    taken += 1
+                    budget.failed()
+                    pending.append((second + lasts_s, 1))
+                while pending and pending[0][0] <= second:
+                    budget.over(pending.pop(0)[1], answered=False)
             time.advance(1.0)
 
     assert taken <= 20 * 200 * 0.2
-    assert taken >= 20 * 200 * SHARE * 0.85
+    assert taken >= 20 * 200 * SHARE * 0.6
 
 
-def test_a_try_that_answers_costs_nothing() -> None:
+def test_tries_that_answer_cost_nothing_however_long_they_last() -> None:
     with FrozenClock(1000.0):
         budget = Budget()
         for _ in range(10_000):
             budget.call()
             assert budget.take()
-            budget.give_back()
+        for _ in range(10_000):
+            budget.over(1, answered=True)
+        assert budget.take()
+
+
+def test_two_dead_ones_before_one_that_is_well_are_no_storm() -> None:
+    """Of each call's two further tries the first fails; what counts is that the call is answered."""
+    with FrozenClock(1000.0):
+        budget = Budget()
+        budget.take()
+        budget.over(1, answered=True)
+        for _ in range(1_000):
+            budget.call()
+            assert budget.take()
+            budget.failed()
+            assert budget.take()
+        for _ in range(1_000):
+            budget.over(2, answered=True)
+
+
+def test_a_caller_that_leaves_says_nothing_of_providers() -> None:
+    with FrozenClock(1000.0):
+        budget = Budget()
+        for _ in range(LEAST):
+            assert budget.take()
+            budget.over(1, answered=False)
+        for _ in range(100):
+            budget.over(0, answered=None)
+        assert not budget.take()
+
+
+def test_who_is_back_is_asked_again() -> None:
+    """The share of calls in vain falls with each that is answered, and what was in vain is forgotten."""
+    with FrozenClock(1000.0) as time:
+        budget = Budget()
+        for _ in range(LEAST):
+            budget.take()
+            budget.over(1, answered=False)
+        assert not budget.take()
+        time.advance(10.0)
+        for _ in range(1_000):
+            budget.call()
+            assert budget.take()
+            budget.over(1, answered=True)
 
 
 def test_a_few_are_always_allowed_and_forgotten_after_a_while() -> None:
     with FrozenClock(1000.0) as time:
         budget = Budget()
-        assert [True] * LEAST + [False] == [budget.take() for _ in range(LEAST + 1)]
+        for _ in range(LEAST):
+            assert budget.take()
+            budget.over(1, answered=False)
+        assert not budget.take()
         time.advance(10.0)
         assert budget.take()
 
