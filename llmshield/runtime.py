@@ -196,7 +196,7 @@ class Runtime:
                 "remaining": {"requests": None, "tokens": None}, "success_rate": None,
             }  # fmt: skip
             providers[name] = {
-                "active": circuit != "open", "dialect": provider.dialect, "circuit": circuit,
+                "active": self.circuits.active(name), "dialect": provider.dialect, "circuit": circuit,
                 "circuits": circuits.get(name, {}), **figures.get(name, empty),
             }  # fmt: skip
         return {

@@ -97,6 +97,11 @@ class Circuits:
                 worst = breaker.state
         return worst
 
+    def active(self, provider: str) -> bool:
+        """Whether a provider may be asked for anything: not all that it was asked for is left alone."""
+        mine = [breaker for (name, _), breaker in list(self._breakers.items()) if name == provider]
+        return not self._held_s(provider) and (not mine or any(each.state != "open" for each in mine))
+
     def retry_after_s(self, provider: str, model: str) -> float:
         """Seconds until this provider may be asked for this model again; 0 when it may now."""
         breaker = self._at(provider, model)

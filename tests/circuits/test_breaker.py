@@ -86,6 +86,10 @@ def test_each_model_has_its_own(circuits: Circuits) -> None:
     assert circuits.permit("a", "well") is not None
     assert circuits.state("a", "well") == "closed"
     assert circuits.state("a") == "open", "the worst of its models"
+    assert circuits.active("a")
+    fail(circuits, 3, model="well")
+    assert not circuits.active("a")
+    assert circuits.active("b")
 
 
 def test_a_provider_without_a_circuit_is_always_asked(circuits: Circuits) -> None:
@@ -284,7 +288,7 @@ def test_made_up_models_of_a_dead_provider_share_a_circuit(circuits: Circuits) -
 
 
 def test_permit_and_report_cost_little() -> None:
-    """Below 5 us a call, also where calls are counted for a rate; a tenth of that here, so a busy machine may be slow."""
+    """Below 5 us a call, also where calls are counted for a rate (figures: docs/figures.md)."""
     circuits = Circuits({"a": Provider(Circuit(rate=0.5, slow=10.0))})
 
     def once() -> None:

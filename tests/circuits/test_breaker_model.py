@@ -148,7 +148,7 @@ class CircuitMachine(RuleBasedStateMachine):
             self.pair.check()
 
 
-@pytest.mark.parametrize("runs", [150, pytest.param(2_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [100, pytest.param(2_000, marks=pytest.mark.nightly)])
 def test_a_circuit_is_its_model(runs: int) -> None:
     """50 steps a run: 100,000 of them at night."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]

@@ -291,6 +291,7 @@ async def test_an_operator_opens_and_closes(
     await notes.hold_open(operator, "a", None)
     await sync(mine, yours)
     frozen.advance(86_400)
+    assert not mine.active("a")
     assert mine.permit("a", "third") is None, "all models, those to come as well, until somebody closes it"
     assert mine.snapshot()["a"]["third"]["retry_after_s"] is None
     late = new()
