@@ -249,6 +249,10 @@ class GeminiStream(StreamCodec):
         """A chunk of our own."""
         return self._frame(tree)
 
+    def go_on(self) -> None:
+        """Chunks have gone out before: an array is open already."""
+        self._written = max(self._written, 1)
+
     def _frame(self, tree: dict[str, Any]) -> bytes:
         self._written += 1
         if self._sse is not None:

@@ -160,6 +160,9 @@ class GeminiWriter(Writer):
         self._malformed: set[int] = set()
         self._usage: Usage | None = None
 
+    def catch_up(self, reader: Reader) -> None:
+        self._frames.go_on()
+
     def write(self, happening: Happening) -> bytes:
         if isinstance(happening, PartGrew):
             return self._grow(happening)

@@ -151,6 +151,9 @@ class ChatWriter(Writer):
         self._finished: set[int] = set()
         self._usage: Usage | None = None
 
+    def catch_up(self, reader: Reader) -> None:
+        self._roles.add(0)  # the head said it, though all of its text may be held back
+
     def write(self, happening: Happening) -> bytes:
         if isinstance(happening, PartGrew):
             kind, index = self._kinds.get((happening.choice, happening.part), ("text", 0))

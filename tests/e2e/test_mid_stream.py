@@ -4,6 +4,7 @@ One gateway serves all cases at once; a case is named in its prompt, and both si
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -62,7 +63,6 @@ routes:
 plugins:
   - use: cost_cap
   - use: failover
-audit: {{sink: "file://AUDIT"}}
 """
 
 
@@ -109,7 +109,6 @@ class World:
         self.cases: dict[str, Case] = {}
         self.numbers = itertools.count(1)
         self.url = ""
-        self.audit: Any = None
 
     def case_of(self, call: Received) -> Case:
         text = call.body.decode()
@@ -156,15 +155,32 @@ class World:
         return got, name
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    made = World()
-    made.audit = tmp_path_factory.mktemp("audit") / "audit.jsonl"
-    async with Simulator(reply=made.primary) as a, Simulator(reply=made.backup) as b:
-        given = POLICY.replace('"A', f'"{a.url}').replace('"B', f'"{b.url}').replace("AUDIT", str(made.audit))
+@contextlib.asynccontextmanager
+async def made(plugins: str = "") -> AsyncIterator[World]:
+    world = World()
+    async with Simulator(reply=world.primary) as a, Simulator(reply=world.backup) as b:
+        given = (
+            POLICY.replace('"A', f'"{a.url}')
+            .replace('"B', f'"{b.url}')
+            .replace("plugins:\n", f"plugins:\n{plugins}")
+        )
         async with gateway(given) as (url, _):
-            made.url = url
-            yield made
+            world.url = url
+            yield world
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world() -> AsyncIterator[World]:
+    async with made() as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guarded() -> AsyncIterator[World]:
+    """The same with filters that hold text back."""
+    pii = '  - {use: pii, entities: {"EMAIL_ADDRESS": {action: replace}}, restore: true, scan: [user, output]}\n'
+    async with made(pii + '  - {use: injection, deny: ["forbidden fruit"], scan: [output]}\n') as found:
+        yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -233,6 +249,46 @@ async def test_continue_gives_the_exact_text_wherever_and_however_it_breaks(
     assert not wrong, "\n".join(wrong)
 
 
+async def test_filters_that_hold_text_back_change_none_of_it(
+    guarded: World, http: aiohttp.ClientSession, wires: Any
+) -> None:
+    wrong = await outcomes(guarded, http, wires, matrix()[::4], lambda case: (False, TEXT))
+
+    assert not wrong, "\n".join(wrong)
+
+
+_STOPS = {
+    "chat": "content_filter",
+    "messages": "refusal",
+    "gemini": "PROHIBITED_CONTENT",
+    "responses": "response.failed",
+}
+
+
+@pytest.mark.parametrize("way", ["continue", "restart_marker"])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_guard_that_stops_across_the_seam_does_so_in_the_dialect(
+    guarded: World, http: aiohttp.ClientSession, wires: Any, wire: str, way: str
+) -> None:
+    text = "Eat of the forbidden fruit, friend, as much as you like"
+    first = Scripted(
+        text=[text[at : at + 2] for at in range(0, len(text), 2)], simulate="fault=cut,after=9,delay=4ms"
+    )
+
+    def second(call: Received) -> Scripted:
+        return Scripted(text=text[len(said_so_far(call.json)[0]) :] if way == "continue" else text)
+
+    cases = [Case(wire, other, way, first=first, second=second) for other in MODEL]
+    for got, _ in await asyncio.gather(*(guarded.run(http, wires, case) for case in cases)):
+        assert "fruit" not in joined(got)
+        assert "friend" not in joined(got)
+        assert text.startswith(joined(got)) or way == "restart_marker"
+        assert _STOPS[wire.removesuffix("_array")] in got.raw.decode()
+        if wire == "messages":
+            _messages(got)
+    assert all(len(case.asked) == 1 for case in cases)
+
+
 async def test_restart_marker_says_so_and_begins_again(
     world: World, http: aiohttp.ClientSession, wires: Any
 ) -> None:
@@ -272,6 +328,19 @@ async def test_events_keep_their_numbers_and_ids_across_the_seam(
         assert not got.error
         _CHECKS[wire.removesuffix("_array")](got)
     assert all(len(case.asked) == 1 for case in cases)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_events_keep_their_order_where_text_is_held_back(
+    guarded: World, http: aiohttp.ClientSession, wires: Any, wire: str
+) -> None:
+    """The client may have got a head and no word yet."""
+    cases = [Case(wire, "openai", "continue", "cut", after) for after in range(2, 9)]
+    for case, (got, _) in zip(
+        cases, await asyncio.gather(*(guarded.run(http, wires, case) for case in cases)), strict=True
+    ):
+        assert (False, TEXT) == (got.error, joined(got)), case
+        _CHECKS[wire.removesuffix("_array")](got)
 
 
 def _chat(got: Any) -> None:
