@@ -19,7 +19,7 @@ from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
 from llmshield.resuming import ArrayReader, Shadow
-from llmshield.translation import Translation, Translations
+from llmshield.translation import Translation, Translations, untold
 from llmshield.transport import Timeouts, Transport
 from llmshield.verdicts import Block, Skip
 
@@ -81,12 +81,11 @@ class Attempts:
         if name != APP and provider is not None:
             if provider.dialect != x.dialect.family or x.resumption is not None or whole:
                 translation = self._translations.to(
-                    provider.dialect or "", call, attempt.model, x.resumption, whole=whole
+                    provider.dialect or "", call, attempt.model, x.resumption, whole=whole, lost=attempt.lost
                 )
             if translation is not None and translation.lost and x.on_loss == "refuse":
-                raise UpstreamError(
-                    "skipped", f"Provider {name!r} would not be told: {translation.lost[0]}.", code="loss"
-                )
+                attempt.lost = translation.lost
+                raise untold("loss", f"Provider {name!r} would not be told: {translation.lost[0]}.")
         return await self._ready(x, call, attempt, translation, own_key=own_key)
 
     async def prepare_aside(

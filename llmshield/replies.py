@@ -143,9 +143,9 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
             "model_denied", "No provider of this route may be asked for this model.", param="model"
         )
     if not real:
-        refusal = next((failure.refusal for failure in failures if failure.refusal is not None), None)
-        if refusal is not None:
-            return refusal
+        refusals = [failure.refusal for failure in failures if failure.refusal is not None]
+        if refusals and (len(refusals) == len(failures) or refusals[0].kind != "bad_request"):
+            return refusals[0]  # that a call can't be told is no reason where another target may come back
         if any(failure.code == "region" for failure in failures):
             return CallError("no_provider", "No provider of this route's regions can be asked.")
     waits = [failure.retry_after_s for failure in failures if failure.retry_after_s]

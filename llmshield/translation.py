@@ -27,6 +27,12 @@ class Goes(Protocol):
     def ask(self, conversation: Conversation, family: str) -> None: ...
 
 
+def untold(code: str, why: str) -> UpstreamError:
+    """A target that is passed over, for good: the same call could not be told it the next time either. The client
+    learns why if nobody else could be asked."""
+    return UpstreamError("skipped", why, code=code, refusal=CallError("bad_request", why))
+
+
 class Translations:
     """All translators there are, and the dialects they translate."""
 
@@ -55,21 +61,27 @@ class Translations:
         return known.reader() if known is not None else None
 
     def to(
-        self, family: str, call: Call, model: str, resumption: Goes | None = None, *, whole: bool = False
+        self,
+        family: str,
+        call: Call,
+        model: str,
+        resumption: Goes | None = None,
+        *,
+        whole: bool = False,
+        lost: list[str] | None = None,
     ) -> Translation:
         """The way of this call to a provider of another family, or (with a `resumption`) of the rest of its answer;
         `whole`: its answer is not to be streamed.
 
-        Raises: UpstreamError `skipped` where there is none.
+        Raises: UpstreamError `skipped` where there is none; what the provider would miss is added to `lost` then.
         """
         source, name = self._translators.get(call.dialect), self._targets.get(family)
         if family == call.family:
             name = call.dialect if call.dialect in self._translators else None
         if source is None or name is None or call.operation != "generate":
-            raise UpstreamError(
-                "skipped",
+            raise untold(
+                "dialect",
                 f"Calls of {call.dialect!r} ({call.operation}) are not translated for a provider of {family!r}.",
-                code="dialect",
             )
         conversation = source.read_conversation(call)
         conversation.model = model
@@ -77,7 +89,7 @@ class Translations:
             resumption.ask(conversation, family)
         if whole:
             conversation.stream = False
-        return self._way(source, name, call, conversation, family)
+        return self._way(source, name, call, conversation, family, lost)
 
     def aside(self, family: str, call: Call, conversation: Conversation) -> Translation:
         """The way of a question of a plugin's own. Raises: UpstreamError `skipped` where there is none."""
@@ -87,15 +99,23 @@ class Translations:
         return self._way(self._translators[name], name, call, conversation, family)
 
     def _way(
-        self, source: Translator, name: str, call: Call, conversation: Conversation, family: str
+        self,
+        source: Translator,
+        name: str,
+        call: Call,
+        conversation: Conversation,
+        family: str,
+        lost: list[str] | None = None,
     ) -> Translation:
         target = self._translators[name]
         body = target.write_conversation(conversation)
         if conversation.missing:
-            raise UpstreamError(
-                "skipped", f"A provider of {family!r} would miss a part of the call: {conversation.missing[0]}.",
-                code="translation",
-            )  # fmt: skip
+            if lost is not None:
+                lost += conversation.missing
+            raise untold(
+                "translation",
+                f"A provider of {family!r} would miss a part of the call: {conversation.missing[0]}.",
+            )
         path, query = target.route(conversation)
         dialect = self._dialects[name]
         try:

@@ -586,6 +586,7 @@ async def test_a_loss_is_recorded_or_the_target_is_passed_over(house):
 
     assert [one["provider"] for one in lossy["attempts"]] == ["anthropic"]
     assert lossy["attempts"][0]["lost"] == ["seed: Anthropic has no such setting"]
+    assert strict["attempts"][0]["lost"] == ["seed: Anthropic has no such setting"]
     assert [(one["provider"], one["outcome"]) for one in strict["attempts"]] == [
         ("anthropic", "skipped"),
         ("openai", "ok"),
@@ -595,18 +596,19 @@ async def test_a_loss_is_recorded_or_the_target_is_passed_over(house):
 
 async def test_what_would_be_missing_is_never_sent(house):
     before = len(house.sim.calls)
-    with pytest.raises(openai.APIStatusError):
+    with pytest.raises(openai.BadRequestError) as caught:
         await house.clients["chat"].ask("to-anthropic", "Hello", stream=False, n=2)
 
+    assert "would miss a part of the call: choices: Anthropic gives one answer." in str(caught.value)
     assert len(house.sim.calls) == before
 
 
 async def test_dialects_without_a_translator_are_passed_over_with_a_reason(house):
     before = len(house.sim.calls)
-    with pytest.raises(openai.APIStatusError) as caught:
+    with pytest.raises(openai.BadRequestError) as caught:
         await house.clients["chat"].sdk.embeddings.create(model="to-anthropic", input="hello")
 
-    assert caught.value.status_code in {400, 404, 503}
+    assert "'openai_embeddings' (embed) are not translated for a provider of 'anthropic'" in str(caught.value)
     assert len(house.sim.calls) == before
 
 
