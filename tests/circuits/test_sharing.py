@@ -161,6 +161,29 @@ async def test_a_probe_that_came_to_nothing_is_anybodys(two: tuple[Circuits, Cir
     assert await ask(mine) is None
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+async def test_a_client_that_leaves_while_the_store_answers(
+    two: tuple[Circuits, Circuits, FrozenClock], turns: int
+) -> None:
+    """Whether the swap was made or not: nobody waits for a lease."""
+    mine, yours, frozen = two
+    fail(mine)
+    await sync(mine, yours)
+    frozen.advance(60)
+    permit = mine.permit("a", "m")
+    assert permit is not None
+    asking = asyncio.ensure_future(mine.confirm(permit))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+    permit.abandon()  # as the attempt's end does
+    await sync(mine, yours)
+
+    await probed(yours)
+    assert await ask(mine) is None
+
+
 async def test_of_two_that_want_what_nobody_has_one_gets_it(
     two: tuple[Circuits, Circuits, FrozenClock],
 ) -> None:
@@ -276,90 +299,6 @@ async def test_last_words_are_said(stores: Callable[[], Any]) -> None:
 
         await probed(yours)
         await yours.close()
-
-
-async def test_an_operator_opens_and_closes(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
-) -> None:
-    mine, yours, frozen = two
-    operator = stores()
-    fail(yours, "other")
-    await notes.hold_open(operator, "a", "m", 600)
-    await sync(mine, yours)
-    assert (mine.retry_after_s("a", "m"), yours.retry_after_s("a", "m")) == (600, 600)
-    assert mine.permit("a", "third") is not None
-    await notes.hold_open(operator, "a", None)
-    await sync(mine, yours)
-    frozen.advance(86_400)
-    assert not mine.active("a")
-    assert mine.permit("a", "third") is None, "all models, those to come as well, until somebody closes it"
-    assert mine.snapshot()["a"]["third"]["retry_after_s"] is None
-    late = new()
-    await late.start(stores())
-    assert late.permit("a", "fourth") is None
-    await notes.close(operator, "a", "fourth")
-    await sync(mine, yours, late)
-    assert late.permit("a", "fourth") is not None
-    assert mine.permit("a", "fourth") is not None, (
-        "one model that it never heard of is closed within all of them"
-    )
-    assert mine.permit("a", "fifth") is None
-    await notes.close(operator, "a", None)
-    frozen.advance(1)
-    await sync(mine, yours, late)
-
-    for each in (mine, yours, late):
-        for model in ("m", "other", "third", "new"):
-            assert each.state("a", model) == "closed"
-            assert each.permit("a", model) is not None
-    await late.close()
-
-
-async def test_after_an_operators_break_one_probe_decides(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
-) -> None:
-    mine, yours, frozen = two
-    await notes.hold_open(stores(), "a", None, 600)
-    await sync(mine, yours)
-    assert mine.permit("a", "m") is None
-    assert yours.permit("a", "m") is None
-    frozen.advance(600)
-    probe = await probed(mine)
-    assert await ask(yours) is None
-    probe.failure("reset")
-    await sync(mine, yours)
-
-    assert yours.retry_after_s("a", "m") == 120
-
-
-async def test_what_an_operator_said_is_said_once(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
-) -> None:
-    mine, yours, frozen = two
-    await notes.hold_open(stores(), "a", None, 600)
-    await sync(mine, yours)
-    assert mine.permit("a", "m") is None
-    frozen.advance(600)
-    (await probed(mine)).success()
-    fail(yours, "other")
-    await sync(yours, mine, yours)
-
-    assert (mine.state("a", "m"), yours.state("a", "m")) == ("closed", "closed")
-
-
-async def test_an_operators_word_outlives_the_probe_under_way(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
-) -> None:
-    mine, yours, frozen = two
-    fail(mine)
-    await sync(mine, yours)
-    frozen.advance(60)
-    probe = await probed(mine)
-    await notes.close(stores(), "a", "m")
-    probe.failure("reset")
-    await sync(mine, yours)
-
-    assert (mine.state("a", "m"), yours.state("a", "m")) == ("closed", "closed")
 
 
 async def test_what_was_read_before_a_write_is_no_news(stores: Callable[[], Any]) -> None:
