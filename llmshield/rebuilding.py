@@ -11,7 +11,7 @@ line, and gateways that know the old one go on in it by themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,12 +53,18 @@ async def rebuild(
     """
     known, book = await _found(store, state)
     own = state.journals
-    reading = Reading([*([own] if own.is_dir() else []), *folders])
+    journals = [*([own] if own.is_dir() else []), *folders]
+    reading = Reading(journals)
     base = base or _base(known, book, reading)
     if book.state == "open" and not (folders and base == book.epoch.partition(".")[0]) and not dry:
         raise StoreError(
             "The store has its money book: there is nothing to rebuild. More journals of this book can be added with"
             " --journal; `llmshield budget reset --yes` begins a fresh budget."
+        )
+    if not await _tells(store, Reading(journals), base):
+        raise StoreError(
+            f"No journal tells of the book {base}, in {str(own)!r} or elsewhere: an open book would be a fresh budget."
+            " Give the folders of the journals with --journal, or say so: `llmshield budget reset --yes`."
         )
     done = Rebuilt(f"{base}.0", dry)
     if not dry:
@@ -103,6 +109,17 @@ async def _found(store: Store, state: LocalState) -> tuple[Known, Book]:
         except BookLost:
             book = await store.book()
     return known, book
+
+
+async def _tells(store: Store, reading: Reading, base: str) -> bool:
+    """Whether anything is known of what was spent: by a journal of this line of books, or by the store itself."""
+    if any(record.epoch.partition(".")[0] == base for record in reading):
+        return True
+    entries = store.journal()
+    found = await anext(entries, None) is not None
+    if isinstance(entries, AsyncGenerator):
+        await entries.aclose()
+    return found
 
 
 async def _replay(store: Store, records: Iterable[Record], done: Rebuilt) -> None:

@@ -212,6 +212,25 @@ async def test_a_new_machine_rebuilds_from_what_it_is_given(house: House) -> Non
     assert {each.spent for each in await house.balances()} == {10}
 
 
+async def test_without_a_journal_nothing_is_opened(house: House) -> None:
+    """The journals are gone as well: a rebuild would be a fresh budget that nobody asked for."""
+    ledger = await house.start()
+    cap = CAPS["acme"][0]
+    held = await ledger.reserve("a", Labels("acme", "p", "m"), [cap], 700)
+    assert isinstance(held, Reservation)
+    await ledger.settle(held, 700)
+    await house.stop()
+    await house.lose()
+    shutil.rmtree(house.state().journals)
+
+    for dry in (True, False):
+        with pytest.raises(StoreError, match="No journal tells of the book"):
+            await house.rebuild(dry=dry)
+    ledger = await house.start()
+    with pytest.raises(BookLost):
+        await ledger.reserve("b", Labels("acme", "p", "m"), [cap], 700)
+
+
 async def test_what_was_reset_stays_forgotten(house: House) -> None:
     ledger = await house.start()
     await ledger.settle(await hold(ledger, "acme", "a", 10), 10)
