@@ -44,8 +44,8 @@ _READ = frozenset(
 )  # fmt: skip
 _SAME_ANYWAY = {"service_tier": "auto", "speed": "standard"}
 """Fields at a value that asks for nothing another provider would do differently."""
-_HELD = frozenset({"container", "mcp_servers", "context_management", "prefill"})
-"""Fields that hold a part of what the model reads, or let Anthropic change it."""
+_HELD = frozenset({"container", "mcp_servers", "prefill"})
+"""Fields that hold a part of what the model reads. (`context_management` takes from it: another model reads more.)"""
 _BLOCKS: dict[str, frozenset[str]] = {
     "text": frozenset({"type", "text"}),
     "tool_use": frozenset({"type", "id", "name", "input"}),

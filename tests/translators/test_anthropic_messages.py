@@ -73,6 +73,7 @@ def test_to_chat_completions(told, case):
 
 
 LOSSES = [
+    ({"context_management": {"edits": [{"type": "clear_thinking_20251015"}]}}, "openai_chat", "context_management: known to Anthropic only", ""),
     ({"top_k": 5}, "openai_chat", "top_k: chat completions have no such setting", ""),
     ({"service_tier": "standard_only"}, "openai_chat", "service_tier: known to Anthropic only", ""),
     ({"tools": [{"name": "f", "input_schema": {}, "defer_loading": True}]}, "openai_chat", "tools/0/defer_loading: known to Anthropic only", ""),
