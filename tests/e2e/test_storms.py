@@ -179,7 +179,7 @@ async def test_a_call_has_an_end(name: str) -> None:
             said = (await reply.read()).decode()
         took = time.monotonic() - began
 
-        assert took < 3.0
+        assert took < 6.0  # whatever else runs here; without an end it would be for ever
         assert len(sim.calls) <= attempts
         if expected == "broken":
             assert 200 == reply.status
