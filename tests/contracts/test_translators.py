@@ -7,6 +7,7 @@ cut anywhere. What it can't hold is named, never dropped in silence.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -242,6 +243,15 @@ def test_a_request_comes_back_as_it_went_in(name, data):
     assert back == asked
 
 
+def strings(tree: Any) -> Iterator[str]:
+    """All texts in a tree."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from strings(value)
+
+
 @EACH
 @FAST
 @given(data=st.data())
@@ -250,7 +260,7 @@ def test_what_another_dialect_says_is_told_or_named(name, data):
     other = data.draw(st.sampled_from([each for each in TRANSLATORS if each != name]))
     asked = data.draw(conversations(name))
     body = TRANSLATORS[other].write_conversation(asked)
-    written = orjson.dumps(body).decode()
+    told = list(strings(body))
 
     if asked.lost or asked.missing:
         return
@@ -264,7 +274,7 @@ def test_what_another_dialect_says_is_told_or_named(name, data):
                     or getattr(each, "url", None)
                     or ""
                 )
-                assert orjson.dumps(said).decode()[1:-1] in written.replace("\\\\", "\\") or said in written
+                assert any(said in each for each in told)
     back = TRANSLATORS[other].read_conversation(call_of(other, body, stream=asked.stream))
     assert back.missing == []
 
@@ -428,7 +438,7 @@ def test_pieces_of_a_stream_are_passed_on_as_they_come(name, data):
 
 @EACH
 @pytest.mark.parametrize("other", TRANSLATORS)
-@FAST
+@settings(FAST, max_examples=8)
 @given(data=st.data())
 def test_whole_and_stream_are_translated_to_the_same(name, other, data):
     """From one dialect to another: the reply and its stream say the same, and lose the same."""

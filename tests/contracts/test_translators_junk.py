@@ -52,7 +52,7 @@ JUNK: list[Any] = [
     {"type": "word"},
     {"text": 1},
 ]
-ROUNDS = int(os.environ.get("LLMSHIELD_FUZZ", "600"))
+ROUNDS = int(os.environ.get("LLMSHIELD_FUZZ", "300"))
 PATHS = {
     "openai_chat": "/v1/chat/completions",
     "openai_responses": "/v1/responses",
