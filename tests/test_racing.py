@@ -98,13 +98,13 @@ async def test_the_second_is_asked_when_the_first_is_silent_and_the_loser_is_can
 
     assert 200 == status
     assert "back" in data
-    assert 0.15 <= took < 1.0
+    assert 0.15 <= took < 1.8
     assert ("b", "2") == (headers["x-llmshield-provider"], headers["x-llmshield-attempts"])
     assert [("a", "cancelled"), ("b", "ok")] == world.outcomes()
     record = world.record()
     assert "b" == record["provider"]
     assert record["route_why"].endswith("a second one after 0.15 s")
-    assert 0 < record["overhead_ms"] < 100
+    assert record["overhead_ms"] <= record["latency_ms"] - 140  # the wait for both is nobody's overhead
     costs = [float(each["cost_usd"]) for each in record["attempts"]]
     assert all(costs)  # sent and never answered: charged
     assert (0.0, pytest.approx(sum(costs))) == (float(money["held_usd"]), float(money["spent_usd"]))
