@@ -117,7 +117,9 @@ class _Entry:
             entry = replace(
                 entry,
                 mode=exemption.mode or entry.mode,
-                fail_open=exemption.on_error == "open" if exemption.on_error else entry.fail_open,
+                fail_open=exemption.on_error == "open" and not entry.plugin.fails_closed
+                if exemption.on_error
+                else entry.fail_open,
                 timeout_s=exemption.timeout or entry.timeout_s,
             )
         return entry

@@ -68,6 +68,9 @@ class Plugin:
     once: ClassVar[bool] = False
     """True: a policy may use it once only, under whatever name (two would count the same thing twice)."""
 
+    fails_closed: ClassVar[bool] = False
+    """True: a crash of it always refuses the call; `on_error: open` beside it is an error in the policy."""
+
     idle: frozenset[str] = frozenset()
     """Hooks that have nothing to do under these settings; set in `__init__` or `start`, they are not run at all."""
 

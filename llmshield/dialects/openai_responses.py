@@ -242,7 +242,9 @@ def _input(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
 
 
 def _is_held(item: Tree, kind: Any) -> bool:
-    """Whether an item is an id alone: of an item (its `type` may be left out) or of a picture that was made before."""
+    """Whether an item is an id of what the provider keeps: an item (`type` may be left out), a picture, thoughts."""
+    if kind == "reasoning":
+        return "id" in item and not item.get("encrypted_content")
     if kind is None:
         return "id" in item and "role" not in item and "content" not in item
     return kind == "item_reference" or (kind == "image_generation_call" and not item.get("result"))

@@ -109,11 +109,19 @@ def _build(
     if settings is None:
         return None
     defaults: Defaults = draft.sections["defaults"]
+    on_error = item.on_error or defaults.on_error
+    if plugin.fails_closed and on_error == "open":
+        if item.on_error is not None:
+            message = (
+                f"found on_error: open for {name!r}, whose failure must refuse the call; expected `closed`"
+            )
+            report.add("LS405", ("plugins", index, "on_error"), message, "leave it out")
+        on_error = "closed"
     return PluginEntry(
         name=name,
         use=item.use,
         mode=item.mode or defaults.mode,
-        on_error=item.on_error or defaults.on_error,
+        on_error=on_error,
         timeout=item.timeout or defaults.timeout,
         settings=settings,
         plugin=plugin,

@@ -63,6 +63,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS402": ("error", "a plugin that can't be loaded"),
     "LS403": ("error", "two plugins of the same name"),
     "LS404": ("error", "a plugin's setting both beside `use` and under `with`"),
+    "LS405": ("error", "`on_error: open` for a plugin that must fail closed"),
     # not built yet
     "LS901": ("error", "not built yet: the kind of key reference"),
     "LS911": ("error", "not built yet: a required audit log"),

@@ -45,7 +45,9 @@ class Exemption(Section):
     """What is different for one plugin."""
 
     mode: Mode | None = Field(default=None, description="`enforce`, `monitor` or `disabled`.")
-    on_error: OnError | None = Field(default=None, description="`closed` or `open`.")
+    on_error: OnError | None = Field(
+        default=None, description="`closed` or `open`; `cost_cap` stays `closed`."
+    )
     timeout: PositiveDuration | None = Field(default=None, description="Time for one hook.")
 
 

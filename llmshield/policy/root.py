@@ -29,7 +29,9 @@ class PluginUse(Section):
     mode: Mode | None = Field(
         default=None, description="`enforce`, `monitor` or `disabled`; else as in `defaults`."
     )
-    on_error: OnError | None = Field(default=None, description="`closed` or `open`; else as in `defaults`.")
+    on_error: OnError | None = Field(
+        default=None, description="`closed` or `open`; else as in `defaults`. `cost_cap` is always `closed`."
+    )
     timeout: PositiveDuration | None = Field(
         default=None, description="Time for one hook; else as in `defaults`."
     )

@@ -91,6 +91,7 @@ def test_every_text_has_its_role_and_place(body, expected):
         ({"prompt": {"id": "p"}}, ["prompt_id"]),
         ({"background": True}, ["background"]),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, ["item_reference"]),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, ["item_reference"]),
         ({"input": [{"type": "reasoning", "encrypted_content": "gAAAA+/="}]}, ["encrypted_content"]),
         (
             {

@@ -138,3 +138,16 @@ def test_without_a_folder() -> None:
 
     assert [item.code for item in findings] == ["LS402"]
     assert "has no folder" in findings[0].message
+
+
+@pytest.mark.parametrize("written", ["on_error: open", "on_error: closed", ""])
+def test_money_fails_closed_whatever_the_defaults_say(written: str, judge: Any) -> None:
+    policy, findings = judge(
+        f"version: 1\ndefaults: {{on_error: open}}\nplugins:\n- use: injection\n- use: cost_cap\n  {written}"
+    )
+
+    assert [(item.code, item.line) for item in findings if item.severity == "error"] == (
+        [("LS405", 6)] if "open" in written else []
+    )
+    if policy is not None:
+        assert [item.on_error for item in policy.plugins] == ["open", "closed"]

@@ -126,6 +126,7 @@ CASES: list[tuple[str, str, int, int, str, str]] = [
     ("LS402", "plugins: [{use: ../x.py}]", 2, 17, "plugins[0].use", "expected ./file.py"),
     ("LS403", "plugins:\n- use: ./no_competitors.py\n- use: ./no_competitors.py", 4, 8, "plugins[1].use", "twice, the first in line 3"),
     ("LS404", "plugins:\n- use: ./no_competitors.py\n  names: [a]\n  with: {names: [b]}", 5, 10, "plugins[0].with.names", "keep one"),
+    ("LS405", "plugins:\n- use: cost_cap\n  on_error: open", 4, 13, "plugins[0].on_error", "expected `closed`"),
 ]  # fmt: skip
 
 ELSEWHERE = {

@@ -106,6 +106,7 @@ class CostCap(Plugin):
     """Reserves before an attempt is sent, settles after it."""
 
     once: ClassVar[bool] = True
+    fails_closed: ClassVar[bool] = True
 
     class Settings(hookspecs.Settings):
         """What `cost_cap:` may say."""
@@ -199,7 +200,9 @@ class CostCap(Plugin):
         if call.operation not in _FREE:
             call.guard_attempt(self._guards[call.enforced])
 
-    def _guard(self, enforced: bool, attempt: Attempt) -> Block | Skip | Awaitable[Block | Skip | None] | None:
+    def _guard(
+        self, enforced: bool, attempt: Attempt
+    ) -> Block | Skip | Awaitable[Block | Skip | None] | None:
         """Reserve what this attempt may cost; no room, no attempt."""
         if attempt.provider == _APP and not self._tariff.prices_app:
             return None  # the wrapped app pays its own bills unless the policy puts a price on it
