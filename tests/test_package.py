@@ -91,7 +91,13 @@ def test_the_sdist_holds_what_its_readers_and_its_tests_need(built):
     # A file that somebody has just deleted, or has not committed yet, is nobody's fault here.
     expected = {name for name in tracked.stdout.split("\0") if name and (ROOT / name).is_file()}
 
-    assert {"docs/README.md", "CONTRIBUTING.md", "tests/conftest.py", "scripts/gen_docs.py", "Makefile"} <= names
+    assert {
+        "docs/README.md",
+        "CONTRIBUTING.md",
+        "tests/conftest.py",
+        "scripts/gen_docs.py",
+        "Makefile",
+    } <= names
     assert expected - names - {".gitignore"} == set()
 
 

@@ -52,6 +52,8 @@ def test_what_is_built_passes(text: str, judge: Any) -> None:
 
 
 def test_broken_sections_hide_nothing(judge: Any) -> None:
-    findings = judge("version: 1\nroutes: [{match: 5, strategy: fastest}, 7]\nproviders: {a: {api_key: 'enc://x'}}\negress: [x]")[1]
+    findings = judge(
+        "version: 1\nroutes: [{match: 5, strategy: fastest}, 7]\nproviders: {a: {api_key: 'enc://x'}}\negress: [x]"
+    )[1]
 
     assert {"LS901", "LS913"} <= {item.code for item in findings}
