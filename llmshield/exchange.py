@@ -87,6 +87,12 @@ class Client(Protocol):
         ...
 
 
+class BodyReader(Protocol):
+    """Reads a request's whole body, up to `limit` bytes. Raises: CallError `too_large`, `client_timeout`."""
+
+    def __call__(self, limit: int, /) -> Awaitable[bytes]: ...
+
+
 class Arrival(Protocol):
     """A request as its mount took it: nothing parsed but the head. `local` are transports of this request alone
     (the wrapped app); `on_begin` is given the exchange before anything happens."""
@@ -102,7 +108,7 @@ class Arrival(Protocol):
     @property
     def peer(self) -> str: ...
     @property
-    def read_body(self) -> Callable[[int], Awaitable[bytes]]: ...
+    def read_body(self) -> BodyReader: ...
     @property
     def mount(self) -> str: ...
     @property
@@ -120,7 +126,7 @@ class Incoming:
     raw_query: bytes
     headers: list[tuple[bytes, bytes]]
     peer: str
-    read_body: Callable[[int], Awaitable[bytes]]
+    read_body: BodyReader
     mount: str = "gateway"
     local: Mapping[str, Transport] = field(default_factory=dict)
     on_begin: Callable[[Exchange], None] | None = None

@@ -90,6 +90,14 @@ async def hold(ledger: Ledger, tenant: str, id: str, amount: int) -> Reservation
     return held
 
 
+async def written(ledger: Ledger) -> None:
+    """A journal is written every 20 ms."""
+    journal = ledger.books.journal
+    assert journal is not None
+    while journal._waiting:
+        await asyncio.sleep(0.01)
+
+
 async def opened(ledger: Ledger) -> None:
     """A gateway whose SQLite file was replaced opens the new one within a second."""
     for _ in range(20):
@@ -269,6 +277,7 @@ async def test_an_interrupted_rebuild_stays_closed_and_is_repeated(
     ledger = await house.start()
     for index in range(5):
         await ledger.settle(await hold(ledger, "acme", f"a{index}", 10), 10)
+    await written(ledger)
     await house.lose()
     store = open_store(house.url)
     settle, count = type(store).settle, 0

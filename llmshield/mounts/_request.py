@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import http
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import httptools
 
@@ -15,6 +15,7 @@ from llmshield.errors import CallError
 from llmshield.mounts._asgi import LINGER
 
 if TYPE_CHECKING:
+    from llmshield.exchange import BodyReader
     from llmshield.mounts._protocol import Connection
     from llmshield.transport import Transport
 
@@ -53,9 +54,11 @@ class HttpRequest:
         "wanted",
     )
 
-    mount: ClassVar[str] = "gateway"
-    local: ClassVar[Mapping[str, Transport]] = MappingProxyType({})
-    on_begin: ClassVar[None] = None
+    mount: str = "gateway"
+    local: Mapping[str, Transport] = MappingProxyType({})
+    on_begin: None = None
+    read_body: BodyReader
+    """Its body; who has to check it may put a reader of their own in this place."""
 
     def __init__(
         self,
@@ -67,8 +70,7 @@ class HttpRequest:
         keeps_alive: bool,
     ) -> None:
         self._connection = connection
-        self.read_body: Callable[[int], Awaitable[bytes]] = self._read_body
-        """Its body; who has to check it may put a reader of their own in this place."""
+        self.read_body = self._read_body
         self._version = version
         self._body: list[bytes] = []
         self._size = 0
