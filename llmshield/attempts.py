@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Clamp
@@ -136,6 +136,8 @@ class Attempts:
         if not posts:
             headers.pop("content-type", None)
         timeouts = timeouts_of(provider, streamed=asked.stream)
+        if x.first_token is not None and x.first_token < timeouts.first_token:
+            timeouts = replace(timeouts, first_token=x.first_token)
         if attempt.number > 1 or self.call_s < timeouts.total:
             timeouts = _within(timeouts, x.deadline - clock.monotonic())
         request = WireRequest(call.method, path, query, headers, payload)

@@ -271,7 +271,7 @@ class Engine:
             )
         if rule.deny is not None:
             raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
-        x.on_loss, x.mid_stream, x.regions, x.to = rule.on_loss, rule.mid_stream, rule.regions, rule.to
+        x.follow(rule)
         return Route(rule.to, why="routes")
 
     def _overrides(self, call: Call) -> tuple[Override, ...]:

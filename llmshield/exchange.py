@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmshield.channels import Channels
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.idempotency import Claim
+    from llmshield.policy import Route as Rule
     from llmshield.racing import Floor
     from llmshield.resuming import Resumption, Shadow
     from llmshield.transport import Transport
@@ -180,6 +181,8 @@ class Exchange:
     """The filters of a stream that may be resumed."""
     resumption: Resumption | None = None
     """How the next provider takes over a stream that broke."""
+    first_token: float | None = None
+    """The route's limit for the silence before a first output, in seconds."""
     on_loss: str = "record"
     """What the route says of wishes that a translation can't carry: record, or refuse."""
     own_key: bool = False
@@ -217,6 +220,11 @@ class Exchange:
             elif took.action in {"would-block", "would-redact"}:
                 would = would if would == "would-block" else took.action
         return "redact" if redacted else would or "allow"
+
+    def follow(self, rule: Rule) -> None:
+        """What the route of the policy says of this call."""
+        self.to, self.regions, self.first_token = rule.to, rule.regions, rule.first_token
+        self.on_loss, self.mid_stream = rule.on_loss, rule.mid_stream
 
     def decision(self) -> dict[str, Any]:
         """What was decided so far, for `scope["llmshield"]`: plain values, never a text."""

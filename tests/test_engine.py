@@ -4,6 +4,7 @@ import asyncio
 import json
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -406,3 +407,20 @@ async def test_a_large_answer_is_read_beside_the_loop(world: World, monkeypatch:
 
     assert [200, 200] == statuses
     assert [(False, True), (True, False)] == seen
+
+
+@BOTH
+async def test_a_route_has_its_own_limit_for_silence(world: World, stream: bool) -> None:
+    """The lesser of the route's and the provider's holds; after it the next target is asked, not the same one again."""
+    world.sims[0].set(fault="silence")
+    made = world.policy("pass", route="    first_token: 150ms\n")
+    async with gateway(made) as (url, _):
+        before = time.monotonic()
+        status, headers, _ = await ask(url, stream=stream)
+        took = time.monotonic() - before
+
+    assert (200, "b") == (status, headers["x-llmshield-provider"])
+    assert 0.15 <= took < 1.5, "the provider's own limit is 2 s"
+    assert [("a", "first_token"), ("b", None)] == [
+        (tried["provider"], tried["reason"]) for tried in world.records()[0]["attempts"]
+    ]

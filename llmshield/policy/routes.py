@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from llmshield.policy.globs import Matcher, compile_glob, compile_globs
 from llmshield.policy.masking import found
 from llmshield.policy.section import Count, Glob, Globs, Line, Name, Section
-from llmshield.policy.units import DurationRange, Percent, Range, duration
+from llmshield.policy.units import DurationRange, Percent, PositiveDuration, Range, duration
 from llmshield.verdicts import Target
 
 Reason: TypeAlias = Literal[
@@ -224,6 +224,11 @@ class Route(Section):
     ] = Field(default=(), alias="to", description="The fallback chain, in order.")
     deny: Deny | None = Field(default=None, description="Refuse instead of asking anybody.")
     retry: Retry = Field(default=Retry(), description="How often one target is tried.")
+    first_token: PositiveDuration | None = Field(
+        default=None,
+        description="From an attempt's request to its first output, whole answers included; the provider's own limit"
+        " holds as well.",
+    )
     mid_stream: Literal["error", "continue", "restart_marker"] = Field(
         default="error", description="What happens when a stream breaks after its first output."
     )
