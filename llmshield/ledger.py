@@ -59,6 +59,9 @@ class Reservation:
     labels: Labels
     caps: Sequence[Cap] = ()
     """What the lines after the first are for."""
+    left: int | None = None
+    """What the tightest of the caps still has, `line` its line; None where nothing is capped."""
+    line: int = 0
     ended: bool = field(default=False, repr=False)
 
 
@@ -187,7 +190,9 @@ class Ledger:
             id, lines, want, least if least < want else want, now_ms + _LEASE_MS, now_ms, labels
         )
         if type(grant) is Grant and self.books.journal is None:
-            reservation = self._open[id] = Reservation(id, grant[0], want, lines, labels, caps)
+            reservation = self._open[id] = Reservation(
+                id, grant.amount, want, lines, labels, caps, grant.left, grant.line
+            )
             return reservation
         return self._answered(grant, id, labels, caps, lines, want, now)
 
@@ -197,7 +202,7 @@ class Ledger:
     ) -> Reservation | Refusal:  # fmt: skip
         """What a store's answer means."""
         if type(grant) is Grant:
-            reservation = Reservation(id, grant.amount, want, lines, labels, caps)
+            reservation = Reservation(id, grant.amount, want, lines, labels, caps, grant.left, grant.line)
             self._open[id] = reservation
             if self.books.journal is not None:
                 self.books.reserved(id, int(now * 1000), grant.amount, lines, labels)

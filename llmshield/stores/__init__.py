@@ -84,11 +84,18 @@ class Labels(NamedTuple):
     model: str
 
 
-class Grant(NamedTuple):
-    """`amount` is held now. `repeated`: this id was known already, nothing was held twice."""
+@dataclass(slots=True)
+class Grant:
+    """`amount` is held now. `repeated`: this id was known already, nothing was held twice.
+
+    `left` is what the limited line with the least room still has, `line` its index; None without a limit, and for
+    what is repeated.
+    """
 
     amount: int
     repeated: bool = False
+    left: int | None = field(default=None, compare=False)
+    line: int = field(default=0, compare=False)
 
 
 class Shortage(NamedTuple):

@@ -180,7 +180,7 @@ expire(now, 16)
 local known = redis.call('HGET', P .. 'hold:' .. id, 'a')
 if known then return {1, known, '1', N} end
 if ended(id) then return {1, '0', '1', N} end
-local amount = want
+local amount, tight, tightest = want, nil, 0
 local found = {}
 local lines = {}
 for i = 9, #ARGV, 4 do
@@ -194,13 +194,14 @@ for i = 9, #ARGV, 4 do
     local left = minus(minus(ARGV[i + 1], spent), held)
     if less(left, least) then return {0, tostring((i - 9) / 4), spent, held, oldest} end
     if less(left, amount) then amount = left end
+    if not tight or less(left, tight) then tight, tightest = left, (i - 9) / 4 end
   end
 end
 for _, pair in ipairs(found) do redis.call('HSET', pair[1], 'h', plus(pair[2], amount)) end
 redis.call('HSET', P .. 'hold:' .. id, 'a', amount, 'l', table.concat(lines, '\\n'), 't', ARGV[6], 'p', ARGV[7], 'm', ARGV[8])
 redis.call('ZADD', P .. 'due', ARGV[3], id)
 step()
-return {1, amount, '0', N}
+return {1, amount, '0', N, tight and minus(tight, amount) or '', tightest}
 """
 )
 

@@ -131,6 +131,7 @@ def reserve(
     if run("SELECT 1 FROM journal WHERE id = ?", (id,)).fetchone() is not None:
         return Grant(0, repeated=True)
     amount = want
+    least_left, tightest = None, 0
     for index, line in enumerate(lines):
         if line.limit is not None:
             found = _standing(connection, line)
@@ -138,11 +139,13 @@ def reserve(
             if left < least:
                 return Shortage(index, *found)
             amount = min(amount, left)
+            if least_left is None or left < least_left:
+                least_left, tightest = left, index
     for line in lines:
         run(_HOLD, (line.account, line.window, line.ends_ms, amount))
     keys = orjson.dumps([(line.account, line.window, line.ends_ms) for line in lines])
     run("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?)", (id, amount, until_ms, keys, *labels))
-    return Grant(amount)
+    return Grant(amount, left=None if least_left is None else least_left - amount, line=tightest)
 
 
 def settle(

@@ -124,6 +124,7 @@ class MemoryStore(Store):
         if id in self._ended:
             return Grant(0, repeated=True)
         amount = want
+        least_left, tightest = None, 0
         by_key = self._accounts.by_key
         touched = [by_key.get(line[:2]) or self._accounts.at(line) for line in lines]
         for account, line in zip(touched, lines, strict=True):
@@ -135,13 +136,15 @@ class MemoryStore(Store):
                     return Shortage(lines.index(line), *self._accounts.standing(line))
                 if left < amount:
                     amount = left
+                if least_left is None or left < least_left:
+                    least_left, tightest = left, lines.index(line)
         for account in touched:
             held = account.held + amount
             account.held = held if 0 <= held <= MAX_AMOUNT else added(account.held, amount)
         self._holds[id] = _Hold(amount, lines, until_ms, labels)
         if until_ms < self._due_ms:
             self._due_ms = until_ms
-        return Grant(amount)
+        return Grant(amount, False, None if least_left is None else least_left - amount, tightest)
 
     async def settle(
         self, id: str, lines: Sequence[Line], actual: int, now_ms: int, labels: Labels,

@@ -121,7 +121,9 @@ class RedisStore(Store):
         answer = await self._step("reserve", *args)
         if answer[0] == 1:
             self.seen = max(self.seen, answer[3])
-            return Grant(int(answer[1]), repeated=answer[2] == b"1")
+            if answer[2] == b"1":
+                return Grant(int(answer[1]), repeated=True)
+            return Grant(int(answer[1]), left=int(answer[4]) if answer[4] else None, line=int(answer[5]))
         return Shortage(int(answer[1]), int(answer[2]), int(answer[3]), _window(answer[4]))
 
     async def settle(

@@ -149,6 +149,21 @@ async def test_as_much_as_there_is(store: Store) -> None:
     assert await balance(store, DAY) == (0, 950)
 
 
+async def test_a_grant_tells_what_the_tightest_line_has_left(store: Store) -> None:
+    tight, rolling = (
+        Line("model=x", "ever", 250),
+        Line("key=k", "24h:00000001000", 5_000, 0, "24h:00000000941"),
+    )
+    none = await reserve(store, "a", 100, lines=(EVER,))
+    first = await reserve(store, "b", 200, lines=(EVER, DAY, tight))
+    then = await reserve(store, "c", 40, lines=(EVER, tight, DAY, rolling))
+    huge = await reserve(store, "d", 10**15, lines=(EVER, Line("model=y", "ever", 10**17 + 1)))
+    again = await reserve(store, "b", 200, lines=(EVER, DAY, tight))
+
+    found = [(each.left, each.line) for each in (none, first, then, huge, again) if isinstance(each, Grant)]
+    assert found == [(None, 0), (50, 2), (10, 1), (99 * 10**15 + 1, 1), (None, 0)]
+
+
 async def test_every_step_can_be_repeated(store: Store) -> None:
     assert Grant(700) == await reserve(store, "a", 700)
     assert Grant(700, repeated=True) == await reserve(store, "a", 700)

@@ -72,6 +72,7 @@ from llmshield.policy import CallPrice, Policy, TokenPrice
 from llmshield.prices import MTOK, Bound, ModelPrice, Prices, Quote
 from llmshield.stores import Labels, at_once
 from llmshield.verdicts import Block, Skip
+from llmshield_plugins.cost_cap import headers
 from llmshield_plugins.cost_cap.booking import Booking, Terms
 from llmshield_plugins.cost_cap.bounds import TEMPLATE_TOKENS, bound_of, is_plain, plain_bound, seen_whole
 from llmshield_plugins.cost_cap.caps import CapRule, Caps, describe, is_a_providers
@@ -280,6 +281,8 @@ class CostCap(Plugin):
             if isinstance(held, Reservation):
                 self._hold(attempt, booking, held, caps, enforced=enforced)
                 return None
+            if enforced:
+                headers.tell_refused(attempt.call.response_headers, held)
             block = self._refuse("spent", describe(held, least), kind="budget_spent")
             if enforced and is_a_providers(held.cap):
                 return Skip("its budget is spent", block)
@@ -303,6 +306,9 @@ class CostCap(Plugin):
         attempt.reserved_picousd = held.amount
         attempt.prices = booking.price.source
         attempt.at_end(booking.settle)
+        booking.tells = enforced and not attempt.call.stream
+        if enforced and attempt.call.stream:
+            headers.tell(attempt.call.response_headers, held)
         if caps and attempt.call.operation == "generate":
             if held.amount < held.wanted:
                 bought = booking.quote.affordable_output(held.amount)

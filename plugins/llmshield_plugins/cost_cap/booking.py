@@ -13,6 +13,7 @@ from llmshield.series import Counter
 from llmshield.stores import at_once
 from llmshield.verdicts import Block
 from llmshield_plugins.cost_cap.bounds import plain_bound
+from llmshield_plugins.cost_cap.headers import tell
 from llmshield_plugins.cost_cap.settlement import charge_for
 from llmshield_plugins.cost_cap.tariff import Tariff
 from llmshield_plugins.cost_cap.warnings import Warnings
@@ -56,6 +57,7 @@ class Booking:
         "held",
         "output",
         "price",
+        "tells",
     )
 
     held: Reservation
@@ -73,6 +75,8 @@ class Booking:
         self.output = output
         self._plain = plain
         self._limit = _NEVER
+        self.tells = False
+        """Whether the answer's head says what is left, once this is settled."""
 
     @property
     def quote(self) -> Quote:
@@ -118,12 +122,16 @@ class Booking:
         ):  # fmt: skip
             amount = attempt.cost_picousd = cost(price, usage)
             if amount <= held.amount and terms.warnings is None:
+                if self.tells:
+                    tell(attempt.call.response_headers, held, amount)
                 terms.ledger.settle_now(held, amount, usage.input or 0, usage.output or 0)
                 return None
         charge = charge_for(
             attempt, price, self._bounds(attempt), held.amount,
             lost_in_full=terms.lost_in_full, cut_in_full=terms.cut_in_full,
         )  # fmt: skip
+        if self.tells:
+            tell(attempt.call.response_headers, held, charge[0] if charge is not None else 0)
         work: Coroutine[Any, Any, None]
         if charge is None:
             attempt.cost_picousd = 0
