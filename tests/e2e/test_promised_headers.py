@@ -18,12 +18,13 @@ server: {{debug_headers: {debug}}}
 providers:
   openai: {{dialect: openai, base_url: "{url}/v1", prices: {{input: 1, output: 4}}}}
   anthropic: {{dialect: anthropic, base_url: "{url}", prices: {{input: 1, output: 4}}}}
-  down: {{dialect: openai, base_url: "http://127.0.0.1:9/v1"}}
+  down: {{dialect: openai, base_url: "http://127.0.0.1:9/v1", prices: {{input: 1, output: 4}}}}
 routes:
   - {{match: {{model: "gpt-down"}}, to: [down], degraded: {{message: "Later."}}}}
   - {{match: {{model: "gpt-*"}}, to: [openai]}}
   - {{match: {{model: "claude-*"}}, to: [anthropic]}}
-tiers: {{default: {{budget: 100 USD/day}}}}
+tenants: {{anonymous: {{tier: free}}}}
+tiers: {{free: {{budget: 100 USD/day}}}}
 plugins: [{{use: cost_cap}}, {{use: injection, deny: ["open sesame"], scan: [user]}}, {{use: failover}}]
 """
 EVERY = {"request-id", "action", "policy"}
