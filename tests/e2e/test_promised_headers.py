@@ -49,7 +49,7 @@ TABLE: dict[str, tuple[str, str, str, bool, set[str], set[str]]] = {
         "gpt-down",
         "hello",
         False,
-        ASKED | {"budget-remaining", "overhead-ms", "degraded"},
+        ASKED | {"cost", "budget-remaining", "overhead-ms", "degraded"},
         set(),
     ),
 }
