@@ -18,10 +18,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -141,6 +141,9 @@ class Audit:
 
         Raises: StoreUnavailable when it can't be written now; it is still kept and written when that ends.
         """
+        await self._put_and_wait(record)
+
+    async def _put_and_wait(self, record: Record | dict[str, Any]) -> None:
         if not self.enabled:
             return
         if self._failed is not None:
@@ -151,6 +154,38 @@ class Audit:
         self._queue.append((clock.now(), record, _Waiter(loop, future)))
         self._wake.set()
         await future
+
+    async def change(
+        self,
+        *,
+        actor: str,
+        role: str,
+        action: str,
+        target: str = "",
+        outcome: Literal["begun", "done", "failed", "refused"] = "begun",
+        client: str = "",
+        detail: Mapping[str, str | int | bool | None] | None = None,
+    ) -> None:
+        """Write who changed what on the admin port (or a command line) into the chain, as a record of kind `admin`.
+
+        Call it before the change, and make the change only when it has returned: with `required: true` it returns
+        when the record is durable, else at once. When the change then fails, call it again with `outcome="failed"`;
+        an attempt without the right to it is `refused`. `actor` names the person or key (it is kept as a keyed
+        hash, as `client`, the caller's address, is), `role` is what they may do, `action` a constant such as
+        `provider.configure`, `target` what was changed, `detail` plain values: names of fields, never a secret.
+        `await runtime.audit.change(actor=key_id, role="operate", action="block.add", target="203.0.113.7/32")`
+
+        Raises: StoreUnavailable when records are required and this one can't be written: then change nothing.
+        """
+        item: dict[str, Any] = {
+            "kind": "admin", "policy": self._policy, "actor": self._pseudonym(actor), "role": role, "action": action,
+            "target": target, "outcome": outcome, "client": self._pseudonym(client), "detail": dict(detail or {}),
+        }  # fmt: skip
+        if self.required:
+            await self._put_and_wait(item)
+        elif self.enabled:
+            self._queue.append((clock.now(), item, None))
+            self._wake.set()
 
     def reload(self, policy_hash: str) -> None:
         """Another policy is in force: a record of its own, from which on calls name the new hash."""

@@ -373,6 +373,44 @@ def test_another_policy_is_a_record_of_its_own(audit, sink):
     assert '"kind":"policy","policy":"sha256:beef"' in sink.read_text()
 
 
+async def test_a_change_by_an_administrator_is_a_link_of_the_chain(audit, sink):
+    await audit.change(
+        actor="admin-key-7",
+        role="operate",
+        action="block.add",
+        target="203.0.113.7/32",
+        client="198.51.100.9",
+        detail={"hours": 2},
+    )
+    await audit.record_and_wait(record(status=1))
+
+    text = sink.read_text()
+    (change,) = [line for line in map(json.loads, text.splitlines()) if line["kind"] == "admin"]
+
+    assert (change["role"], change["action"], change["target"]) == ("operate", "block.add", "203.0.113.7/32")
+    assert change["outcome"] == "begun"
+    assert change["detail"] == {"hours": 2}
+    assert "admin-key-7" not in text
+    assert "198.51.100.9" not in text
+    assert good(sink)
+
+
+async def test_no_change_without_its_record(sink, fast_retry):
+    audit = Audit(settings(f"file://{sink}", required=True), "h")
+    audit.start()
+    await asyncio.to_thread(wait_for, lambda: audit.written == 1)
+    audit._out = broken = Broken(audit._out)
+
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        await audit.change(actor="a", role="admin", action="provider.configure", target="openai")
+
+    broken.broken = False
+    await asyncio.to_thread(wait_for, lambda: audit.ready)
+    await audit.change(actor="a", role="admin", action="provider.configure", target="openai")
+    await asyncio.to_thread(audit.close)
+    assert good(sink)
+
+
 def test_a_record_costs_the_loop_little(audit):
     """CPU time of this thread; the bound is five times what a quiet machine needs, to hold on a busy one."""
     full = record(**FULL)
