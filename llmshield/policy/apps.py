@@ -1,4 +1,4 @@
-"""`apps:`, `egress:`, `audit:`: other programs' JSON, intercepted hosts, and where the record goes."""
+"""`apps:`, `audit:`: other programs' JSON, and where the record goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, StringConstraints
 
 from llmshield.policy.globs import Matcher, compile_globs
-from llmshield.policy.section import Flag, Name, Section
+from llmshield.policy.section import Flag, Section
 from llmshield.policy.server import PathGlob
 
 Pointer: TypeAlias = Annotated[
@@ -37,17 +37,6 @@ class App(Section):
     @property
     def _matcher(self) -> Matcher:
         return compile_globs(self.paths)
-
-
-class Egress(Section):
-    """What the transparent mount intercepts."""
-
-    hosts: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.*-]+$")], Name] = Field(
-        default={}, description="Hosts, each with the provider that it stands for."
-    )
-    unlisted: Literal["pass", "block", "log"] = Field(
-        default="pass", description="What happens to other hosts."
-    )
 
 
 class Audit(Section):

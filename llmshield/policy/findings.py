@@ -68,7 +68,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS901": ("error", "not built yet: the kind of key reference"),
     "LS911": ("error", "not built yet: a required audit log"),
     "LS912": ("error", "not built yet: texts in the audit log"),
-    "LS913": ("error", "not built yet: transparent egress"),
 }
 
 

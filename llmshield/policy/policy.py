@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmshield.policy.apps import App, Audit, Egress
+from llmshield.policy.apps import App, Audit
+from llmshield.policy.egress import Egress
 from llmshield.policy.entries import PluginEntry
 from llmshield.policy.findings import Finding
 from llmshield.policy.identity import Ways

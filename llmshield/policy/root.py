@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from llmshield.policy.apps import App, Audit, Egress
+from llmshield.policy.apps import App, Audit
+from llmshield.policy.egress import Egress
 from llmshield.policy.identity import Ways
 from llmshield.policy.overrides import Override
 from llmshield.policy.providers import ProviderShape

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmshield import clock, registry
 from llmshield.policy import addresses
+from llmshield.policy.egress import Egress
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import Path, did_you_mean
 from llmshield.policy.globs import is_glob
@@ -284,6 +285,24 @@ def _members(draft: Draft, report: Report) -> None:
                 report.add("LS301", (*at, *place), message, report.suggest(name, names))
 
 
+def _egress(draft: Draft, report: Report) -> None:
+    """Intercepted hosts that stand for nobody, or for somebody who can't be asked from there."""
+    egress: Egress | None = draft.sections["egress"]
+    if egress is None:
+        return
+    names = dict.fromkeys(name for name in draft.written("providers") if name != APP)
+    for host, name in egress.hosts.items():
+        if name not in names:
+            message = f"found the provider {name!r}, which does not exist"
+            report.add("LS301", ("egress", "hosts", host), message, report.suggest(name, names))
+    if not egress.hosts:
+        report.add("LS319", ("egress",), "`egress` has no effect: it names no `hosts`", at="key")
+    for index, host in enumerate(egress.bypass.hosts):
+        if egress.provider_of(host) is None:
+            message = f"{host!r} has no effect: `hosts` does not have it"
+            report.add("LS319", ("egress", "bypass", "hosts", index), message)
+
+
 def _unenforced(draft: Draft, report: Report) -> None:
     """Keys that some plugin must obey, in a policy without that plugin: limits that nobody keeps."""
     used = {item.use for item in draft.items("plugins").values()}
@@ -342,5 +361,6 @@ def _is_free(key: str) -> bool:
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
-    _server, _providers, _routes, _choices, _tenants, _identify, _overrides, _budgets, _members, _unenforced, _variables,
+    _server, _providers, _routes, _choices, _tenants, _identify, _overrides, _budgets, _members, _egress,
+    _unenforced, _variables,
 )  # fmt: skip

@@ -34,10 +34,6 @@ class Row(NamedTuple):
     instead: str
 
 
-def _written(value: Any) -> bool:
-    return value is not None and value is not False and value != [] and value != {}
-
-
 def _one_of(*words: str) -> Refused:
     return lambda value: value in words
 
@@ -52,7 +48,6 @@ ROWS: tuple[Row, ...] = (
     Row("LS901", "providers.*.api_key", is_planned, "use env://NAME or file://PATH"),
     Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
-    Row("LS913", "egress", _written, "leave it out; point clients at the sidecar with their base URL"),
 )
 
 

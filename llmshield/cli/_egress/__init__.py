@@ -1,0 +1,1 @@
+"""The commands of `llmshield egress`, one a file."""
