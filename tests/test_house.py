@@ -41,9 +41,16 @@ ELSEWHERE = {
 
 COMPANIONS = {
     "anyio": "starlette",
-    "google-api-core": "google-genai",  # `google` is a namespace that several distributions share
-    "google-auth": "google-genai",
+    "azure-core": "azure-identity",
+    "botocore": "boto3",
+    "google-api-core": "google-cloud-secret-manager",  # `google` is a namespace that several distributions share
+    "google-auth": "google-cloud-secret-manager",
+    "google-genai": "google-cloud-secret-manager",
+    "googleapis-common-protos": "google-cloud-secret-manager",
+    "grpc-google-iam-v1": "google-cloud-secret-manager",
+    "grpcio": "google-cloud-secret-manager",
     "langchain-core": "langchain-openai",
+    "protobuf": "google-cloud-secret-manager",
     "pydantic-core": "pydantic",
     "regex": "presidio-analyzer",
     "typing-extensions": "pydantic",
@@ -275,10 +282,11 @@ def third_party(folder):
 @pytest.mark.parametrize(
     ("room", "groups"),
     [
-        (ROOTS["llmshield"], ("redis", "demo")),  # the store `redis`, and the demo's SDKs
+        # the store `redis`, the demo's SDKs, and the clouds that keys come from
+        (ROOTS["llmshield"], ("redis", "demo", "aws", "azure", "gcp", "keyring")),
         (ROOTS["llmshield_plugins"], ("pii",)),
         (ROOTS["llmshield_addons"], ("egress",)),
-        (TESTS, ("pii", "redis", "demo", "dev")),
+        (TESTS, ("pii", "redis", "demo", "dev", "aws", "azure", "gcp", "keyring")),
     ],
     ids=["core", "plugins", "addons", "tests"],
 )
