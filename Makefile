@@ -5,11 +5,13 @@
 #   make lint    ruff and the import contracts          make types   mypy and pyright
 #   make fix     what can be repaired mechanically      make bench   figures of speed, on two cores
 #   make crash   21 faults of a provider, and what a caller gets
+#   make egress  mitmproxy beside it, for the transparent mount (`make test` does it too)
 #   make dist    wheel and sdist                        make lock    resolve the lock files anew
 
 BIN := .venv/bin
 DEV := .venv/.ready-dev
 DEMO := .venv/.ready-demo
+EGRESS := .venv-egress/.ready
 SETUP := scripts/setup pyproject.toml requirements/bootstrap.lock
 NODE := tests/e2e/node
 TESTS ?= tests
@@ -17,14 +19,14 @@ PYTEST_FLAGS ?= -q -n 2
 BENCH_FLAGS ?=
 CRASH_FLAGS ?=
 
-.PHONY: demo test lint types npm fix bench crash dist lock clean
+.PHONY: demo test lint types npm egress fix bench crash dist lock clean
 .NOTPARALLEL:
 
 demo: $(DEMO)
 	$(BIN)/llmshield demo
 
 # Everything runs, whatever failed before, and pytest's closing line comes last.
-test: $(DEV) npm
+test: $(DEV) npm egress
 	@status=0; $(MAKE) --no-print-directory -k lint types || { status=1; echo "FAILED: lint or types, see above"; }; \
 	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS) || status=1; exit $$status
 
@@ -46,6 +48,12 @@ npm:
 			|| echo "npm: the packages could not be installed; tests marked npm will be skipped"; \
 	fi
 
+# mitmproxy in an environment of its own, for the tests of the transparent mount.
+egress: $(DEV)
+	@if ! [ $(EGRESS) -nt requirements/egress.lock ]; then \
+		scripts/setup egress || echo "egress: not set up; tests that need mitmproxy will be skipped"; \
+	fi
+
 fix: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,7 +71,7 @@ lock:
 	scripts/setup lock
 
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-egress dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(DEV): $(SETUP) requirements/dev.lock
 	scripts/setup dev

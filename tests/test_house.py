@@ -254,6 +254,21 @@ def test_locks_hold_what_the_project_asks_for():
         assert text.count("--hash=sha256:") > len(pinned)
 
 
+def test_mitmproxy_has_a_lock_of_its_own():
+    """It fits into no environment beside the others; users who ask for the extra get what the tests ran with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (extra,) = project["project"]["optional-dependencies"]["egress"]
+    (wanted,) = project["dependency-groups"]["egress"]
+    lock = (ROOT / "requirements" / "egress.lock").read_text(encoding="utf-8")
+    pinned = re.findall(r"(?m)^([a-z0-9-]+)==", lock)
+
+    assert extra.partition(";")[0].strip() == wanted
+    assert "mitmproxy" in pinned
+    assert lock.count("--hash=sha256:") > len(pinned)
+    assert "://" not in lock
+    assert "mitmproxy" not in (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
+
+
 def required(*groups):
     """Names of distributions that these groups of requirements ask for, normalised."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
