@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from llmshield.simulator import Simulator
 from llmshield.testing import gateway
