@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmshield import __version__, clock, resolvers
+from llmshield import __version__, clock, production, resolvers
 from llmshield import chain as chains
 from llmshield.audit import Audit
 from llmshield.chain import Chain
@@ -84,6 +84,7 @@ class Runtime:
     async def start(self) -> None:
         """Open what is needed, warm the detectors. Raises: ShieldError with the remedy; nothing stays open then."""
         try:
+            production.refuse_unsafe(self.policy)
             keys = self._resolve_keys()
             await self.ledger.start()  # opens the store
             self.audit.start()
@@ -119,7 +120,7 @@ class Runtime:
                 keys[name] = None
                 continue
             try:
-                value = resolvers.resolve(provider.api_key, base)
+                value = resolvers.resolve(provider.api_key, base, name)
             except SecretError as error:
                 raise SecretError(f"providers.{name}.api_key: {error}") from None
             remember(value)

@@ -112,8 +112,7 @@ class KeyRing:
         if owner and not _OWNER.fullmatch(owner):
             raise SecretError(f"found the name {owner!r:.80}, expected letters, digits, dots and hyphens")
         sealed = self.seal(secret.encode(), _owner_context(owner))
-        coded = _b64(sealed[_ID_BYTES:])
-        return f"{SCHEME}{VERSION}.{owner or UNBOUND}.{self.id}.{coded}"
+        return f"{SCHEME}{VERSION}.{owner or UNBOUND}.{pack(sealed)}"
 
     def unseal_reference(self, text: str, owner: str | None = None) -> str:
         """The secret in an `enc://` reference (its scheme may be missing); `owner` is who wants it, None: anybody.
@@ -246,18 +245,32 @@ def read_reference(text: str) -> tuple[str, bytes]:
     if version != VERSION or len(parts) != 3:
         raise SecretError("found another form than v1.NAME.KEY.SEALED; seal it with `llmshield vault seal`")
     owner, key_id, coded = parts
-    try:
-        sealed = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
-        head = bytes.fromhex(key_id)
-    except ValueError:
-        raise SecretError("it was changed or cut: it is no longer spelt as it was made") from None
-    if _b64(sealed) != coded or head.hex() != key_id or len(head) != _ID_BYTES:
-        raise SecretError("it was changed or cut: it is no longer spelt as it was made")
+    sealed = unpack(f"{key_id}.{coded}")
     if owner == UNBOUND:
-        return "", head + sealed
+        return "", sealed
     if not _OWNER.fullmatch(owner):
         raise SecretError("it was changed: its name is none")
-    return owner, head + sealed
+    return owner, sealed
+
+
+def pack(sealed: bytes) -> str:
+    """Sealed bytes as a text: the key's id, a dot, and the rest in url-safe base64 without padding."""
+    coded = base64.urlsafe_b64encode(sealed[_ID_BYTES:]).rstrip(b"=").decode()
+    return f"{sealed[:_ID_BYTES].hex()}.{coded}"
+
+
+def unpack(text: str) -> bytes:
+    """The bytes that `pack` wrote. Raises: SecretError for anything else, another spelling of the same bytes too."""
+    key_id, _, coded = text.partition(".")
+    try:
+        sealed = bytes.fromhex(key_id) + base64.b64decode(
+            coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True
+        )
+    except ValueError:
+        sealed = b""
+    if len(sealed) < _OVERHEAD or pack(sealed) != text:
+        raise SecretError("it was changed or cut: it is no longer spelt as it was made")
+    return sealed
 
 
 def _owner_context(owner: str) -> str:
@@ -273,7 +286,3 @@ def _text(data: bytes) -> str:
 
 def _derive(master: bytes, info: bytes) -> bytes:
     return HKDF(SHA256(), KEY_BYTES, None, info).derive(master)
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -32,7 +32,7 @@ def policy() -> str:
         _table(("kind", "examples", "remarks"), _quantities()),
         "A key stands once in a mapping; an unknown key is an error. Tags, merge keys (`<<`), several documents and\n"
         "`${VARIABLES}` are not part of a policy. Anchors and aliases work for whole values. Keys to providers are\n"
-        "references (`env://NAME`, `file://path`, `file://path#NAME` for a line of a .env file), never literals.\n",
+        "references (`env://NAME`, `file://path`, `enc://...`: [keys](keys.md)), never literals.\n",
         "## Keys\n",
     ]
     for key, value in schema["properties"].items():

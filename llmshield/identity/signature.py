@@ -50,7 +50,7 @@ class Signature(Way):
         for name, signer in self._settings.signers.items():
             place = f"identity.signature.signers.{name}.secret"
             try:
-                secret = resolvers.resolve(signer.secret, self.house.base)
+                secret = resolvers.resolve(signer.secret, self.house.base, f"signer:{name}")
             except SecretError as error:
                 raise SecretError(f"{place}: {error}") from None
             if len(secret.encode()) < _SHORTEST_SECRET:

@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from llmshield import resolvers
+from llmshield.deployment import is_production
 from llmshield.errors import PolicyError, SecretError
-from llmshield.policy import entries, providers, rules, unbuilt
+from llmshield.policy import entries, literals, providers, rules, unbuilt
 from llmshield.policy.findings import Finding
 from llmshield.policy.nodes import MAX_BYTES, Flaw, decode, read
 from llmshield.policy.policy import Policy
@@ -78,6 +79,8 @@ def _inspect(
     tree: dict[str, Any] = root.plain()
     pieces = draft(tree, report)
     unbuilt.refuse(tree, report)
+    if is_production():
+        literals.check(tree, report)
     rules.check(pieces, report)
     used = entries.build(pieces, base, report)
     _check_secrets(pieces, base, secrets, report)
@@ -89,20 +92,21 @@ def _inspect(
 def _check_secrets(pieces: Draft, base: Path | None, resolve: bool, report: Report) -> None:
     """Key files that others may read; with `resolve`, references without a value as well."""
     folder = base or Path()
-    references: list[tuple[tuple[Any, ...], Any]] = [
-        (("providers", name, "api_key"), shape.api_key)
+    references: list[tuple[tuple[Any, ...], Any, str]] = [
+        (("providers", name, "api_key"), shape.api_key, name)
         for name, shape in pieces.items("providers").items()
         if shape.api_key is not None
     ]
     signature = pieces.sections["identity"].signature
     for name, signer in signature.signers.items() if signature is not None else ():
-        references.append((("identity", "signature", "signers", name, "secret"), signer.secret))
-    for path, reference in references:
+        place = ("identity", "signature", "signers", name, "secret")
+        references.append((place, signer.secret, f"signer:{name}"))
+    for path, reference, owner in references:
         try:
             if warning := resolvers.warn(reference, folder):
                 report.add("LS320", path, warning)
             if resolve:
-                resolvers.resolve(reference, folder)
+                resolvers.resolve(reference, folder, owner)
         except SecretError as error:
             if resolve:
                 report.add("LS317", path, str(error))

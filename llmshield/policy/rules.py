@@ -24,6 +24,7 @@ from llmshield.policy.server import Server
 from llmshield.policy.tenants import Identify, Tenant, Tier
 from llmshield.policy.unbuilt import is_planned
 from llmshield.policy.validate import Draft
+from llmshield.stores import FROM_ENVIRONMENT
 
 STORE_SCHEMES = {"rediss": "redis"}
 """Schemes that another store serves."""
@@ -50,6 +51,8 @@ def _server(draft: Draft, report: Report) -> None:
         )
     scheme, _, rest = server.store.partition("://")
     name, known = STORE_SCHEMES.get(scheme, scheme), registry.names("store")
+    if server.store.startswith(FROM_ENVIRONMENT):
+        return  # the variable is looked at when the store is opened
     if name not in known:
         hint = report.suggest(scheme, known)
         report.add("LS315", ("server", "store"), f"found the store {scheme!r}, which does not exist", hint)

@@ -82,7 +82,8 @@ class Server(Section):
     )
     store: StoreUrl = Field(
         default="memory://",
-        description="Shared state: `memory://` (lost at exit), `sqlite:///path`, `redis://host:6379/0`.",
+        description="Shared state: `memory://` (lost at exit), `sqlite:///path`, `redis://host:6379/0`;"
+        " `env://NAME`: its URL is in that environment variable.",
     )
     time_zone: TimeZone = Field(
         default="UTC", description="Whose days, weeks and months budgets follow, such as `Europe/Berlin`."

@@ -1,4 +1,4 @@
-"""Where secrets come from: `env://NAME`, `file://path`. One module is one scheme; its name is the scheme.
+"""Where secrets come from: `env://NAME`, `file://path`, `enc://…`. One module is one scheme; its name is the scheme.
 
 A policy holds references; `resolve` turns one into its value at the moment it is needed. The value is never
 stored, logged or put into a message: errors name the reference and what to do.
@@ -41,24 +41,27 @@ class SecretRef:
 class Resolver(Protocol):
     """What a module of this room offers, as plain functions.
 
-    `resolve(rest, base)` is the value: `rest` is what stands behind `scheme://`, `base` the policy's folder.
+    `resolve(rest, base, owner)` is the value: `rest` is what stands behind `scheme://`, `base` the policy's folder,
+    `owner` whose secret it is: a provider's name, `signer:NAME`, or None when nobody in particular asks. It may wait
+    for a network, some seconds at most, and is called in a thread then.
     Raises: SecretError with the reference and a remedy, never the value.
 
     `warn(rest, base)` says what is unsafe about the reference (a key file that others may read), or "".
     """
 
-    def resolve(self, rest: str, base: Path) -> str: ...
+    def resolve(self, rest: str, base: Path, owner: str | None) -> str: ...
 
     def warn(self, rest: str, base: Path) -> str: ...
 
 
-def resolve(ref: str | SecretRef, base: Path) -> str:
-    """The secret that `ref` points at; relative paths start at `base`, the policy's folder.
+def resolve(ref: str | SecretRef, base: Path, owner: str | None = None) -> str:
+    """The secret that `ref` points at; relative paths start at `base`, the policy's folder. `owner` is whose it is: what
+    was sealed for another one does not open.
 
     Raises: SecretError when `ref` is no reference, its scheme is not known or the value can't be had.
     """
     ref = _parsed(ref)
-    value = _resolver(ref).resolve(ref.rest, base)
+    value = _resolver(ref).resolve(ref.rest, base, owner)
     remember(value)  # from now on no message shows it, whatever quotes it
     return value
 
@@ -86,7 +89,7 @@ def _resolver(ref: SecretRef) -> Resolver:
         return cast(Resolver, importlib.import_module(f"{__name__}.{name}"))
     for entry in entry_points(group=GROUP, name=ref.scheme):
         return cast(Resolver, entry.load())
-    raise SecretError(f"the scheme {ref.scheme}:// is not known; write env://NAME or file://PATH")
+    raise SecretError(f"the scheme {ref.scheme}:// is not known; write env://NAME, file://PATH or enc://…")
 
 
 def _is_scheme(text: str) -> bool:

@@ -9,7 +9,7 @@ from llmshield.errors import SecretError
 from llmshield.resolvers._value import clean
 
 
-def resolve(rest: str, base: Path) -> str:
+def resolve(rest: str, base: Path, owner: str | None = None) -> str:
     """The variable's value.
 
     Raises: SecretError when it is not set, empty, or can't be a key.

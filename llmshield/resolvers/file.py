@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 from llmshield.errors import SecretError
+from llmshield.key_files import danger
 from llmshield.resolvers._value import clean
 
 MAX_BYTES = 65_536
 
 
-def resolve(rest: str, base: Path) -> str:
+def resolve(rest: str, base: Path, owner: str | None = None) -> str:
     """The key in the file.
 
     Raises: SecretError when the file can't be read, is no short text, lacks the name, or holds no key.
@@ -36,15 +36,8 @@ def resolve(rest: str, base: Path) -> str:
 
 
 def warn(rest: str, base: Path) -> str:
-    """Whether users other than the owner's group may read or change the file; "" if not or without a file."""
-    path, _ = _parts(rest, base)
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return ""
-    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
-        return f"every user of this machine may read file://{rest} (mode {stat.S_IMODE(mode):04o}); chmod 600"
-    return ""
+    """Whether every user of this machine may read or change the file, or it is a link to another one; else ""."""
+    return danger(_parts(rest, base)[0])
 
 
 def _parts(rest: str, base: Path) -> tuple[Path, str]:

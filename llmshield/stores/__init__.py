@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 import secrets
 from abc import ABC, abstractmethod
@@ -476,11 +477,22 @@ def parse_url(text: str) -> StoreUrl:
     return StoreUrl(parts.scheme, path, options, text)
 
 
-def open_store(text: str) -> Store:
-    """The store behind a URL, not yet opened (`await store.open()`).
+FROM_ENVIRONMENT = "env://"
 
-    Raises: StoreError for a scheme that no module in this room has, or an option it does not know.
+
+def open_store(text: str) -> Store:
+    """The store behind a URL, not yet opened (`await store.open()`). `env://NAME`: the URL is in that variable, with its
+    password.
+
+    Raises: StoreError for a scheme that no module in this room has, an option it does not know, or no such variable.
     """
+    if text.startswith(FROM_ENVIRONMENT):
+        name = text.removeprefix(FROM_ENVIRONMENT)
+        text = os.environ.get(name, "").strip()
+        if not text or text.startswith(FROM_ENVIRONMENT):
+            raise StoreError(
+                f"server.store: the environment variable {name!r} holds no store; export its URL there"
+            )
     url = parse_url(text)
     name = "redis" if url.scheme == "rediss" else url.scheme
     cls = _find(name)
