@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from functools import lru_cache
 from typing import Any, Protocol
 
 import httptools
@@ -19,6 +18,7 @@ import httptools
 from llmshield import clock
 from llmshield.answer import Answer
 from llmshield.errors import UpstreamError
+from llmshield.headers import name_of
 
 READ_LIMIT = 256 * 1024
 """Bytes of an answer that are kept before the socket is read no further: backpressure for slow clients."""
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._mid_body:  # else a trailer
-            self._headers[_name(name)] = value.decode("latin-1")
+            self._headers[name_of(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         answer = self._answer
@@ -336,8 +336,3 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-@lru_cache(1024)
-def _name(raw: bytes) -> str:
-    return raw.decode("latin-1").lower()

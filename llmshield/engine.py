@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from types import CoroutineType
 
 from llmshield import clock
@@ -23,6 +22,7 @@ from llmshield.dialects._tree import Limits, parse_body
 from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
 from llmshield.exchange import Arrival, Client, Exchange, new_id
+from llmshield.headers import name_of
 from llmshield.idempotency import Repeats
 from llmshield.identity import Caller, Identity, without_key
 from llmshield.logs import log
@@ -200,7 +200,7 @@ class Engine:
         headers: dict[str, str] = {}
         doubled = False
         for raw_name, raw_value in incoming.headers:
-            name = _header_name(raw_name)
+            name = name_of(raw_name)
             value = raw_value.decode("latin-1")
             if name in headers:
                 if name in _SINGLE and headers[name] != value:
@@ -314,6 +314,8 @@ class Engine:
     def _tell(self, x: Exchange) -> None:
         try:
             self._observe(x)
+            if x.call is not None:  # both lead back to it: circles that only the collector would find
+                x.call.texts, x.call.state = [], {}
         except Exception as error:  # noqa: BLE001  telemetry may fail; the answer has been given
             log.exception("observer_failed", error, request_id=x.id)
 
@@ -384,11 +386,6 @@ def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:
         x.trail.took.append(
             Took(plugin, "reply", action if enforced else f"would-{action}", enforced, 0.0, findings)
         )
-
-
-@lru_cache(1024)
-def _header_name(raw: bytes) -> str:
-    return raw.decode("latin-1").lower()
 
 
 def _param(place: str) -> str | None:

@@ -114,6 +114,12 @@ def content_type(headers: Mapping[str, str], default: str) -> str:
     return value if value and value.isprintable() else default
 
 
+@lru_cache(1024)
+def name_of(raw: bytes) -> str:
+    """A header's name as it came, in the form that all of ours have: text, in lower case."""
+    return raw.decode("latin-1").lower()
+
+
 @lru_cache(256)
 def _going_up(names: tuple[str, ...]) -> tuple[str, ...]:
     """Of these names those that travel on; one client sends the same ones with each call."""

@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 def _say(data: str, admin: str | None) -> None:
     """It serves. What the start has made stays: the garbage collector need not walk it again with every call."""
     gc.freeze()
-    gc.set_threshold(5_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
     print(f"llmshield serves {data}" + (f", admin {admin}" if admin else ""), file=sys.stderr, flush=True)
 
 

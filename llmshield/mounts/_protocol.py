@@ -267,6 +267,7 @@ class Connection(Sending):
 
     def _over(self, request: HttpRequest) -> None:
         self._current = None
+        request.forget()
         if self.closed:
             return
         if not request.ended:

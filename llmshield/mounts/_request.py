@@ -173,6 +173,11 @@ class HttpRequest:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def forget(self) -> None:
+        """It is over: let go of what leads back to it, a circle that only the collector would find."""
+        self.task = None
+        self.read_body = _over
+
     def hang_up(self) -> None:
         """The client is gone: whoever answers it is cancelled, unless the answer is kept."""
         if not self.ended and not self.gone:
@@ -257,6 +262,10 @@ class HttpRequest:
     def cut(self) -> None:
         """The body is not complete and never will be: the connection is closed behind what was sent."""
         self.keeps_alive = False
+
+
+async def _over(limit: int, /) -> bytes:
+    raise RuntimeError("The request is over; its body was read or dropped.")
 
 
 def _taken_apart(url: bytes) -> tuple[bytes, bytes]:
