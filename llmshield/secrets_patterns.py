@@ -1,7 +1,8 @@
 """What credentials look like: one set for the `pii` guard, for other guards and for scrubbing of log lines.
 
-Imports nothing of this project, so that the lowest room (`redact`) may use it. All expressions are google-re2:
-linear in the text, whatever it holds. `find_secrets` says where; what becomes of a secret is the caller's matter.
+Imports nothing of this project but its tables, so that the lowest room (`redact`) may use it. All expressions are google-re2:
+linear in the text, whatever it holds. `find_secrets` says where, `find_credentials` also by which rule and with the
+rules that go by an issuer's name alone; what becomes of a secret is the caller's matter. Tables: `secrets_shapes.py`.
 
 Rule 1: a shape that a provider publishes (a prefix, a length, an alphabet) is enough on its own.
 Rule 2: a value without a shape (`password=...`) counts only where a name announces it and it does not read like
@@ -17,6 +18,13 @@ from typing import Any, NamedTuple
 
 import re2
 
+from llmshield.secrets_shapes import GROUPS, LOOSE_SHAPES, SERVICES, TOKEN_SHAPES
+
+__all__ = [
+    "BREAKS", "GROUPS", "KINDS", "LOOSE_SHAPES", "MAX_PEM", "MAX_TOKEN", "OPEN", "RULES", "SECRET_NAME", "TOKEN_SHAPES", "Credential",
+    "credential_gate", "entropy", "find_credentials", "find_secrets", "reads_like_a_secret", "triggers",
+]  # fmt: skip
+
 Found = tuple[int, int, str]
 """start, end (code points of the text) and kind."""
 
@@ -27,98 +35,8 @@ MAX_TOKEN = 4096
 
 MAX_PEM = 16_384
 
-# Tokens that their issuer made recognisable. The name is for readers of this file and for tests; the shapes are
-# those that the issuers document or that their own keys show.
-TOKEN_SHAPES: dict[str, str] = {
-    "llmshield": r"llmsk_[0-9A-Za-z]{40,}",
-    "openai": r"sk-(?:proj|svcacct|admin|None|service)-[A-Za-z0-9_-]{20,}",
-    "openai_legacy": r"sk-[A-Za-z0-9]{32,}",
-    "anthropic": r"sk-ant-[A-Za-z0-9]{2,12}-[A-Za-z0-9_-]{20,}",
-    "openrouter": r"sk-or-(?:v1-)?[0-9a-f]{40,}",
-    "langfuse": r"(?:sk|pk)-lf-[0-9a-f]{8}-[0-9a-f-]{20,}",
-    "google_api": r"AIza[0-9A-Za-z_-]{35}",
-    "google_oauth": r"ya29\.[0-9A-Za-z_-]{20,}",
-    "google_client_secret": r"GOCSPX-[0-9A-Za-z_-]{28}",
-    "aws_access_key": r"(?:AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{16}",
-    "aws_bedrock": r"ABSK[A-Za-z0-9+/]{100,}={0,2}",
-    "github": r"gh[opsur]_[A-Za-z0-9]{36,}",
-    "github_fine_grained": r"github_pat_[A-Za-z0-9_]{22,}",
-    "gitlab": r"gl(?:pat|ptt|dt|rt|rtr|cbt|ft|soat|agent|imt|oas|ffct)-[0-9A-Za-z_.-]{20,}",
-    "slack": r"xox[abeoprs](?:\.xox[bp])?-[0-9A-Za-z-]{10,}",
-    "slack_app": r"xapp-[0-9]-[0-9A-Za-z-]{10,}",
-    "slack_webhook": r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9+/]{40,}",
-    "discord_webhook": r"discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/[A-Za-z0-9_-]{60,}",
-    "stripe": r"(?:sk|rk|pk)_(?:live|test)_[0-9A-Za-z]{16,}",
-    "stripe_webhook": r"whsec_[A-Za-z0-9+/=]{24,}",
-    "huggingface": r"(?:hf_|api_org_)[A-Za-z0-9]{30,}",
-    "npm": r"npm_[A-Za-z0-9]{36}",
-    "pypi": r"pypi-[A-Za-z0-9_-]{50,}",
-    "rubygems": r"rubygems_[0-9a-f]{48}",
-    "crates_io": r"cio[A-Za-z0-9]{32}",
-    "clojars": r"CLOJARS_[a-z0-9]{60}",
-    "sendgrid": r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{32,64}",
-    "twilio": r"(?:AC|SK)[0-9a-f]{32}",
-    "mailgun": r"key-[0-9a-f]{32}",
-    "brevo": r"xkeysib-[0-9a-f]{64}-[A-Za-z0-9]{16}",
-    "azure_key": r"(?:AccountKey|SharedAccessKey|SharedSecretKey)=[A-Za-z0-9+/]{40,}={0,2}",
-    "azure_sas": r"[?&]sig=[A-Za-z0-9%+/]{40,}",
-    "digitalocean": r"do[opr]_v1_[0-9a-f]{64}",
-    "databricks": r"dapi[0-9a-f]{32}(?:-[0-9])?",
-    "shopify": r"shp(?:at|ca|pa|ss|tka)_[0-9a-fA-F]{32}",
-    "square": r"sq0(?:atp|csp|idp)-[0-9A-Za-z_-]{22,43}",
-    "braintree": r"access_token\$(?:production|sandbox)\$[0-9a-z]{16}\$[0-9a-f]{32}",
-    "atlassian": r"AT(?:ATT3|BB|CTT3)[A-Za-z0-9_=-]{24,}",
-    "linear": r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}",
-    "notion": r"(?:ntn_|secret_)[A-Za-z0-9]{40,}",
-    "figma": r"fig(?:d|or|our)_[A-Za-z0-9_-]{20,}",
-    "airtable": r"pat[A-Za-z0-9]{14}\.[0-9a-f]{64}",
-    "postman": r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}",
-    "new_relic": r"NR(?:AK|AA|JS|II|RA)-[A-Za-z0-9]{19,}",
-    "grafana": r"gl(?:sa|c)_[A-Za-z0-9+/=_]{32,}",
-    "sentry": r"sntry[su]_[A-Za-z0-9_+/=]{40,}",
-    "dynatrace": r"dt0c01\.[A-Z0-9]{24}\.[A-Z0-9]{64}",
-    "doppler": r"dp\.(?:pt|st|ct|sa|scim|audit)\.[A-Za-z0-9._-]{40,}",
-    "hashicorp_vault": r"hv[bsr]\.[A-Za-z0-9_-]{24,}",
-    "pulumi": r"pul-[0-9a-f]{40}",
-    "flyio": r"(?:fo1_[A-Za-z0-9_-]{43}|fm[12][ar]?_[A-Za-z0-9+/=]{100,})",
-    "planetscale": r"pscale_(?:tkn|pw|oauth)_[A-Za-z0-9_.=-]{32,}",
-    "supabase": r"sb(?:p|_secret|_publishable)_[A-Za-z0-9_-]{20,}",
-    "tailscale": r"tskey-[a-z]+-[0-9A-Za-z]+-?[0-9A-Za-z]{12,}",
-    "docker": r"dckr_(?:pat|oat)_[A-Za-z0-9_-]{20,}",
-    "jfrog": r"AKCp[0-9A-Za-z]{60,}",
-    "sonarqube": r"sq[apu]_[0-9a-f]{40}",
-    "easypost": r"EZ[AT]K[A-Za-z0-9]{54}",
-    "cloudflare_ca": r"v1\.0-[0-9a-f]{24}-[0-9a-f]{146}",
-    "age": r"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}",
-    "groq": r"gsk_[A-Za-z0-9]{40,}",
-    "xai": r"xai-[A-Za-z0-9]{60,}",
-    "replicate": r"r8_[A-Za-z0-9]{37,}",
-    "perplexity": r"pplx-[A-Za-z0-9]{40,}",
-    "fireworks": r"fw_[A-Za-z0-9]{22,}",
-    "nvidia": r"nvapi-[A-Za-z0-9_-]{50,}",
-    "pinecone": r"pcsk_[A-Za-z0-9_]{40,}",
-    "langsmith": r"lsv2_(?:pt|sk)_[0-9a-f]{32}_[0-9a-f]{10}",
-    "facebook": r"EAA[A-Za-z0-9]{60,}",
-    "contentful": r"CFPAT-[A-Za-z0-9_-]{43}",
-    "typeform": r"tfp_[A-Za-z0-9_.=-]{40,}",
-    "readme": r"rdme_[a-z0-9]{70}",
-    "frameio": r"fio-u-[A-Za-z0-9_=-]{64}",
-    "mapbox": r"(?:sk|pk)\.eyJ[A-Za-z0-9_-]{40,}\.[A-Za-z0-9_-]{20,}",
-    "fernet": r"gAAAAA[A-Za-z0-9_-]{90,}={0,2}",
-}
-
-# Shapes that begin like any word: expression, and the part of it that is rare. Without the second, every character of
-# a long base64 text would begin a match, and the automaton a new state (23 us a character).
-LOOSE_SHAPES: dict[str, tuple[str, str]] = {
-    "discord_bot": (
-        r"[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,40}",
-        r"\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]",
-    ),
-    "telegram_bot": (r"[0-9]{8,10}:AA[A-Za-z0-9_-]{32,34}", r"[0-9]:AA[A-Za-z0-9_-]"),
-    "mailchimp": (r"[0-9a-f]{32}-us[0-9]{1,2}", r"[0-9a-f]-us[0-9]"),
-    "azure_client_secret": (r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}", r"[0-9]Q~"),
-    "terraform_cloud": (r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}", r"\.atlasv1\."),
-}
+_WORD = 64
+"""Bytes of a refused value that is searched for another announcement."""
 
 # Three parts (RFC 7515) or five (RFC 7516), the header being the base64url of `{"`; a token without a signature
 # (`alg: none`) ends in a dot.
@@ -147,10 +65,49 @@ _BEARER = r"(?i:\bbearer|\bauthorization[\"']?\s?[:=]\s?[\"']?(?:basic|token|dig
 _HEADER = r"(?i:\bx-(?:api|auth|access|goog-api)-(?:key|token))[\"']?\s{0,2}[:=]\s{0,2}[\"']?([A-Za-z0-9._~+/=-]{12,})"
 
 
+# `<add key="Password" value="...">`
+_XML = _NAME + r"[A-Za-z0-9]{0,24}[\"']\s{1,3}(?i:value)\s?=\s?[\"']([^\s\"'`<>,;]{6,})"
+# `curl -u name:password`
+_COMMAND = r"(?:\A|[\s\"'<>])(?:-u|--user)[ =]{1,2}[\"']?([^\s\"'`<>:/]+:([^\s\"'`<>,;]{6,}))"
+# The issuer's name, up to 20 characters of a variable's name, an operator, the value.
+_SERVICE = (
+    r"(?i:"
+    + "|".join(SERVICES)
+    + r")[A-Za-z0-9_.-]{0,20}[\"'`]?[ \t]{0,2}(?::=|=>|\?=|\|\||==?|[:>,])\s{0,2}[\"'`=]{0,3}"
+    r"([A-Za-z0-9_=.~%+-]{16,})"
+)
+
+
+_OPERATOR = r"(?::=|=>|==?|[:：]|(?i:\sis\s(?:now\s)?))"
+OPEN = (
+    r"(?:"
+    + _NAME
+    + r"(?:[_-][A-Za-z0-9_-]{0,24}|[A-Z0-9][A-Za-z0-9]{0,24})?[\"'`)\]]{0,2}\s{0,3}(?:"
+    + _OPERATOR
+    + r"\s{0,3}[\"'`]{0,3})?"
+    r"|(?i:api|access|auth|account|private|encryption|signing|client)[ ]"
+    r"|(?i:bearer)\s{1,3}"
+    r"|(?i:authorization)[\"']?\s?(?:[:=]\s?[\"']?(?:(?i:basic|token|digest)\s{1,3})?)?"
+    r"|(?i:x-(?:api|auth|access|goog-api)-(?:key|token))[\"']?\s{0,2}(?:[:=]\s{0,2}[\"']?)?"
+    r"|-----BEGIN (?:[A-Z0-9]{1,16} ){0,5}"
+    r"|" + _NAME + r"[A-Za-z0-9]{0,24}[\"']\s{0,3}(?:(?i:value)\s?(?:=\s?[\"']?)?)?"
+    r"|(?:-u|--user)[ =]{1,2}[\"']?"
+    r"|(?i:" + "|".join(SERVICES) + r")[A-Za-z0-9_.-]{0,20}[\"'`]?[ \t]{0,2}"
+    r"(?:(?::=|=>|\?=|\|\||==?|[:>,])\s{0,2}[\"'`=]{0,3})?"
+    r")\z"
+)
+"""What a text ends in, behind a blank, a quote or a bracket, where a match of any rule but that of private keys may
+have begun and reach over it. Who reads a stream cuts there only if this does not match what came before."""
+
+BREAKS = frozenset(" \t\n\f\r\"'<>")
+"""No match reaches over one of these, unless `OPEN` matches the text up to and with it, or it is inside a private key."""
+
+
 class Rule(NamedTuple):
-    """One expression: `group` is the secret, `accept` judges the text of group `judged`, `trigger` occurs wherever
+    """One expression, `name` of which is what policies and records call it: `group` is the secret, `accept` judges the text of group `judged`, `trigger` occurs wherever
     the expression matches."""
 
+    name: str
     kind: str
     regex: str
     group: int
@@ -170,14 +127,15 @@ def _always(value: str) -> bool:
 
 _TOKENS = "|".join(TOKEN_SHAPES.values())
 _RULES = (
-    Rule("API_KEY", rf"\b({_TOKENS})", 1, 1, lambda value: not _drawn(value), f"(?:{_TOKENS})"),
+    Rule("token", "API_KEY", rf"\b({_TOKENS})", 1, 1, lambda value: not _drawn(value), f"(?:{_TOKENS})"),
     *(
-        Rule("API_KEY", rf"\b({regex})", 1, 1, lambda value: not _drawn(value), trigger)
-        for regex, trigger in LOOSE_SHAPES.values()
+        Rule(name, "API_KEY", rf"\b({regex})", 1, 1, lambda value: not _drawn(value), trigger)
+        for name, (regex, trigger) in LOOSE_SHAPES.items()
     ),
-    Rule("JWT", rf"\b({_JWT})", 1, 1, _always, _JWT),
-    Rule("PRIVATE_KEY", _PEM_BEGIN, 0, 0, _always, _PEM_BEGIN),
+    Rule("jwt", "JWT", rf"\b({_JWT})", 1, 1, _always, _JWT),
+    Rule("private_key", "PRIVATE_KEY", _PEM_BEGIN, 0, 0, _always, _PEM_BEGIN),
     Rule(
+        "url_with_credentials",
         "URL_WITH_CREDENTIALS",
         _URL,
         0,
@@ -186,16 +144,50 @@ _RULES = (
         r"://[^\s/:@\"'<>\\]*:[^\s/@\"'<>\\]+@",
     ),
     Rule(
+        "assignment",
         "API_KEY",
         _ASSIGNMENT,
         1,
         1,
-        lambda value: _reads_like_a_secret(value),
+        lambda value: reads_like_a_secret(value),
         _ASSIGNMENT.replace(r"\b", ""),
     ),
-    Rule("API_KEY", _BEARER, 1, 1, lambda value: _mixed(value), _BEARER.replace(r"\b", "")),
-    Rule("API_KEY", _HEADER, 1, 1, lambda value: not _is_placeholder(value), _HEADER.replace(r"\b", "")),
+    Rule("authorization", "API_KEY", _BEARER, 1, 1, lambda value: _mixed(value), _BEARER.replace(r"\b", "")),
+    Rule(
+        "key_header",
+        "API_KEY",
+        _HEADER,
+        1,
+        1,
+        lambda value: not _is_placeholder(value),
+        _HEADER.replace(r"\b", ""),
+    ),
 )
+_MORE_RULES = (
+    Rule(
+        "xml_value", "API_KEY", _XML, 1, 1, lambda value: reads_like_a_secret(value), _XML.replace(r"\b", "")
+    ),
+    Rule("command_line", "API_KEY", _COMMAND, 1, 2, lambda value: reads_like_a_secret(value), _COMMAND),
+    Rule("service", "API_KEY", _SERVICE, 1, 1, lambda value: _random_enough(value), _SERVICE),
+)
+"""Rules that an issuer's name or a command announces: for guards that look for credentials alone."""
+
+_ALL_RULES = _RULES + _MORE_RULES
+
+RULES = frozenset(TOKEN_SHAPES) | {rule.name for rule in _ALL_RULES} - {"token"}
+"""The names of all rules."""
+
+SECRET_NAME = _NAME + r"(?:[_-][A-Za-z0-9_-]{0,24}|[A-Z0-9][A-Za-z0-9]{0,24})?$"
+"""What a field is called whose whole value is announced as a secret; google-re2."""
+
+
+class Credential(NamedTuple):
+    """Where a credential stands (code points), what it is, and by which rule it was found."""
+
+    start: int
+    end: int
+    kind: str
+    rule: str
 
 
 @cache
@@ -209,24 +201,43 @@ def find_secrets(text: str) -> list[Found]:
 
     Text may hold anything, lone surrogates included. Spans are code points.
     """
+    return [(found.start, found.end, found.kind) for found in _find(text, _gate(), _RULES)]
+
+
+Keep = Callable[[str, str], bool]
+"""Whether a find counts: the rule's name, the value."""
+
+
+def find_credentials(text: str, keep: Keep | None = None) -> list[Credential]:
+    """As `find_secrets`, by all rules, and which one it was. What `keep` refuses hides nothing that it covers."""
+    return _find(text, credential_gate(), _ALL_RULES, keep)
+
+
+def _find(text: str, gate: Any, rules: tuple[Rule, ...], keep: Keep | None = None) -> list[Credential]:
     data, ascii_only = _encode(text)
-    hits = _gate().Match(data)
+    hits = gate.Match(data)
     if not hits:
         return []
-    found: list[tuple[int, int, str]] = []
-    for number in hits:
-        rule = _RULES[number]
-        for match in _compiled(number).finditer(data):
+    found: list[Credential] = []
+    for number in sorted(hits):
+        rule = rules[number]
+        search, position = _compiled(number).search, 0
+        while (match := search(data, position)) is not None:
             start, end = match.span(rule.group)
             first, last = match.span(rule.judged)
+            position = max(end, match.start() + 1)
             if not rule.accept(data[first:last].decode("utf-8", "replace")):
+                if start > match.start() and end - start < _WORD:
+                    position = start  # `password: password: hunter2`: what was no value may announce one
                 continue
             if rule.kind == "URL_WITH_CREDENTIALS":
                 while data[end - 1 : end] in (b")", b".", b",", b";", b":", b"!", b"?", b"*"):
                     end -= 1
             if rule.kind == "PRIVATE_KEY":
                 end = _pem_end(data, start, end)
-            found.append((start, end, rule.kind))
+            name = rule.name if rule.name != "token" else _issuer(data[start:end])
+            if keep is None or keep(name, data[start:end].decode("utf-8", "replace")):
+                found.append(Credential(start, end, rule.kind, name))
     found = _without_overlap(found)
     return found if ascii_only else list(_in_code_points(data, found))
 
@@ -242,16 +253,44 @@ def _encode(text: str) -> tuple[bytes, bool]:
 
 @cache
 def _compiled(number: int) -> Any:
-    return re2.compile(_RULES[number].regex)
+    return re2.compile(_ALL_RULES[number].regex)
 
 
 @cache
 def _gate() -> Any:
-    gate = re2.Set.SearchSet()
-    for rule in _RULES:
+    return _set_of(_RULES)
+
+
+@cache
+def credential_gate() -> Any:
+    """A set that matches (`gate.Match(utf8)`) wherever `find_credentials` finds anything: one pass over the text."""
+    return _set_of(_ALL_RULES)
+
+
+def _set_of(rules: tuple[Rule, ...]) -> Any:
+    options = re2.Options()
+    options.max_mem = 32 << 20
+    gate = re2.Set.SearchSet(options)
+    for rule in rules:
         gate.Add(rule.trigger)
     gate.Compile()
     return gate
+
+
+@cache
+def _issuers() -> tuple[Any, tuple[str, ...]]:
+    gate = re2.Set.FullMatchSet()
+    for regex in TOKEN_SHAPES.values():
+        gate.Add(regex)
+    gate.Compile()
+    return gate, tuple(TOKEN_SHAPES)
+
+
+def _issuer(token: bytes) -> str:
+    """Whose shape a token has; where two would fit, the first in the table."""
+    gate, names = _issuers()
+    hits = gate.Match(token)
+    return names[min(hits)] if hits else "assignment"
 
 
 def _pem_end(data: bytes, start: int, header_end: int) -> int:
@@ -272,9 +311,9 @@ def _pem_body() -> Any:
     )
 
 
-def _reads_like_a_secret(value: str) -> bool:
+def reads_like_a_secret(value: str) -> bool:
     """Whether an announced value is a secret rather than a word, a variable, code or a placeholder."""
-    if _is_placeholder(value) or _entropy(value) < 2.2:
+    if _is_placeholder(value) or entropy(value) < 2.2:
         return False
     digits = sum(c.isdigit() for c in value)
     letters = sum(c.isalpha() for c in value)
@@ -290,7 +329,7 @@ def _reads_like_a_secret(value: str) -> bool:
     mixed = value != value.lower() and value != value.upper() and value[1:] != value[1:].lower()
     if special and letters:
         return len(value) >= 8 and any(c in "!$%^&*#@+~?" for c in value[:-1])
-    return mixed and len(value) >= 20 and _entropy(value) >= 3.5
+    return mixed and len(value) >= 20 and entropy(value) >= 3.5
 
 
 def _is_placeholder(value: str) -> bool:
@@ -306,6 +345,16 @@ def _is_placeholder(value: str) -> bool:
                            "process.env", "os.environ", "env.", "env(", "getenv", "secrets.", "vault:", "env://", "file://"))  # fmt: skip
 
 
+def _random_enough(value: str) -> bool:
+    """As random as a key: digits and letters, and no name, date or sentence in dashes."""
+    return (
+        any(c.isdigit() for c in value)
+        and any(c.isalpha() for c in value)
+        and entropy(value) >= 3.0
+        and not _is_placeholder(value)
+    )
+
+
 def _mixed(value: str) -> bool:
     """Digits and letters, or both cases: not the word after "bearer"."""
     return any(c.isdigit() for c in value) or (
@@ -313,30 +362,32 @@ def _mixed(value: str) -> bool:
     )
 
 
-def _entropy(value: str) -> float:
+def entropy(value: str) -> float:
     """Shannon entropy in bits for each character."""
     size = len(value)
     return -sum(n / size * math.log2(n / size) for n in (value.count(c) for c in set(value)))
 
 
-def _without_overlap(found: list[Found]) -> list[Found]:
+def _without_overlap(found: list[Credential]) -> list[Credential]:
     """Overlapping finds become one, of the longer one's kind: no half of a secret is left standing."""
-    found.sort(key=lambda item: (item[0], -item[1]))
-    kept: list[Found] = []
-    for start, end, kind in found:
-        if kept and start < kept[-1][1]:
-            first, last, before = kept[-1]
-            kept[-1] = (first, max(last, end), kind if end - start > last - first else before)
+    found.sort(key=lambda item: (item.start, -item.end))
+    kept: list[Credential] = []
+    for item in found:
+        if kept and item.start < kept[-1].end:
+            before = kept[-1]
+            more = (item.end - item.start) - (before.end - before.start)
+            longer = item if more > 0 or (more == 0 and before.rule == "assignment") else before
+            kept[-1] = longer._replace(start=before.start, end=max(before.end, item.end))
         else:
-            kept.append((start, end, kind))
+            kept.append(item)
     return kept
 
 
-def _in_code_points(data: bytes, found: list[Found]) -> Iterator[Found]:
+def _in_code_points(data: bytes, found: list[Credential]) -> Iterator[Credential]:
     """The same spans counted in code points; one pass over `data`."""
     byte = point = 0
-    for start, end, kind in found:
-        first = point + len(data[byte:start].decode())
-        last = first + len(data[start:end].decode())
-        byte, point = end, last
-        yield first, last, kind
+    for item in found:
+        first = point + len(data[byte : item.start].decode())
+        last = first + len(data[item.start : item.end].decode())
+        byte, point = item.end, last
+        yield item._replace(start=first, end=last)

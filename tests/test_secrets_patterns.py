@@ -7,8 +7,21 @@ import string
 import time
 
 import pytest
+import re2
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
-from llmshield.secrets_patterns import KINDS, LOOSE_SHAPES, TOKEN_SHAPES, find_secrets
+from llmshield.secrets_patterns import (
+    GROUPS,
+    KINDS,
+    LOOSE_SHAPES,
+    RULES,
+    SECRET_NAME,
+    TOKEN_SHAPES,
+    entropy,
+    find_credentials,
+    find_secrets,
+)
 
 ALNUM = string.ascii_letters + string.digits
 HEX = "0123456789abcdef"
@@ -142,3 +155,66 @@ def test_time_is_linear() -> None:
     seconds(10_000)
 
     assert min(seconds(100_000) for _ in range(3)) < 40 * max(min(seconds(10_000) for _ in range(3)), 1e-3)
+
+
+@pytest.mark.parametrize("issuer", [*TOKEN_SHAPES, *LOOSE_SHAPES])
+@settings(max_examples=5, database=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_every_shape_is_found_as_its_issuers(issuer: str, data: st.DataObject) -> None:
+    regex = TOKEN_SHAPES.get(issuer) or LOOSE_SHAPES[issuer][0]
+    key = data.draw(st.from_regex(regex, fullmatch=True, alphabet=st.characters(max_codepoint=126)))
+    assume(entropy(key[-16:]) > 1.5)
+    rest = data.draw(st.sampled_from(("", " and more", ")", "\n")))
+
+    before = "https://host/x" if key[0] in "?&" else "here: "
+    found = find_credentials(before + key + rest)
+
+    assert any(i.start <= len(before) and i.end >= len(before + key) for i in found), key
+    assert all(item.rule in RULES and item.kind in KINDS for item in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "rule"),
+    [
+        ("DATADOG_API=8f3a9c0d1e2b4f5a6978", "8f3a9c0d1e2b4f5a6978", "service"),
+        ('"twitterConsumer": "tQ9xK2mZ7vRt5Yw1Nc4Kp9Sd3"', "tQ9xK2mZ7vRt5Yw1Nc4Kp9Sd3", "service"),
+        ("curl -u admin:Tr0ub4dor3 https://x", "admin:Tr0ub4dor3", "command_line"),
+        ('<add key="ClearTextPassword" value="s3cr3tpw9" />', "s3cr3tpw9", "xml_value"),
+        ("DB_PASSWORD=hunter2!x9", "hunter2!x9", "assignment"),
+        ("Authorization: Bearer abc123def456ghi789", "abc123def456ghi789", "authorization"),
+        ("ghp_" + _random(ALNUM, 36), "ghp_" + _random(ALNUM, 36), "github"),
+        ("redis://:s3cretpw@10.0.0.1:6379/0", "redis://:s3cretpw@10.0.0.1:6379/0", "url_with_credentials"),
+    ],
+)
+def test_credentials_by_their_rule(text: str, value: str, rule: str) -> None:
+    (found,) = find_credentials(text)
+
+    assert (value, rule) == (text[found.start : found.end], found.rule)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "linear: a straight-forward-sentence-without-digits",
+        "twitter, which was founded in 2006, is",
+        "sentry: 2024-11-20T10:22:33",
+        "chown -u root:staff",
+        "discord-client: 1111111111111111111",
+        "heroku=<your-key-1234567890>",
+    ],
+)
+def test_what_a_name_does_not_make_a_credential(text: str) -> None:
+    assert find_credentials(text) == []
+
+
+def test_groups_name_rules() -> None:
+    assert {rule for rules in GROUPS.values() for rule in rules} <= RULES
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [("password", True), ("DB_PASSWORD", True), ("apiKey", True), ("client_secret", True), ("access-token", True),
+     ("text", False), ("max_tokens", False), ("tokenizer", False), ("content", False), ("compass", False)],
+)  # fmt: skip
+def test_names_of_fields_that_hold_secrets(name: str, secret: bool) -> None:
+    assert secret is (re2.search(SECRET_NAME, name) is not None)

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def scan(
         plugin: Annotated[
-            str, typer.Option(help="The detector: injection, pii, or another plugin that can scan.")
+            str, typer.Option(help="The detector: injection, pii, secrets, or another plugin that can scan.")
         ],
         policy: Annotated[
             Path | None, typer.Option("--policy", "-p", help="Take the plugin's settings from this policy.")
@@ -56,7 +56,7 @@ def _scanner(name: str, policy: Path | None) -> Any:
             raise PluginError(f"{policy}: the policy uses no plugin {name!r}; it uses: {used}.")
         found, settings = entry.plugin, entry.settings
     if not hasattr(found, "scanner"):
-        raise PluginError(f"The plugin {name!r} can't scan single texts; injection and pii can.")
+        raise PluginError(f"The plugin {name!r} can't scan single texts; injection, pii and secrets can.")
     return found.scanner(settings)
 
 
