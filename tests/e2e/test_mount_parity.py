@@ -51,6 +51,7 @@ plugins:
     entities: {EMAIL_ADDRESS: {action: replace}, CREDIT_CARD: {action: mask, keep_last: 4}, US_SSN: {action: block}}
     restore: true
     scan: [user, tool, output]
+  - {use: secrets, rules: {aws_access_key: block}}
   - {use: failover}
 """.replace("WORD", WORD)
 KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("poor", "slow")}
@@ -107,6 +108,9 @@ PROMPTS: dict[str, tuple[str, Scenario]] = {
     "injection": (f"Please say {WORD}.", Scenario(status=400, action="block", asked=0)),
     "pii": ("Write to ada.lovelace@example.com or pay with 4111 1111 1111 1111.", Scenario(action="redact")),
     "blocked pii": ("My number is 078-05-1120, social security number.", Scenario(status=400, action="block", asked=0)),
+    "secret": ("Why does TOKEN=ghp_x8Jq2LmZ7vRt5Yw1Nc4Kp9Sd3Fg6Hb0AaQeU fail?", Scenario(action="redact")),
+    "secret in arguments": ('Do it. [[call note {"password": "hunter2!x9", "text": "x"}]]', Scenario(action="redact")),
+    "blocked secret": ("My id is AKIAZ7VRSQTUPLOWD5NX, why?", Scenario(status=400, action="block", asked=0)),
     "provider's refusal": ("Hello.", Scenario(fault="400", status=400)),
     "provider's filter": ("Hello.", Scenario(fault="filter_finish")),
     "too large": ("river " * 5000, Scenario(status=400, action="block", asked=0)),
@@ -280,7 +284,7 @@ def asked(speech: str, prompt: str, streamed: bool, *, tools: bool = False) -> t
 async def test_prompts(mounts: Mounts, speech: str, name: str, streamed: bool) -> None:
     prompt, scenario = PROMPTS[name]
     scenario.headers = SPEECHES[speech].headers
-    path, data = asked(speech, prompt, streamed, tools=name == "tools")
+    path, data = asked(speech, prompt, streamed, tools=name in ("tools", "secret in arguments"))
     got = await mounts.run(path, scenario, data)
     status = 413 if (name, speech) == ("too large", "messages") else scenario.status
 
@@ -289,6 +293,9 @@ async def test_prompts(mounts: Mounts, speech: str, name: str, streamed: bool) -
         assert "ada.lovelace" in got["body"]
         assert b"ada.lovelace" not in got["upstream"][0][1]
         assert b"1111 1111" not in got["upstream"][0][1]
+    if "secret" in name:
+        seen = [got["body"].encode(), *(body for _, body in got["upstream"])]
+        assert not any(key in part for part in seen for key in (b"ghp_x8", b"AKIAZ7", b"hunter2"))
 
 
 @pytest.mark.parametrize("speech", SPEECHES)

@@ -58,6 +58,22 @@ FRAMES = (
     "u2028",
 )
 
+CREDENTIALS = (
+    "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789", "ghp_x8Jq2LmZ7vRt5Yw1Nc4Kp9Sd3Fg6Hb0AaQeU", "AKIAZ7VRSQTUPLOWD5NX",
+    "sk-ant-api03-Zm9vYmFyYmF6cXV4_1234567890abcdefghij", "xoxb-123456789012-AbCdEfGhIjKlMnOpQrStUvWx",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "postgres://app:pw0rd@db.internal:5432/main",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA1c7\n+9z5Pad7OejecsQ0b\n-----END RSA PRIVATE KEY-----",
+    "DB_PASSWORD=hunter2!x9", 'apiKey": "q8Zx71Lm02pQ', "my password is now S3cr3t-Pa55", "client_secret  =>  'aB3dE5gH7jK9",
+    "Authorization: Bearer  abc123def456ghi789", "x-api-key:  '77f9ab2c51e8d0aa", "DATADOG_API: 8f3a9c0d1e2b4f5a6978",
+    "curl -u admin:Tr0ub4dor3", "password:", "token is", "-----BEGIN",
+)  # fmt: skip
+SECRETS = {
+    "replace": "action: redact",
+    "redact": "rules: {announced: flag, code: redact}",
+    "mask": "rules: {login: ignore}",
+    "block": "action: block",
+    "monitor": "mode: monitor",
+}
 RULES = {
     "replace": "",
     "mask": "entities: {'*': {action: mask, keep_last: 4}}",
@@ -76,11 +92,11 @@ async def serving(wires: Any, sim: Simulator, plugins: str) -> AsyncIterator[str
         yield url
 
 
-def text(rng: random.Random, least: int = 1, most: int = 12) -> str:
+def text(rng: random.Random, least: int = 1, most: int = 12, values: tuple[str, ...] = VALUES) -> str:
     """Words, values and separators."""
     parts: list[str] = []
     for _ in range(rng.randint(least, most)):
-        parts.append(rng.choice(VALUES) if rng.random() < 0.3 else rng.choice(WORDS))
+        parts.append(rng.choice(values) if rng.random() < 0.3 else rng.choice(WORDS))
         parts.append(
             rng.choice((" ", " ", " ", " ", "\n", ", ", ". ", "", "\t", " - ", '"', ": ", "，", "/"))
         )
@@ -96,23 +112,28 @@ def cut(rng: random.Random, whole: str) -> list[str]:
     return [piece for a, b in zip([0, *at], [*at, len(whole)], strict=True) if (piece := whole[a:b])]
 
 
-def tree(rng: random.Random, depth: int = 0) -> Any:
+def tree(rng: random.Random, depth: int = 0, values: tuple[str, ...] = VALUES) -> Any:
     """A tool's arguments."""
     match rng.randint(0, 9 if depth < 3 else 5):
         case 0:
             return rng.choice((4111111111111111, 5500005555555559, 12, -3.5e4, 0, True, None, 536228726))
         case 6 | 7:
-            return [tree(rng, depth + 1) for _ in range(rng.randint(0, 3))]
+            return [tree(rng, depth + 1, values) for _ in range(rng.randint(0, 3))]
         case 8 | 9:
             return {
-                rng.choice(("a", "to", "körper", "x y", 'q"')) + str(i): tree(rng, depth + 1)
+                rng.choice(
+                    ("a", "to", "körper", "x y", 'q"')
+                    if values is VALUES
+                    else ("password", "apiKey_", "x", "token_", 'q"')
+                )
+                + str(i): tree(rng, depth + 1, values)
                 for i in range(rng.randint(0, 3))
             }
         case _:
-            return text(rng, 0, 4)
+            return text(rng, 0, 4, values)
 
 
-def script(rng: random.Random, wire: Any) -> Scripted:
+def script(rng: random.Random, wire: Any, values: tuple[str, ...]) -> Scripted:
     """A reply and how its bytes come."""
     fault = rng.choice(FRAMES)
     if wire.name == "gemini_array" and fault not in ("", "bom", "u2028"):
@@ -132,13 +153,15 @@ def script(rng: random.Random, wire: Any) -> Scripted:
     if wire.tools and rng.random() < 0.4:
         for number in range(rng.randint(1, 2)):
             arguments = json.dumps(
-                {"q": tree(rng)}, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1))
+                {"q": tree(rng, values=values)}, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1))
             )
             tools.append({"name": f"send_{number}", "arguments": cut(rng, arguments), "id": f"c{number}"})
     if wire.name in ("chat", "responses") and rng.random() < 0.2:
-        tools.append({"name": "run", "arguments": cut(rng, text(rng)), "custom": True, "id": "x"})
-    said = None if tools and rng.random() < 0.4 else cut(rng, text(rng))
-    thought = cut(rng, text(rng)) if wire.reasoning and rng.random() < 0.25 else None
+        tools.append(
+            {"name": "run", "arguments": cut(rng, text(rng, values=values)), "custom": True, "id": "x"}
+        )
+    said = None if tools and rng.random() < 0.4 else cut(rng, text(rng, values=values))
+    thought = cut(rng, text(rng, values=values)) if wire.reasoning and rng.random() < 0.25 else None
     return Scripted(
         text=said, reasoning=thought, tools=tools, finish="refusal" if said and not tools and wire.tools and rng.random() < 0.1 else None,
         usage=(10, 20), simulate=",".join(directives),
@@ -183,10 +206,12 @@ def _bare(node: Any) -> Any:
     return [_bare(v) for v in node] if isinstance(node, list) else node
 
 
-async def check(wire: Any, sim: Simulator, http: Any, urls: dict[str, str], seed: int) -> None:
+async def check(
+    wire: Any, sim: Simulator, http: Any, urls: dict[str, str], seed: int, values: tuple[str, ...]
+) -> None:
     rng = random.Random(seed)
     mode = rng.choice(("replace", "replace", "replace", "mask", "redact", "block", "monitor"))
-    made = script(rng, wire)
+    made = script(rng, wire, values)
     extra: dict[str, Any] = {"logprobs": rng.random() < 0.3}
     if wire.many and rng.random() < 0.2:
         extra["n"] = 2
@@ -225,28 +250,34 @@ async def check(wire: Any, sim: Simulator, http: Any, urls: dict[str, str], seed
         sim.say(made)
         whole = await wire.ask(http, urls["replace"], stream=False, **extra)
     visible = " ".join(leaf for _, leaf in whole.shown())
-    hidden = [value for value in VALUES if value not in visible and mode != "monitor"]
+    hidden = [value for value in values if value not in visible and mode != "monitor"]
     for place, leaf in got.shown():
         for value in hidden:
             assert value not in leaf, (place, value, where)
 
 
-async def run(wires: Any, sim: Simulator, seeds: range) -> None:
+async def run(wires: Any, sim: Simulator, seeds: range, use: str) -> None:
+    rules, values = (RULES, VALUES) if use == "pii" else (SECRETS, CREDENTIALS)
     async with contextlib.AsyncExitStack() as stack:
         urls = {}
-        for name, rule in RULES.items():
-            plugin = f"  - use: pii\n    presidio: false\n    scan: [output]\n    {rule}\n"
+        for name, rule in rules.items():
+            more = "presidio: false" if use == "pii" else "on_error: closed"
+            plugin = f"  - use: {use}\n    {more}\n    scan: [output]\n    {rule}\n"
             urls[name] = await stack.enter_async_context(serving(wires, sim, plugin))
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)))
         for seed in seeds:
-            await check(wires[seed % len(wires)], sim, http, urls, seed)
+            await check(wires[seed % len(wires)], sim, http, urls, seed, values)
             sim.provider.calls.clear()
 
 
-async def test_no_stream_shows_what_the_whole_reply_hides(wires: Any, primary: Simulator) -> None:
-    await run(wires, primary, range(400))
+@pytest.mark.parametrize("use", ["pii", "secrets"])
+async def test_no_stream_shows_what_the_whole_reply_hides(wires: Any, primary: Simulator, use: str) -> None:
+    await run(wires, primary, range(400), use)
 
 
 @pytest.mark.nightly
-async def test_no_stream_shows_what_the_whole_reply_hides_nightly(wires: Any, primary: Simulator) -> None:
-    await run(wires, primary, range(1000, 1000 + STREAMS))
+@pytest.mark.parametrize("use", ["pii", "secrets"])
+async def test_no_stream_shows_what_the_whole_reply_hides_nightly(
+    wires: Any, primary: Simulator, use: str
+) -> None:
+    await run(wires, primary, range(1000, 1000 + STREAMS), use)
