@@ -81,6 +81,11 @@ class Runtime:
             raise ShieldError("The policy is not running yet; start it first.")
         return self._engine
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` is through: the store is open, plugins run. It stays so while calls drain."""
+        return self._engine is not None
+
     async def start(self) -> None:
         """Open what is needed, warm the detectors. Raises: ShieldError with the remedy; nothing stays open then."""
         try:

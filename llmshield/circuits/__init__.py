@@ -14,11 +14,12 @@ Rule: who got a permit reports once, whatever happens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from llmshield import clock
-from llmshield.circuits.breaker import Breaker, Change, CircuitSettings, Permit, State
-from llmshield.circuits.notes import Key, Note
+from llmshield.circuits.breaker import BY_HAND, Breaker, Change, CircuitSettings, Permit, State, new_id
+from llmshield.circuits.notes import Key, Note, now_ms
 from llmshield.circuits.sharing import Sharing
 from llmshield.logs import log
 from llmshield.stores import Store
@@ -67,6 +68,33 @@ class Circuits:
     def alone(self) -> bool:
         """Whether the store is away, so that each process has circuits of its own."""
         return self._sharing is not None and self._sharing.alone
+
+    # -- by hand -----------------------------------------------------------------------------------------------
+
+    async def set_open(self, provider: str, model: str | None, seconds: float) -> None:
+        """An operator opens a circuit, or all of a provider: for so long, or (infinite) until it is closed.
+
+        Raises: StoreUnavailable where other processes can't be told.
+        """
+        await self._say(provider, model, Note("open", new_id(), BY_HAND, seconds, None, BY_HAND))
+
+    async def set_closed(self, provider: str, model: str | None) -> None:
+        """An operator closes a circuit, or all of a provider; what counted against it is forgotten. Raises: the same."""
+        await self._say(provider, model, Note("closed", new_id(), BY_HAND))
+
+    async def _say(self, provider: str, model: str | None, note: Note) -> None:
+        """Through the store, where there is one that is shared: this process learns of it as the others do, but at
+        once."""
+        if provider not in self._settings:
+            return
+        if self._sharing is not None:
+            await self._sharing.say(provider, model, note)
+        elif model is None:
+            self._hold(provider, replace(note, since_ms=now_ms(), id=new_id()), note.wait_s)
+        elif note.state == "closed":
+            self._make(provider, model).let_close(note.generation)
+        else:
+            self._make(provider, model).hold_open(note.generation, note.wait_s, note.break_s, note.reason)
 
     # -- asking ------------------------------------------------------------------------------------------------
 

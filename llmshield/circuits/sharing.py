@@ -67,6 +67,7 @@ class Sharing:
         self._writes = 0
         self._looked_at = float("-inf")
         self._wake = asyncio.Event()
+        self._syncing = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self.alone = False
         """The store is away: circuits are this process' own."""
@@ -124,8 +125,17 @@ class Sharing:
         permit.breaker, permit.generation, permit.probe = breaker, instead.generation, False
         return True
 
+    async def say(self, provider: str, model: str | None, note: Note) -> None:
+        """Write what an operator says, and take it over at once. Raises: StoreUnavailable."""
+        await self._store.put(notes.SHELF, notes.key_of(provider, model), note.dump(), note.until_ms)
+        await self.sync()
+
     async def sync(self) -> None:
         """Say what changed here, take over what changed elsewhere. A store that is away is told once, in the log."""
+        async with self._syncing:  # an older look must not come behind a newer one
+            await self._sync()
+
+    async def _sync(self) -> None:
         try:
             if self.alone:
                 await self._refresh()

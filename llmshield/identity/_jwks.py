@@ -54,7 +54,9 @@ class Jwks:
         refresh_s: float,
         outage_s: float,
         changed: Callable[[], None],
+        place: str = "identity.jwt",
     ) -> None:
+        self._place = place
         self._issuer = issuer
         self._refresh_s = refresh_s
         self._outage_s = outage_s
@@ -83,7 +85,7 @@ class Jwks:
             self._take(await asyncio.to_thread(self._read_file, self._file))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ShieldError(f"identity.jwt.jwks: {self._file} can't be used: {reason}") from None
+            raise ShieldError(f"{self._place}.jwks: {self._file} can't be used: {reason}") from None
 
     async def close(self) -> None:
         """Stop fetching."""

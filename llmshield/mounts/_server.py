@@ -14,6 +14,8 @@ from llmshield.mounts._request import HttpRequest
 from llmshield.policy.units import HostPort
 
 BACKLOG = 2048
+BODY_LIMIT = 64 * 1024
+"""Bytes of a body that a small app of ours takes."""
 
 
 class Server:
@@ -76,20 +78,25 @@ def bind(address: HostPort, what: str) -> socket.socket:
 
 
 def handler_of(app: App) -> Handler:
-    """A small ASGI app as a handler: its requests have no body, its answers one part."""
+    """A small ASGI app as a handler: what it takes of a body is `BODY_LIMIT` bytes at most, its answers have one part.
+
+    `receive` raises CallError `too_large`, `client_timeout`.
+    """
 
     async def handle(request: HttpRequest) -> None:
         scope: dict[str, Any] = {
             "type": "http",
             "method": request.method,
             "path": request.raw_path.decode("latin-1"),
+            "raw_path": request.raw_path,
             "query_string": request.raw_query,
             "headers": [(name.lower(), value) for name, value in request.headers],
             "client": (request.peer, 0),
         }
 
         async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            body = await request.read_body(BODY_LIMIT)
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -81,13 +81,17 @@ async def serve(
     data = Server(Gateway(runtime), data_socket, head_s=limits.head, receive_s=limits.receive)
     servers = [data]
     admin_url = None
-    if admin_socket is not None:
-        # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
-        port = Server(handler_of(Admin(runtime)), admin_socket, head_s=limits.head, receive_s=limits.receive)
+    desk = port = None
+    if admin is not None and admin_socket is not None:
+        desk = Admin(runtime, names=[admin.host])
+        port = Server(handler_of(desk), admin_socket, head_s=limits.head, receive_s=limits.receive)
         servers.append(port)
         admin_url = port.url
-        await port.start()
     try:
+        if desk is not None and port is not None:
+            # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
+            await desk.start()
+            await port.start()
         await runtime.start()
         await data.start()
         log.info(
@@ -107,5 +111,7 @@ async def serve(
         for name in ours:
             loop.remove_signal_handler(name)
         await asyncio.gather(*[server.stop(LINGER_S) for server in servers])
+        if desk is not None:
+            await desk.close()
         await runtime.close()
         log.info("stopped")

@@ -87,8 +87,8 @@ class Claims(Section):
     tags: dict[Name, Line] = Field(default={}, description="Tags of the call, each with its claim.")
 
 
-class Jwt(Section):
-    """Whose tokens are believed, for `jwt:CLAIM` in `identify`."""
+class Tokens(Section):
+    """Whose signed tokens are believed."""
 
     issuer: Line = Field(description="`iss`, exactly.")
     audience: Several = Field(description="One of these must be in `aud`.")
@@ -106,12 +106,18 @@ class Jwt(Section):
         default=30.0, description="How far clocks may differ, for `exp`, `nbf` and `iat`."
     )
     require: tuple[Line, ...] = Field(
-        default=(), description="Claims that must be there besides `iss`, `aud`, `exp` and the tenant's."
+        default=(),
+        description="Claims that must be there besides `iss`, `aud`, `exp` and those that are read.",
     )
     refresh: PositiveDuration = Field(default=600.0, description="How often the keys are fetched again.")
     outage: PositiveDuration = Field(
         default=3600.0, description="How long fetched keys are used while they can't be fetched again."
     )
+
+
+class Jwt(Tokens):
+    """Whose tokens are believed, for `jwt:CLAIM` in `identify`."""
+
     tier: Name | None = Field(
         default=None, description="The tier of tenants that neither the token nor the policy gives one."
     )

@@ -128,6 +128,7 @@ def _compile(
         hash=_hash(pieces.tree, tuple(entries.file_digests(used, base))),
         version=sections["version"],
         server=sections["server"],
+        admin=sections["admin"],
         defaults=sections["defaults"],
         providers=MappingProxyType(providing),
         routes=tuple(pieces.items("routes").values()),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmshield.policy.admin import Admin
 from llmshield.policy.apps import App, Audit
 from llmshield.policy.egress import Egress
 from llmshield.policy.entries import PluginEntry
@@ -33,6 +34,7 @@ class Policy:
     hash: str
     version: int
     server: Server
+    admin: Admin
     defaults: Defaults
     providers: Mapping[str, Provider]
     routes: tuple[Route, ...]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from llmshield.policy.admin import Admin
 from llmshield.policy.apps import App, Audit
 from llmshield.policy.egress import Egress
 from llmshield.policy.identity import Ways
@@ -44,6 +45,7 @@ class PolicyFile(Section):
 
     version: Literal[1] = Field(default=1, description="The form of this file: 1.")
     server: Server = Field(default=Server(), description="Where calls come in and where state is kept.")
+    admin: Admin = Field(default=Admin(), description="Who may do what on the admin port.")
     defaults: Defaults = Field(default=Defaults(), description="What holds for every plugin.")
     providers: dict[Name, ProviderShape] = Field(default={}, description="Who is asked.")
     routes: tuple[Route, ...] = Field(default=(), description="Which calls go where; the first match wins.")

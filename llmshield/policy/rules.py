@@ -10,6 +10,7 @@ from typing import Any
 
 from llmshield import clock, registry
 from llmshield.policy import addresses
+from llmshield.policy.admin import Admin
 from llmshield.policy.egress import Egress
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import Path, did_you_mean
@@ -235,6 +236,23 @@ def _identify(draft: Draft, report: Report) -> None:
             report.add("LS304", path, f"found the tier {tier!r}, which does not exist", hint)
 
 
+def _admin(draft: Draft, report: Report) -> None:
+    """Keys of the admin port that are somebody else's already, and tokens whose keys nobody tells."""
+    admin: Admin = draft.sections["admin"]
+    owners = {
+        key: f"the tenant {name!r}" for name, tenant in draft.items("tenants").items() for key in tenant.keys
+    }
+    for name, held in admin.keys.items():
+        owner = owners.setdefault(held.key, f"{name!r}")
+        if owner != f"{name!r}":
+            message = f"this key is the one of {owner} already"
+            report.add("LS312", ("admin", "keys", name, "key"), message, "make a key for each of them")
+    jwt = admin.jwt
+    if jwt is not None and jwt.jwks is None and (jwt.issuer[:5] == "file:" or not is_key_set(jwt.issuer)):
+        message = "the key 'jwks' is missing, and `issuer` is no https address that could tell"
+        report.add("LS202", ("admin", "jwt"), message)
+
+
 def _overrides(draft: Draft, report: Report) -> None:
     names, now = dict.fromkeys(used_names(draft.tree)), clock.now()
     override: Override
@@ -364,6 +382,6 @@ def _is_free(key: str) -> bool:
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
-    _server, _providers, _routes, _choices, _tenants, _identify, _overrides, _budgets, _members, _egress,
+    _server, _providers, _routes, _choices, _tenants, _identify, _admin, _overrides, _budgets, _members, _egress,
     _unenforced, _variables,
 )  # fmt: skip

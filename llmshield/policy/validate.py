@@ -73,6 +73,7 @@ _PATTERNS = {
     r"^(/([^~/]|~0|~1)*)+$": "a JSON pointer such as /history/*/text",
     r"^(file://\S+|stdout|stderr|none)$": "file://path, stdout, stderr or none",
     r"^(p[1-9][0-9]|[0-9]+(ms|s))$": "a percentile such as p95 or a duration such as 2s",
+    r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$": "a host name without port",
 }
 
 _QUOTED = re.compile(r"'([^'\n]{1,80})'")

@@ -280,7 +280,7 @@ async def test_a_key_that_is_withdrawn_is_withdrawn_from_remembered_tokens_too(i
             issuer.keys = {"k2": RSAKey.generate_key(2048, {"kid": "k2"})}
             time.advance(601)
             await who(made, token)  # starts the fetch
-            await made._ways[1]._jwks.fetch_soon()  # type: ignore[attr-defined]
+            await made._ways[1]._tokens._jwks.fetch_soon()  # type: ignore[attr-defined]
 
             assert "does not list" in str(await refusal(made, token))
 
@@ -299,7 +299,7 @@ async def test_an_outage_keeps_the_keys_for_the_declared_time(issuer: Any, fault
             issuer.answer = {"garbage": b"<html>", "huge": b'{"keys":["' + b"x" * 600_000 + b'"]}', "empty": b'{"keys":[]}'}.get(fault)  # fmt: skip
             time.advance(3600)
             await who(made, lasting)
-            await made._ways[1]._jwks.fetch_soon()  # type: ignore[attr-defined]
+            await made._ways[1]._tokens._jwks.fetch_soon()  # type: ignore[attr-defined]
             await who(made, lasting)
             time.advance(601)
             error = await refusal(made, lasting)
