@@ -92,6 +92,7 @@ class Engine:
 
         Raises: CancelledError when the mount cancels (the client is gone), after everything was ended.
         """
+        clock.mark()
         x = Exchange(incoming, client, new_id(), clock.monotonic())
         if incoming.on_begin is not None:
             incoming.on_begin(x)

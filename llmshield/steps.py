@@ -100,7 +100,7 @@ def run_now(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
         verdict = step.run(call, *rest)
         if verdict is None and not proposals and step.enforced:  # as nearly every hook says
             seconds = clock.monotonic() - started
-            if seconds <= limit:
+            if seconds <= limit or not clock.overdue(started + limit):
                 trail.took.append(Took(step.plugin, step.hook, "allow", True, seconds * 1000))
                 return None
         if type(verdict) is Wait:
@@ -137,7 +137,11 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _in_thread(run: Callable[..., Any], *given: Any) -> Awaitable[Any]:
-    return asyncio.get_running_loop().run_in_executor(_threads(), partial(copy_context().run, run, *given))
+    def work() -> Any:
+        clock.mark()
+        return run(*given)
+
+    return asyncio.get_running_loop().run_in_executor(_threads(), partial(copy_context().run, work))
 
 
 async def _wait(
@@ -200,7 +204,7 @@ def _count(
     Raises: TimeoutError when that was too late, PluginError when it said what its hook can't say.
     """
     seconds = clock.monotonic() - started
-    if seconds > limit:
+    if seconds > limit and clock.overdue(started + limit):
         raise TimeoutError
     if verdict is not None and not isinstance(verdict, _ALLOWED[step.hook]):
         raise PluginError(f"{step.hook}() returned {type(verdict).__name__}, which it can't say.")

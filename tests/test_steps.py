@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +111,31 @@ def test_what_is_said_outside_of_a_hook_counts_for_no_hook() -> None:
     run_now(step(lambda call: None), trail, subject)
 
     assert [[f.type for f in took.findings] for took in trail.took] == [["SEEN"], []]
+
+
+@pytest.mark.parametrize(("kept_s", "counts"), [(0.0, False), (3.0, True)])
+@pytest.mark.parametrize("said", [None, Block("no")], ids=["allow", "block"])
+def test_a_hook_that_the_machine_kept_waiting_is_not_too_late(
+    said: Block | None, kept_s: float, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "schedstat"
+    file.write_text("0 0 0\n")
+    monkeypatch.setattr(clock, "_SCHEDSTAT", str(file))
+    monkeypatch.setattr(clock, "_mark", clock._Mark())
+    frozen = FrozenClock()
+    before = clock.install(frozen)
+
+    def late(call: Call) -> Block | None:
+        frozen.advance(2.0)
+        file.write_text(f"0 {int(kept_s * 1e9)} 0\n")
+        return said
+
+    try:
+        clock.mark()
+        if counts:
+            assert run_now(step(late), Trail(), call("x")) == said
+        else:
+            with pytest.raises(CallError):
+                run_now(step(late), Trail(), call("x"))
+    finally:
+        clock.install(before)

@@ -76,7 +76,7 @@ class Injection(Plugin):
     def _each(self, call: Call, texts: Sequence[tuple[Text, str, bytes | None]]) -> Block | None:
         reports = 0
         for text, value, key in texts:
-            if call.deadline is not None and clock.monotonic() > call.deadline:
+            if clock.overdue(call.deadline):
                 raise PluginError("the texts of this call were not all judged in time")
             judgement = self._scanner.scan(value, text.role, exact=False, deadline=call.deadline)
             if judgement.action == "allow":

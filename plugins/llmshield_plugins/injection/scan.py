@@ -260,7 +260,7 @@ class Scanner:
         ending = role != "joined"
         while queue:
             view, again = queue.popleft()
-            if deadline is not None and clock.monotonic() > deadline:
+            if clock.overdue(deadline):
                 raise TimeoutError
             if view.text in seen and view.name != "squeezed":
                 continue

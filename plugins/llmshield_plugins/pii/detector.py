@@ -118,7 +118,7 @@ class Detector:
                 return [], max(start, hold)
         found: list[Found] = []
         while True:
-            if deadline is not None and clock.monotonic() > deadline:
+            if clock.overdue(deadline):
                 raise TimeoutError
             end = min(size, start + BLOCK)
             base = max(0, start - CONTEXT)

@@ -54,7 +54,7 @@ class Walker:
         solid: list[tuple[int, int]] = [(f.start, f.end) for f in own]
         position = start
         while True:
-            if deadline is not None and clock.monotonic() > deadline:
+            if clock.overdue(deadline):
                 raise TimeoutError
             segment, hold = next_segment(text, form, position, final)
             if segment is None:

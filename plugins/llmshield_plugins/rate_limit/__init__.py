@@ -176,7 +176,7 @@ class RateLimiter(Plugin):
         said = await self._take(call, rules)
         if said == "full":
             return self._stand_in_line(call, rules)
-        if said is None and call.deadline is not None and clock.monotonic() > call.deadline:
+        if said is None and clock.overdue(call.deadline):
             await self._leave_all(call)  # too late for this hook: its end callbacks are not going to run
         return said
 

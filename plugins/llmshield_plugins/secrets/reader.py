@@ -56,7 +56,7 @@ class Reader:
         found: list[Credential] = []
         begin, size = 0, len(text)
         while begin < size:
-            if deadline is not None and clock.monotonic() > deadline:
+            if clock.overdue(deadline):
                 raise TimeoutError
             if self._torn is not None:
                 rest = begin + len(_readable_match(text[begin : begin + WINDOW]))
