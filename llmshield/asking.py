@@ -34,7 +34,7 @@ from llmshield.verdicts import Answer, Route, Target
 
 _MAX_ATTEMPTS = 32
 """Attempts of one call, whatever the plugins say: a loop of two plugins must end."""
-_UNSENT = frozenset({"skipped", "circuit_open"})
+_UNSENT = frozenset({"skipped", "circuit_open", "key"})
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", "application/jsonl", ""})
 """Content types of streams; a missing one is judged by its events."""
 
@@ -187,7 +187,7 @@ class Asking:
                 attempt.sent = False
             if error.body and prepared is not None and prepared.translation is not None:
                 self._replies.translate(x, error)
-            if error.reason in {"skipped", "circuit_open"}:
+            if error.reason in _UNSENT:
                 outcome = "skipped"
             raise
         except CallError as error:

@@ -18,6 +18,7 @@ from llmshield.identity import as_bearer
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
 from llmshield.policy.providers import APP, Timeout
+from llmshield.provider_keys import Keys
 from llmshield.resuming import ArrayReader, Shadow
 from llmshield.translation import Translation, Translations, untold
 from llmshield.transport import Timeouts, Transport
@@ -48,7 +49,7 @@ class Attempts:
         self,
         policy: Policy,
         transports: Mapping[str, Transport],
-        keys: Mapping[str, str | None],
+        keys: Keys,
         translations: Translations,
         faults: Mapping[str, str],
     ) -> None:
@@ -110,6 +111,7 @@ class Attempts:
             raise UpstreamError(
                 "skipped", f"Provider {name!r} is in none of the route's regions.", code="region"
             )
+        self._keys.get(name)  # one that may not be used ends this before any money is held
         transport = self._transports.get(name) if name != APP else x.incoming.local.get(APP)
         if transport is None:
             raise UpstreamError("skipped", "There is no wrapped app behind this mount.")

@@ -30,6 +30,7 @@ from llmshield.passing import Passing
 from llmshield.policy import Override, Policy
 from llmshield.policy.globs import compile_globs
 from llmshield.policy.providers import APP
+from llmshield.provider_keys import Keys
 from llmshield.replies import Replies
 from llmshield.traffic import Dialects, canonical_path, checked_query
 from llmshield.translation import Translations
@@ -49,7 +50,7 @@ _LONG = 16 * 1024
 class Engine:
     """Handles exchanges under one policy. Made once per policy; a reload makes another one.
 
-    `keys` are the resolved provider keys (None: the client's own is passed on), `observe` is told about every
+    `keys` are the providers' keys (None: the client's own is passed on), `observe` is told about every
     finished exchange, `faults` are simulated failures by provider.
     """
 
@@ -59,7 +60,7 @@ class Engine:
         chain: Chain,
         dialects: Dialects,
         transports: Mapping[str, Transport],
-        keys: Mapping[str, str | None],
+        keys: Keys,
         observe: Callable[[Exchange], None],
         faults: Mapping[str, str] | None = None,
         identity: Identity | None = None,

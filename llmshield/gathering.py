@@ -171,7 +171,7 @@ class Gathering:
             attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
                 attempt.sent = False
-            if error.reason in {"skipped", "circuit_open"}:
+            if error.reason in {"skipped", "circuit_open", "key"}:
                 outcome = "skipped"
             raise
         except CallError:

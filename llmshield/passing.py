@@ -16,6 +16,7 @@ from llmshield.exchange import Exchange
 from llmshield.headers import client_headers, content_type, upstream_headers
 from llmshield.policy import Policy
 from llmshield.policy.providers import APP
+from llmshield.provider_keys import Keys
 from llmshield.redact import redact
 from llmshield.relay import ERROR_BODY, read_all
 from llmshield.replies import Replies, given_up
@@ -29,7 +30,7 @@ class Passing:
         self,
         policy: Policy,
         transports: Mapping[str, Transport],
-        keys: Mapping[str, str | None],
+        keys: Keys,
         endings: Endings,
         replies: Replies,
         attempts: Attempts,

@@ -125,7 +125,7 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
 
     What a provider says about the call itself (a 4xx) is passed on, the first target's before a fallback's:
     a plain error is never masked by the fallback's own rejection. Else: timeouts are 504, the rest 503."""
-    real = [failure for failure in failures if failure.reason not in {"skipped", "circuit_open"}]
+    real = [failure for failure in failures if failure.reason not in {"skipped", "circuit_open", "key"}]
     for failure in real:
         own = failure.status in {401, 403} and x.own_key
         if failure.status is not None and failure.body and (failure.status in _PASSED_ON or own):
@@ -138,6 +138,8 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
         )
     if real and all(failure.reason in {"first_token", "idle", "total"} for failure in real):
         return CallError("upstream_timeout", "No provider answered in time.")
+    if failures and all(failure.reason == "key" for failure in failures):
+        return CallError("no_provider", str(failures[0]))
     if not real and all(failure.reason == "skipped" and failure.code == "model" for failure in failures):
         return CallError(
             "model_denied", "No provider of this route may be asked for this model.", param="model"

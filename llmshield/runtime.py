@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmshield import __version__, clock, production, resolvers
+from llmshield import __version__, clock, production
 from llmshield import chain as chains
 from llmshield.audit import Audit
 from llmshield.chain import Chain
 from llmshield.circuits import Circuits
 from llmshield.dialects._app import AppJson
 from llmshield.engine import Engine
-from llmshield.errors import BookLost, PluginError, SecretError, ShieldError, StoreError
+from llmshield.errors import BookLost, PluginError, ShieldError, StoreError
 from llmshield.hookspecs import Resources
 from llmshield.idempotency import Repeats
 from llmshield.identity import Identity
@@ -28,7 +28,7 @@ from llmshield.metrics import Metrics
 from llmshield.observe import Observer
 from llmshield.policy import Policy
 from llmshield.prices import Prices
-from llmshield.redact import remember
+from llmshield.provider_keys import ProviderKeys
 from llmshield.series import label_of
 from llmshield.stores import Store, open_store
 from llmshield.traffic import Dialects
@@ -68,6 +68,10 @@ class Runtime:
         )
         self.circuits = Circuits(policy.providers)
         self.identity = Identity(policy, self.store)
+        self.keys = ProviderKeys(
+            {name: provider.api_key for name, provider in policy.providers.items()}, policy.base or Path(), self.store,
+            lifetime_s=policy.server.keys.lifetime, outage_s=policy.server.keys.outage,
+        )  # fmt: skip
         self.transports: dict[str, Transport] = {}
         self.ready = False
         self._stopping = False
@@ -90,8 +94,8 @@ class Runtime:
         """Open what is needed, warm the detectors. Raises: ShieldError with the remedy; nothing stays open then."""
         try:
             production.refuse_unsafe(self.policy)
-            keys = self._resolve_keys()
             await self.ledger.start()  # opens the store
+            await self.keys.start()
             self.audit.start()
             await asyncio.to_thread(self.prices.warm)
             await self.identity.start()
@@ -110,27 +114,11 @@ class Runtime:
             raise
         self.metrics.policy(self.policy.hash)
         self._engine = Engine(
-            self.policy, self.chain, self.dialects, self.transports, keys,
+            self.policy, self.chain, self.dialects, self.transports, self.keys,
             Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy), self.identity,
             Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
         )  # fmt: skip
         self.ready = True
-
-    def _resolve_keys(self) -> dict[str, str | None]:
-        """Every provider's key, or None where the client's own is passed on. Raises: SecretError."""
-        keys: dict[str, str | None] = {}
-        base = self.policy.base or Path()
-        for name, provider in self.policy.providers.items():
-            if provider.api_key is None:
-                keys[name] = None
-                continue
-            try:
-                value = resolvers.resolve(provider.api_key, base, name)
-            except SecretError as error:
-                raise SecretError(f"providers.{name}.api_key: {error}") from None
-            remember(value)
-            keys[name] = value
-        return keys
 
     async def drain(self, seconds: float) -> None:
         """Not ready from now on; calls under way may end, then the rest are ended."""
@@ -146,6 +134,7 @@ class Runtime:
         for transport in self.transports.values():
             await transport.close()
         self.transports.clear()
+        await self.keys.close()
         await self.identity.close()
         await self.circuits.close()
         await self.ledger.close()
@@ -203,7 +192,7 @@ class Runtime:
             }  # fmt: skip
             providers[name] = {
                 "active": self.circuits.active(name), "dialect": provider.dialect, "circuit": circuit,
-                "circuits": circuits.get(name, {}), **figures.get(name, empty),
+                "circuits": circuits.get(name, {}), "key": self.keys.status(name), **figures.get(name, empty),
             }  # fmt: skip
         return {
             "version": __version__,

@@ -55,9 +55,21 @@ def register(app: typer.Typer) -> None:
         print(unseal(provider, file))
 
     @vault.command("rotate")
-    def rotate_command(provider: ProviderOption = None, file: FileOption = None) -> None:
-        """Seal anew with LLMSHIELD_SECRET_KEY: every reference in standard input (one, or a whole policy), or a key file."""
-        if file is not None:
+    def rotate_command(
+        provider: ProviderOption = None,
+        file: FileOption = None,
+        store: Annotated[
+            str | None, typer.Option(help="A store: the keys that were configured in it.", show_default=False)
+        ] = None,
+    ) -> None:
+        """Seal anew with LLMSHIELD_SECRET_KEY: every reference in standard input (one, or a whole policy), a key file, or
+        a store's keys."""
+        if store is not None:
+            from llmshield.cli import _vault_store
+
+            count = _vault_store.reseal(store)
+            print(f"{count} keys in the store are sealed with {_ring().id} now", file=sys.stderr)
+        elif file is not None:
             print(f"{rotate_file(file)} keys in {file} are sealed with {_ring().id} now", file=sys.stderr)
         else:
             sys.stdout.write(rotate(_input(), provider))
@@ -70,6 +82,26 @@ def register(app: typer.Typer) -> None:
         from llmshield.cli._vault_check import check
 
         raise typer.Exit(check(policy_at(policy, "vault")))
+
+    @vault.command("revoke")
+    def revoke_command(
+        provider: Annotated[str, typer.Argument(help="The provider, as the policy names it.")],
+        policy: Annotated[
+            Path | None,
+            typer.Option("--policy", "-p", help="The policy whose store gateways share.", show_default=False),
+        ] = None,
+        store: Annotated[
+            str | None, typer.Option(help="The store, instead of the policy's.", show_default=False)
+        ] = None,
+        reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
+        lift: Annotated[
+            bool, typer.Option("--lift", help="Take the provider up again, with its key read anew.")
+        ] = False,
+    ) -> None:
+        """Stop the use of a provider's key, in every process of the store, within a second."""
+        from llmshield.cli import _vault_store
+
+        _vault_store.revoke(provider, policy, store, reason, lift=lift)
 
     app.add_typer(vault, name="vault")
 

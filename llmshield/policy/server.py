@@ -72,6 +72,19 @@ class Idempotency(Section):
     )
 
 
+class Keys(Section):
+    """How long providers' keys are used before they are read again."""
+
+    lifetime: PositiveDuration = Field(
+        default=300.0, description="A key is read again after this time, without a restart."
+    )
+    outage: PositiveDuration = Field(
+        default=3600.0,
+        description="How much longer the last value goes on while a key can't be read; then its provider is asked no"
+        " more.",
+    )
+
+
 class Server(Section):
     """Where calls come in and where state is kept."""
 
@@ -103,6 +116,7 @@ class Server(Section):
         default=Idempotency(),
         description="What an Idempotency-Key does; `null`: nothing.",
     )
+    keys: Keys = Field(default=Keys(), description="How providers' keys are kept up to date.")
     simulation: Flag = Field(
         default=False,
         description="Obey `SIMULATE_<PROVIDER>_FAILURE` and fault headers: for rehearsals, not for production.",
