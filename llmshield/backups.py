@@ -13,6 +13,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -109,15 +110,22 @@ def _copy_book(source: Path, target: Path) -> str:
 
 def _restore_book(source: Path, target: Path, epoch: str) -> None:
     """Write the copy over the file in one transaction, already closed: nobody spends from it for an instant."""
-    with closing(sqlite3.connect(":memory:")) as closed, closing(sqlite3.connect(source)) as one:
+    with (
+        TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder,
+        closing(sqlite3.connect(Path(folder) / _BOOK)) as closed,
+        closing(sqlite3.connect(source)) as one,
+        closing(sqlite3.connect(target, timeout=_BUSY_S)) as other,
+    ):
         one.backup(closed)
         if epoch:
             closed.execute("INSERT OR REPLACE INTO book VALUES ('epoch', ?)", (LOST,))
             closed.execute("INSERT OR REPLACE INTO epoch VALUES (?, 'doubted')", (epoch,))
             closed.commit()
-        with closing(sqlite3.connect(target, timeout=_BUSY_S)) as other:
-            other.execute("PRAGMA journal_mode=WAL")
-            closed.backup(other, pages=-1)
+        other.execute("PRAGMA journal_mode=WAL")
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+        closed.execute(f"PRAGMA page_size={size}")  # into a WAL file SQLite copies only pages of its size
+        closed.execute("VACUUM")
+        closed.backup(other, pages=-1)
 
 
 def _backup(record: dict[str, Any]) -> Backup:

@@ -120,6 +120,34 @@ async def test_a_lost_machine_starts_from_its_backup(
     await again._store.close()
 
 
+async def test_a_book_of_an_earlier_version_is_put_back(state: LocalState, url: str, tmp_path: Path) -> None:
+    """Its file has pages of another size; a gateway has made a new file in its place already."""
+    book = tmp_path / "book.db"
+    with closing(sqlite3.connect(book)) as earlier:
+        earlier.execute("PRAGMA page_size=4096")
+        earlier.execute("PRAGMA journal_mode=WAL")
+    ledger = Ledger(open_store(url), state)
+    await ledger.start()
+    await spend(ledger, "a", 100)
+    await asyncio.to_thread(backup, ledger._store.url, state, tmp_path / "b")
+    await ledger.close()
+    await ledger._store.close()
+    book.unlink()
+    gateway = Ledger(open_store(url), state)
+    await gateway.start()
+    with closing(sqlite3.connect(book)) as now, closing(sqlite3.connect(tmp_path / "b" / "book.db")) as then:
+        sizes = [each.execute("PRAGMA page_size").fetchone()[0] for each in (then, now)]
+    assert sizes == [4096, 1024]
+    restore(parse_url(url), state, tmp_path / "b")
+    store = open_store(url)
+    await rebuild(store, state)
+    await store.close()
+
+    assert await spent(gateway) == 100
+    await gateway.close()
+    await gateway._store.close()
+
+
 async def test_damage_and_mistakes_are_told_and_change_nothing(
     ledger: Ledger, state: LocalState, tmp_path: Path
 ) -> None:

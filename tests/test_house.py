@@ -69,7 +69,6 @@ LONGEST = 400
 LONGER = {
     "llmshield/ledger.py": "the steps of the book, each for stores that wait and for stores that do not",
     "llmshield/stores/__init__.py": "the contract of the room, step by step",
-    "llmshield/stores/sqlite.py": "one store, method by method",
     "llmshield/stores/_redis_scripts.py": "one script per step",
     "llmshield/prices.py": "one list's prices in one meaning: lookup, quote, cost",
     "llmshield/stores/redis.py": "one store, method by method",

@@ -236,10 +236,13 @@ class Store(ABC):
         """The book that every step is for. Set before `open` by whoever knows it; else the one that is there."""
         self.seen = 0
         """Steps that the book had at least (`Book.steps`)."""
-        self.replaced = False
-        """True: what is there now is not what was opened; close and open again."""
         self.on_epoch: Callable[[str], None] | None = None
         """Called when `epoch` changes: with the first one, and when the book was rebuilt or reset."""
+
+    @property
+    def replaced(self) -> bool:
+        """True: what is there now is not what was opened; close and open again."""
+        return False
 
     @abstractmethod
     async def open(self) -> None:

@@ -281,7 +281,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'notes-end', '-inf', AR
   local at = string.find(member, '\\n', 1, true)
   remove(string.sub(member, 1, at - 1), string.sub(member, at + 1))
 end
-local done = expire(tonumber(ARGV[1]), 500)
+local done = expire(tonumber(ARGV[1]), tonumber(ARGV[2]))
 return {done, N}
 """
 )

@@ -43,6 +43,18 @@ def guarded(
     return Turned("")
 
 
+def of_book(
+    connection: sqlite3.Connection,
+    epoch: str,
+    step: Callable[Concatenate[sqlite3.Connection, P], R],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R | Turned:
+    """`guarded` of a connection that only reads: of another book it says no more than that."""
+    return step(connection, *args, **kwargs) if _there(connection) == epoch else Turned("")
+
+
 def doubt(connection: sqlite3.Connection, epoch: str) -> None:
     """Somebody knows an epoch that this file does not: the book is lost for all."""
     connection.execute("INSERT OR REPLACE INTO epoch VALUES (?, 'doubted')", (epoch,))

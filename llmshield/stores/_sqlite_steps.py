@@ -38,6 +38,9 @@ VERSION = 2
 KEPT_MS = 7 * 86_400_000
 """An account outlives its window by a week: a clock that steps back finds what was spent. The journal stays."""
 
+EXPIRED = 200
+"""How many holds are charged in one transaction: 5 ms."""
+
 # 4611686018427387903 is MAX_AMOUNT.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS account (
@@ -84,6 +87,7 @@ _HOLD = """
 INSERT INTO account (name, "window", ends_ms, held) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET held = min(held + excluded.held, 4611686018427387903)
 """
+_KNOWN = "SELECT (SELECT amount FROM hold WHERE id = ?), EXISTS (SELECT 1 FROM journal WHERE id = ?)"
 _ONE = 'SELECT spent, held FROM account WHERE name = ? AND "window" = ?'
 _STEPS = """
 SELECT spent, held, "window" FROM account
@@ -125,11 +129,9 @@ def reserve(
 ) -> Grant | Shortage:  # fmt: skip
     """See `Store.reserve`."""
     run = connection.execute
-    known = run("SELECT amount FROM hold WHERE id = ?", (id,)).fetchone()
-    if known is not None:
-        return Grant(known[0], repeated=True)
-    if run("SELECT 1 FROM journal WHERE id = ?", (id,)).fetchone() is not None:
-        return Grant(0, repeated=True)
+    held, ended = run(_KNOWN, (id, id)).fetchone()
+    if held is not None or ended:
+        return Grant(held or 0, repeated=True)
     amount = want
     least_left, tightest = None, 0
     for index, line in enumerate(lines):
@@ -187,10 +189,10 @@ def renew(connection: sqlite3.Connection, ids: Sequence[str], until_ms: int) -> 
 
 
 def expire(connection: sqlite3.Connection, now_ms: int) -> int:
-    """See `Store.expire`."""
+    """See `Store.expire`; `EXPIRED` of them at the most."""
     due = connection.execute(
-        "SELECT id, amount, lines, tenant, provider, model FROM hold WHERE until_ms <= ? ORDER BY until_ms",
-        (now_ms,),
+        "SELECT id, amount, lines, tenant, provider, model FROM hold WHERE until_ms <= ? ORDER BY until_ms LIMIT ?",
+        (now_ms, EXPIRED),
     ).fetchall()
     for id, amount, lines, *labels in due:
         connection.execute("DELETE FROM hold WHERE id = ?", (id,))
@@ -198,15 +200,38 @@ def expire(connection: sqlite3.Connection, now_ms: int) -> int:
     return len(due)
 
 
-def prune_old(connection: sqlite3.Connection, now_ms: int, age_ms: int) -> None:
-    """Forget accounts long after their window (`_ages`), and gates and seats that count nothing any more."""
-    # Names of a rolling window's steps begin with a digit, those of all others with a letter.
-    connection.execute(
-        """DELETE FROM account WHERE ends_ms BETWEEN 1 AND CASE WHEN "window" < ':' THEN ? ELSE ? END AND held = 0""",
-        (age_ms - STEP_KEPT_MS, age_ms - KEPT_MS),
-    )
-    connection.execute("DELETE FROM gate WHERE ends_ms < ?", (now_ms,))
-    connection.execute("DELETE FROM seat WHERE until_ms < ?", (now_ms,))
+# Names of a rolling window's steps begin with a digit, those of all others with a letter.
+_OLD_ACCOUNTS = """ends_ms BETWEEN 1 AND CASE WHEN "window" < ':' THEN ? ELSE ? END AND held = 0"""
+_OLD = {
+    "account": f'SELECT name, "window" FROM account WHERE {_OLD_ACCOUNTS}',  # noqa: S608  nothing from outside
+    "gate": "SELECT name, seconds FROM gate WHERE ends_ms < ?",
+    "seat": "SELECT name, id FROM seat WHERE until_ms < ?",
+}
+"""What nobody asks for any more, by table."""
+_FORGET = {
+    "account": f'DELETE FROM account WHERE name = ? AND "window" = ? AND {_OLD_ACCOUNTS}',  # noqa: S608
+    "gate": "DELETE FROM gate WHERE name = ? AND seconds = ? AND ends_ms < ?",
+    "seat": "DELETE FROM seat WHERE name = ? AND id = ? AND until_ms < ?",
+}
+
+
+def old(connection: sqlite3.Connection, now_ms: int, age_ms: int) -> list[tuple[str, str, str | int]]:
+    """Accounts long after their window (`_ages`), gates and seats that count nothing any more: table and key of each."""
+    times = _times(now_ms, age_ms)
+    return [(table, *row) for table, found in _OLD.items() for row in connection.execute(found, times[table])]
+
+
+def forget(
+    connection: sqlite3.Connection, rows: Sequence[tuple[str, str, str | int]], now_ms: int, age_ms: int
+) -> None:
+    """Forget these of `old`, if they still are."""
+    times = _times(now_ms, age_ms)
+    for table, *key in rows:
+        connection.execute(_FORGET[table], (*key, *times[table]))
+
+
+def _times(now_ms: int, age_ms: int) -> dict[str, tuple[int, ...]]:
+    return {"account": (age_ms - STEP_KEPT_MS, age_ms - KEPT_MS), "gate": (now_ms,), "seat": (now_ms,)}
 
 
 def standing(connection: sqlite3.Connection, lines: Sequence[Line]) -> list[Standing]:

@@ -3,7 +3,8 @@
     python tests/bench/ledger_bench.py [memory sqlite redis]
 
 The figures to hold (p50, one client): 60 us on memory, 150 us on SQLite, 400 us on Redis; 10,000 steps a second on
-SQLite with 64 clients. Also: a rolling budget with something in each of its steps, and what rate_limit's hook and its end take (10 us on memory).
+SQLite with 64 clients. Also: a rolling budget with something in each of its steps, what rate_limit's hook
+and its end take (10 us on memory), and what a call waits for on a SQLite file that is locked (60 ms).
 """
 
 import asyncio
@@ -129,6 +130,34 @@ async def run(names: list[str], folder: Path) -> None:
             f"{name:8} reserve+settle p50 {waits[49]:6.0f} us  p99 {waits[98]:6.0f} us   {CLIENTS} clients {rate:8,.0f} steps/s"
             f"   rolling p50 {rolling[49]:5.0f} us   rate_limit p50 {limits[49]:5.1f} us"
         )
+        if name == "sqlite":
+            first, *later = await locked(folder)
+            print(
+                f"sqlite   locked by another program: first call {first:.1f} ms, then {max(later):.2f} ms at the most"
+            )
+
+
+async def locked(folder: Path) -> list[float]:
+    """What calls wait for, in ms, on a file that another program holds locked: the first one, and twenty after it."""
+    file, waits = folder / "locked.db", []
+    store = open_store(f"sqlite:///{file}")
+    await store.open()
+    hold = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\nc.execute('BEGIN IMMEDIATE')\nprint(flush=True)\ninput()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    for _ in range(21):
+        began = time.perf_counter()
+        try:
+            await store.ping()
+        except StoreUnavailable:
+            waits.append((time.perf_counter() - began) * 1e3)
+    other.kill()
+    other.communicate()
+    await store.close()
+    return waits
 
 
 def start_redis(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:

@@ -437,3 +437,15 @@ async def test_sums_are_exact_at_any_size(store: Store) -> None:
             assert await balance(store, line) == (spent, sum(holds.values()))
     left = 10**18 - spent - sum(holds.values())
     assert await reserve(store, "rest", 10**18, 1, lines) == Grant(left)
+
+
+async def test_orphans_of_a_large_crash_are_charged_at_once(store: Store) -> None:
+    """More than fit in one step of a store: `expire` leaves none."""
+    for number in range(1_050):
+        assert await store.reserve(f"id{number}", (EVER,), 3, 3, NOW + 1, NOW, LABELS) is not None
+    assert await store.expire(NOW) == 0
+    assert await store.expire(NOW + 1) == 1_050
+
+    assert await store.holds() == 0
+    assert await balance(store, EVER) == (3_150, 0)
+    assert {entry.kind for entry in await entries(store)} == {"expire"}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmshield.errors import StoreError, StoreUnavailable
-from llmshield.stores import Labels, Line, Store, _redis_wire, _trouble, open_store, redis, sqlite
+from llmshield.stores import Labels, Line, Store, _redis_wire, _sqlite_connect, _trouble, open_store, redis
 
 Start = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
 LABELS = Labels("acme", "openai", "gpt-4o")
@@ -83,8 +83,8 @@ async def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 async def test_sqlite_that_another_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At start (a file that is no WAL yet), and at work."""
-    monkeypatch.setattr(sqlite, "_BUSY_S", 0.1)
-    monkeypatch.setattr(sqlite, "_START_S", 0.2)
+    monkeypatch.setattr(_sqlite_connect, "READ_S", 0.1)
+    monkeypatch.setattr(_sqlite_connect, "_START_S", 0.2)
     file = tmp_path / "book.db"
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("CREATE TABLE t (a)")
@@ -121,7 +121,7 @@ async def test_sqlite_at_work(tmp_path: Path, pragma: str, back: str, words: lis
     file = tmp_path / "book.db"
     store: Any = open_store(f"sqlite:///{file}")
     await store.open()
-    store._writer.execute(f"PRAGMA {pragma}").fetchall()
+    store._file.writer.execute(f"PRAGMA {pragma}").fetchall()
     said = ""
     for number in range(500):
         try:
@@ -129,7 +129,7 @@ async def test_sqlite_at_work(tmp_path: Path, pragma: str, back: str, words: lis
         except StoreUnavailable as error:
             said = str(error)
             break
-    store._writer.execute(f"PRAGMA {back}").fetchall()
+    store._file.writer.execute(f"PRAGMA {back}").fetchall()
     await reserve(store, 1000)
     await store.close()
 
