@@ -5,11 +5,17 @@ The mapping lives in this object, this object in `call.state`, and nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
+from llmshield.errors import PluginError
 from llmshield_plugins.pii.expressions import compiled, readable
+
+Make: TypeAlias = Callable[[str, str], str]
+"""kind, value -> what takes its place"""
+_ATTEMPTS = 64
+_LOOKED_UP = 256
 
 
 def canonical(name: str) -> str:
@@ -25,7 +31,7 @@ class Placeholders:
     nobody can make another's value appear by writing its placeholder.
     """
 
-    __slots__ = ("_given", "_numbers", "_taken", "_texts", "originals")
+    __slots__ = ("_given", "_made", "_numbers", "_said", "_taken", "_texts", "originals", "surrogates")
 
     def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
         self._texts = texts
@@ -34,6 +40,10 @@ class Placeholders:
         self._numbers: dict[str, int] = {}
         self.originals: dict[str, str] = {}
         """Name without brackets -> value, for those that may be restored."""
+        self.surrogates: dict[str, str] = {}
+        """Surrogate, case-folded -> value: they may be restored as well."""
+        self._made: dict[tuple[str, str], str] = {}
+        self._said: str | None = None
 
     def give(self, kind: str, value: str) -> str:
         """The placeholder for a value that the client sent; the answer may bring it back."""
@@ -43,6 +53,37 @@ class Placeholders:
             self._given[kind, value] = name
             self.originals[name] = value
         return f"<{name}>"
+
+    def once(self, kind: str, value: str, make: Make) -> str:
+        """What takes the place of a value and is not brought back: made once."""
+        made = self._made.get((kind, value))
+        if made is None:
+            made = self._made[kind, value] = make(kind, value)
+        return made
+
+    def stand_in(self, kind: str, value: str, make: Callable[[int], str]) -> str:
+        """The surrogate for a value that the client sent. None that stands in the client's own texts, or for another
+        value: it could not be told from what it is."""
+        made = self._made.get((kind, value))
+        if made is None:
+            made = self._made[kind, value] = self._free(make, ())
+            self.surrogates[made.casefold()] = value
+        return made
+
+    def _free(self, make: Callable[[int], str], taken: Container[str]) -> str:
+        for attempt in range(_ATTEMPTS):
+            made = make(attempt)
+            if made not in taken and made.casefold() not in self.surrogates and not self._is_said(made):
+                return made
+        raise PluginError("There is no surrogate left for a value: too many of its kind in one call.")
+
+    def _is_said(self, made: str) -> bool:
+        """Whether the client's own texts have it; of a crowd of values only the first are looked up."""
+        if len(self.surrogates) >= _LOOKED_UP:
+            return False
+        if self._said is None:
+            self._said = "\n".join(self._texts())
+        return made in self._said
 
     def known(self, kind: str, value: str) -> str | None:
         """The placeholder that this value already has."""
@@ -70,12 +111,13 @@ class Placeholders:
 class Numbering:
     """Placeholders for values that a provider wrote into one channel of a reply."""
 
-    __slots__ = ("_given", "_numbers", "_of")
+    __slots__ = ("_given", "_made", "_numbers", "_of")
 
     def __init__(self, of: Placeholders, numbers: dict[str, int]) -> None:
         self._of = of
         self._numbers = numbers
         self._given: dict[tuple[str, str], str] = {}
+        self._made: dict[tuple[str, str], str] = {}
 
     def give(self, kind: str, value: str) -> str:
         """The client's own value gets its own placeholder (and is restored); any other a new one."""
@@ -86,6 +128,17 @@ class Numbering:
         if name is None:
             name = self._given[kind, value] = self._of._name(kind, self._numbers)
         return f"<{name}>"
+
+    def once(self, kind: str, value: str, make: Make) -> str:
+        """As the call's own."""
+        return self._of.once(kind, value, make)
+
+    def stand_in(self, kind: str, value: str, make: Callable[[int], str]) -> str:
+        """The client's own value gets its own surrogate (and is restored); any other one that stays."""
+        made = self._of._made.get((kind, value)) or self._made.get((kind, value))
+        if made is None:
+            made = self._made[kind, value] = self._of._free(make, self._made.values())
+        return made
 
 
 def _numbers_of(kind: str, texts: Iterable[str]) -> frozenset[int]:

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections import Counter
 
+from llmshield import vault
 from llmshield.call import Call, Channel, Reply, Stop, Text
 from llmshield.hookspecs import Plugin, Resources, hookimpl
 from llmshield.texts import CleanTexts
@@ -21,6 +22,7 @@ from llmshield_plugins.pii.repeats import repeats
 from llmshield_plugins.pii.restore import Restorer, hold_back, untouched
 from llmshield_plugins.pii.scanner import Scanner
 from llmshield_plugins.pii.settings import EntityRule, PiiSettings
+from llmshield_plugins.pii.surrogates import Surrogates
 from llmshield_plugins.pii.walker import Walker
 
 WARM_UP = (
@@ -55,8 +57,11 @@ class Pii(Plugin):
     async def start(self, resources: Resources) -> None:
         """Load presidio if the policy has a kind that needs it; off the event loop, it takes seconds.
 
-        Raises: ValueError when the environment lacks the variable that `hash_key` names.
+        Raises: ValueError when the environment lacks the variable that `hash_key` names, SecretError when there is
+        something to encrypt and no usable LLMSHIELD_SECRET_KEY.
         """
+        if any(rule.action == "encrypt" for rule in self._rules.values()):
+            vault.ring()
         if not self._key:
             raise ValueError(
                 f"hash_key: the environment has no variable {_variable(self.settings.hash_key)!r}"
@@ -78,6 +83,11 @@ class Pii(Plugin):
         if needed:
             plugin._walker = plugin._build(Presidio(needed))
         return Scanner(plugin._walker, plugin._rules)
+
+    @staticmethod
+    def revealed(text: str) -> str:
+        """What `llmshield reveal` writes: `text` with every encrypted value as it was. Raises: SecretError."""
+        return operators.revealed(text)
 
     @hookimpl
     def pre_request(self, call: Call) -> Block | None:
@@ -119,7 +129,7 @@ class Pii(Plugin):
                     self._rules[item.kind],
                     item.kind,
                     value[item.start : item.end],
-                    placeholders.give,
+                    placeholders,
                     self._key,
                 )
                 if new is not None:
@@ -136,15 +146,23 @@ class Pii(Plugin):
             output = _Output(self, call, placeholders)
             reply.filter(output.guard, hold_back=self.settings.hold_back, untouched=self._honest)
             reply.at_end(output.tell)
-        if self.settings.restore and placeholders is not None and placeholders.originals:
-            originals = placeholders.originals
+        if self.settings.restore and placeholders is not None:
+            originals, surrogates = placeholders.originals, placeholders.surrogates
             sealed = reply.dialect in _SIGNS_REASONING
-            reply.filter(
-                lambda channel: None if sealed and channel.kind == "reasoning" else Restorer(originals),
-                phase="restore",
-                hold_back=hold_back(originals),
-                untouched=untouched,
-            )
+            if originals:
+                reply.filter(
+                    lambda channel: None if sealed and channel.kind == "reasoning" else Restorer(originals),
+                    phase="restore",
+                    hold_back=hold_back(originals),
+                    untouched=untouched,
+                )
+            if surrogates:
+                known = Surrogates(surrogates)
+                reply.filter(
+                    lambda channel: None if sealed and channel.kind == "reasoning" else known.restorer(),
+                    phase="restore",
+                    hold_back=known.longest,
+                )
 
     def _honest(self, text: str) -> bool:
         """Whether a text holds nothing that could be found."""
@@ -201,19 +219,22 @@ class _Output:
         placeholders = self._placeholders
         if placeholders is None:
             placeholders = self._placeholders = Placeholders(lambda: [text.value for text in call.texts])
-        originals, numbering = placeholders.originals, placeholders.fork()
+        originals, surrogates = placeholders.originals, placeholders.surrogates
+        numbering = placeholders.fork()
         if self._seen is None:
             self._seen = Counter()
         seen = self._seen
 
         def treat(item: Found, value: str) -> str | Stop | None:
             rule = plugin._rules[item.kind]
-            if value in originals:
-                return None  # the name of a placeholder, which some expression took for a value
+            if value in originals or (surrogates and value.casefold() in surrogates):
+                return (
+                    None  # what stands for a value: its surrogate, or a name that an expression took for one
+                )
             seen[item.kind, _word(rule)] += 1
             if rule.action == "block":
                 return Stop(Block(f"Blocked by policy 'pii': {item.kind} in the answer."))
-            return operators.apply(rule, item.kind, value, numbering.give, plugin._key)
+            return operators.apply(rule, item.kind, value, numbering, plugin._key)
 
         return Guard(plugin._walker, treat)
 

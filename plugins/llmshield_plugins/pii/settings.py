@@ -12,9 +12,7 @@ from llmshield.hookspecs import Settings
 from llmshield_plugins.pii import kinds
 from llmshield_plugins.pii.expressions import compiled
 
-Action = Literal["replace", "mask", "hash", "redact", "block", "flag"]
-
-LATER_ACTIONS = ("encrypt", "fake")
+Action = Literal["replace", "mask", "hash", "encrypt", "fake", "redact", "block", "flag"]
 
 MAX_KEY = 64
 
@@ -27,15 +25,6 @@ class EntityRule(BaseModel):
     action: Action = "replace"
     keep_last: int = Field(default=0, ge=0, le=MAX_KEY)
     min_score: float = Field(default=0.4, ge=0.0, le=1.0)
-
-    @field_validator("action", mode="before")
-    @classmethod
-    def _built(cls, value: Any) -> Any:
-        if value in LATER_ACTIONS:
-            raise ValueError(
-                f"action {value!r} is not built yet; use replace, mask, hash, redact, block or flag"
-            )
-        return value
 
 
 class CustomPattern(BaseModel):
@@ -90,8 +79,8 @@ class PiiSettings(Settings):
 
     `scan` names the roles whose texts are covered (`tool`: definitions, names, arguments, results; `output`: what
     the model writes); metadata fields are always covered. `hold_back`: characters that a stream may wait where no
-    value has begun. `allow`: values that are never touched. `hash_key`: the key of `hash`, `env://NAME` or text;
-    without it, hashes are stable within one process only. `presidio`: false leaves presidio out even if installed.
+    value has begun. `allow`: values that are never touched. `hash_key`: the key of `hash` and `fake`, `env://NAME` or
+    text; without it, they are stable within one process only. `presidio`: false leaves presidio out even if installed.
     """
 
     entities: dict[str, EntityRule] = Field(default_factory=lambda: {"*": EntityRule()})

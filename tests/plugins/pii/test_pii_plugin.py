@@ -221,7 +221,6 @@ def test_joined_output_is_the_oracles_with_restore(
     [
         ({"entities": {"EMAIL_ADRESS": {}}}, "did you mean 'EMAIL_ADDRESS'"),
         ({"entities": {"PERSON": {}}}, "not built yet"),
-        ({"entities": {"EMAIL_ADDRESS": {"action": "encrypt"}}}, "not built yet"),
         ({"entities": {"EMAIL_ADDRESS": {"action": "blok"}}}, "action"),
         ({"entities": {"EMAIL_ADDRESS": {"keep": 1}}}, "keep"),
         ({"entities": {"DE_KFZ": {}}, "presidio": False}, "needs presidio"),
