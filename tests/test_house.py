@@ -54,6 +54,7 @@ COMPANIONS = {
     "protobuf": "google-cloud-secret-manager",
     "pydantic-core": "pydantic",
     "regex": "presidio-analyzer",
+    "requests": "google-cloud-secret-manager",  # its REST transport
     "typing-extensions": "pydantic",
     "yarl": "aiohttp",
 }

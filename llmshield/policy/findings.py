@@ -65,7 +65,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS404": ("error", "a plugin's setting both beside `use` and under `with`"),
     "LS405": ("error", "`on_error: open` for a plugin that must fail closed"),
     # not built yet
-    "LS901": ("error", "not built yet: the kind of key reference"),
     "LS911": ("error", "not built yet: a required audit log"),
     "LS912": ("error", "not built yet: texts in the audit log"),
 }

@@ -173,7 +173,8 @@ class ProviderShape(Section):
     )
     api_key: Secret | None = Field(
         default=None,
-        description="Where its key is: `env://NAME` or `file://path`. Absent: the client's own key is passed on.",
+        description="Where its key is: `env://NAME`, `file://path`, `enc://...` and others (docs/keys.md). Absent: the client's own"
+        " key is passed on.",
     )
     connect: Address | None = Field(
         default=None, description="HOST:PORT to dial instead; name and TLS stay `base_url`'s."

@@ -23,7 +23,6 @@ from llmshield.policy.report import Report
 from llmshield.policy.routes import Match, Route
 from llmshield.policy.server import Server
 from llmshield.policy.tenants import Identify, Tenant, Tier
-from llmshield.policy.unbuilt import is_planned
 from llmshield.policy.validate import Draft
 from llmshield.stores import FROM_ENVIRONMENT
 
@@ -85,7 +84,7 @@ def _providers(draft: Draft, report: Report) -> None:
                 at="key",
             )
         addresses.check(shape, path, report)
-        if shape.api_key is not None and not is_planned(str(shape.api_key)):
+        if shape.api_key is not None:
             scheme, known = shape.api_key.scheme, registry.names("resolver")
             if scheme not in known:
                 hint = did_you_mean(scheme, known) or "write env://NAME or file://PATH"

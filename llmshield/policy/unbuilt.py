@@ -9,16 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
-from llmshield import registry
 from llmshield.policy.findings import Path
 from llmshield.policy.report import Report
-from llmshield.resolvers import SecretRef
 
 Tree: TypeAlias = dict[str, Any]
 Refused: TypeAlias = Callable[[Any], bool]
-
-PLANNED_SCHEMES = frozenset({"enc", "vault", "awssm", "gcpsm", "azurekv"})
-"""Kinds of key references that are designed and not built; one that has a resolver is never refused."""
 
 
 class Row(NamedTuple):
@@ -38,14 +33,7 @@ def _one_of(*words: str) -> Refused:
     return lambda value: value in words
 
 
-def is_planned(value: Any) -> bool:
-    """Whether a key reference is of a kind that is designed and has no resolver."""
-    ref = SecretRef.parse(value) if isinstance(value, str) else None
-    return ref is not None and ref.scheme in PLANNED_SCHEMES and ref.scheme not in registry.names("resolver")
-
-
 ROWS: tuple[Row, ...] = (
-    Row("LS901", "providers.*.api_key", is_planned, "use env://NAME or file://PATH"),
     Row("LS911", "audit.required", lambda value: value is True, "write false: records are best effort"),
     Row("LS912", "audit.content", _one_of("masked", "full"), "write none, or leave it out"),
 )
@@ -57,8 +45,6 @@ def refuse(tree: Tree, report: Report) -> None:
         for path, value in _select(tree, tuple(row.key.split("."))):
             if row.refused(value):
                 what = row.key.replace(".*", "") + (f": {value}" if isinstance(value, str) else "")
-                if row.code == "LS901":  # of a reference only its kind is told
-                    what = f"api_key: {value.partition('://')[0]}://"
                 report.add(row.code, path, f"not built yet: {what}; {row.instead}")
 
 

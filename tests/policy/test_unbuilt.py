@@ -53,7 +53,7 @@ def test_what_is_built_passes(text: str, judge: Any) -> None:
 
 def test_broken_sections_hide_nothing(judge: Any) -> None:
     findings = judge(
-        "version: 1\nroutes: [{match: 5, strategy: fastest}, 7]\nproviders: {a: {api_key: 'vault://x'}}\negress: [x]\naudit: {required: true}"
+        "version: 1\nroutes: [{match: 5, strategy: fastest}, 7]\nproviders: {a: {dialect: openai, api_key: 'nosuch://x'}}\negress: [x]\naudit: {required: true}"
     )[1]
 
-    assert {"LS901", "LS911"} <= {item.code for item in findings}
+    assert {"LS310", "LS911"} <= {item.code for item in findings}
