@@ -37,6 +37,7 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+	@if [ -x .venv-egress/bin/python ]; then $(BIN)/mypy --python-executable .venv-egress/bin/python addons; fi
 	$(BIN)/pyright
 
 # The SDKs for JavaScript that tests marked `npm` drive. Without node, or offline, those tests are skipped.

@@ -28,14 +28,13 @@ from llmshield.identity import Caller, Identity, without_key
 from llmshield.logs import log
 from llmshield.passing import Passing
 from llmshield.policy import Override, Policy
-from llmshield.policy.globs import compile_globs
-from llmshield.policy.providers import APP
 from llmshield.provider_keys import Keys
 from llmshield.replies import Replies
+from llmshield.routing import Routing, check_origin
 from llmshield.traffic import Dialects, canonical_path, checked_query
 from llmshield.translation import Translations
 from llmshield.transport import Transport
-from llmshield.verdicts import Answer, Block, Route, Target
+from llmshield.verdicts import Answer, Block
 
 _SINGLE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-type", "content-encoding",
@@ -80,9 +79,7 @@ class Engine:
         self._asking = Asking(attempts, self._endings, self._replies)
         self._passing = Passing(policy, transports, keys, self._endings, self._replies, attempts)
         self._limits = Limits(body=policy.server.limits.body, depth=policy.server.limits.depth)
-        self._tier_models = {
-            name: compile_globs(tier.models) for name, tier in policy.tiers.items() if tier.models is not None
-        }
+        self._routing = Routing(policy)
         self._live: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -125,6 +122,8 @@ class Engine:
     async def _answer(self, x: Exchange) -> None:
         """Head, caller, body, hooks, and then somebody to ask."""
         self._read_head(x)
+        if x.incoming.origin is not None:
+            check_origin(x)
         found = self._dialects.find(x.method, x.path, x.headers)
         if found is None:
             await self._unclaimed(x)
@@ -161,7 +160,7 @@ class Engine:
             call.tags.update(tenant.tags)
         x.call = call
         x.trail.stretch, x.trail.long = stretch_for(len(body)), len(body) > _LONG
-        route = self._route(x, call)
+        route = self._routing.route(x, call)
         active = self._overrides(call)
         chain = x.chain = self.chain.under(active) if active else self.chain
         x.overrides = tuple(override.reason for override in active)
@@ -240,41 +239,6 @@ class Engine:
             except WireError as error:
                 raise CallError("unsupported_media", str(error)) from None
         return body
-
-    def _route(self, x: Exchange, call: Call) -> Route:
-        """What the policy's `routes` say. Raises: CallError `model_denied` (also by the tenant's tier)."""
-        if call.tier is not None and call.operation != "models":
-            allows = self._tier_models.get(call.tier)
-            if allows is not None and not allows(call.model):
-                raise CallError(
-                    "model_denied",
-                    f"Model {call.model!r:.100} is not open to tier {call.tier!r}.",
-                    param="model",
-                )
-        family = call.family
-        if family == APP:
-            if APP not in x.incoming.local:
-                raise CallError(
-                    "no_provider", "`apps:` are for the middleware; there is no wrapped app here."
-                )
-            return Route((Target(APP),), why="apps")
-        if call.operation == "models" or not self.policy.routes:
-            names = [p.name for p in self.policy.providers.values() if p.dialect == family]
-            if APP in x.incoming.local and (not names or call.operation == "models"):
-                names = [APP]
-            if not names:
-                raise CallError("no_provider", f"The policy has no provider that speaks {family!r}.")
-            x.to = tuple(Target(name) for name in names)
-            return Route(x.to, why="the policy has no routes")
-        rule = self.policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
-        if rule is None:
-            raise CallError(
-                "model_denied", f"No route of the policy matches model {call.model!r:.100}.", param="model"
-            )
-        if rule.deny is not None:
-            raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
-        x.follow(rule)
-        return Route(rule.to, why="routes")
 
     def _overrides(self, call: Call) -> tuple[Override, ...]:
         if not self.policy.overrides:

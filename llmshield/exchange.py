@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmshield.channels import Channels
     from llmshield.dialects import Dialect, StreamCodec
     from llmshield.idempotency import Claim
+    from llmshield.origins import Origin
     from llmshield.policy import Route as Rule
     from llmshield.racing import Floor
     from llmshield.resuming import Resumption, Shadow
@@ -96,7 +97,8 @@ class BodyReader(Protocol):
 
 class Arrival(Protocol):
     """A request as its mount took it: nothing parsed but the head. `local` are transports of this request alone
-    (the wrapped app); `on_begin` is given the exchange before anything happens."""
+    (the wrapped app); `on_begin` is given the exchange before anything happens; `origin` is where an intercepted call
+    was going."""
 
     @property
     def method(self) -> str: ...
@@ -116,6 +118,8 @@ class Arrival(Protocol):
     def local(self) -> Mapping[str, Transport]: ...
     @property
     def on_begin(self) -> Callable[[Exchange], None] | None: ...
+    @property
+    def origin(self) -> Origin | None: ...
 
 
 @dataclass(slots=True)
@@ -131,6 +135,7 @@ class Incoming:
     mount: str = "gateway"
     local: Mapping[str, Transport] = field(default_factory=dict)
     on_begin: Callable[[Exchange], None] | None = None
+    origin: Origin | None = None
 
 
 @dataclass(slots=True)

@@ -49,6 +49,8 @@ class Passing:
         names = [p.name for p in self._policy.providers.values() if p.dialect == dialect.family]
         if APP in x.incoming.local:
             names = [APP]
+        if x.incoming.origin is not None:
+            names = [x.incoming.origin.provider]
         if not names:
             raise CallError("no_provider", f"The policy has no provider that speaks {dialect.family!r}.")
         attempt = Attempt(call, number=1, provider=names[0], model="", dialect=dialect.name, body={})

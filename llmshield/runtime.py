@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,14 +41,18 @@ _CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Runtime:
-    """One policy at work. `mount` names where calls come in, for the record.
+    """One policy at work. `mount` names where calls come in, for the record; `issuing` is the certificate (PEM) of our
+    own authority, if this is a mount that has one: no provider may show a certificate of its making.
 
     Raises: PluginError when a plugin can't be made.
     """
 
-    def __init__(self, policy: Policy, *, mount: str) -> None:
+    def __init__(self, policy: Policy, *, mount: str, issuing: bytes = b"") -> None:
         self.policy = policy
         self.mount = mount
+        self._issuing = issuing
+        self.health: Callable[[], str | None] = _healthy
+        """Why not all of the mount is up, if so."""
         self.dialects = Dialects(
             [
                 AppJson(
@@ -108,7 +112,9 @@ class Runtime:
             for name, provider in self.policy.providers.items():
                 if provider.base_url:
                     connect = (provider.connect.host, provider.connect.port) if provider.connect else None
-                    self.transports[name] = HttpTransport(provider.base_url, connect=connect)
+                    self.transports[name] = HttpTransport(
+                        provider.base_url, connect=connect, not_by=self._issuing
+                    )
         except BaseException:
             await self.close()
             raise
@@ -151,6 +157,8 @@ class Runtime:
             return "starting"
         if not self.audit.ready:
             return "the audit log can't be written"
+        if (reason := self.health()) is not None:
+            return reason
         if any(entry.use == "cost_cap" for entry in self.policy.plugins):
             try:
                 await self.store.ping()
@@ -213,6 +221,10 @@ class Runtime:
     async def usage(self) -> dict[str, Any]:
         """What tenants spent, used and may still, over all processes of the store. Raises: StoreError."""
         return await usage(self.ledger, self.store, self.chain.plugins, tuple(self.policy.tenants))
+
+
+def _healthy() -> None:
+    """A mount of one part is up as soon as it answers."""
 
 
 class _House(Resources):

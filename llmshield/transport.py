@@ -12,10 +12,13 @@ paid for. `failover` decides.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -77,13 +80,16 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """HTTP/1.1 to one provider: its pool, its address, its TLS. `connect` replaces the address and nothing else."""
+    """HTTP/1.1 to one provider: its pool, its address, its TLS. `connect` replaces the address and nothing else; a
+    certificate signed by the one in `not_by` (PEM) is refused: it is our own proxy's, and the call would run in circles.
+    """
 
-    def __init__(self, base_url: str, *, connect: tuple[str, int] | None = None) -> None:
+    def __init__(self, base_url: str, *, connect: tuple[str, int] | None = None, not_by: bytes = b"") -> None:
         url = urlsplit(base_url)
         host = (url.hostname or "").rstrip(".")  # certificates name hosts without the root's dot
         self._host = host if host.isascii() else host.encode("idna").decode("ascii")
-        self._tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._tls = roots_and_more() if url.scheme == "https" else None
+        self._not_by = not_by
         usual = 443 if self._tls else 80
         port = url.port or usual
         self._address = connect or (self._host, port)
@@ -198,12 +204,14 @@ class HttpTransport:
                 except OSError:
                     sock.close()
                     raise
-                await loop.create_connection(
+                made, _ = await loop.create_connection(
                     lambda: connection,
                     sock=sock,
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,
                 )
+                if self._not_by and self._tls is not None:
+                    _check_issuer(made.get_extra_info("ssl_object"), self._not_by)
         except BaseException as error:
             connection.abort()
             if not isinstance(error, OSError | ValueError | RuntimeError):
@@ -241,6 +249,33 @@ class HttpTransport:
         self._open.clear()
         self._idle.clear()
         await asyncio.sleep(0)  # sockets are closed in the loop's next turn
+
+
+def roots_and_more() -> ssl.SSLContext:
+    """TLS with the system's roots, and those of `SSL_CERT_FILE` besides: OpenSSL by itself takes the one or the other."""
+    context = ssl.create_default_context()
+    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        usual = ssl.get_default_verify_paths()
+        file, folder = Path(usual.openssl_cafile), Path(usual.openssl_capath)
+        if file.is_file() or folder.is_dir():
+            context.load_verify_locations(
+                file if file.is_file() else None, folder if folder.is_dir() else None
+            )
+    return context
+
+
+def _check_issuer(tls: ssl.SSLObject | None, not_by: bytes) -> None:
+    """Raises: SSLError for a certificate that this one has signed."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    shown = tls.getpeercert(binary_form=True) if tls is not None else None
+    if not shown:
+        return
+    leaf = x509.load_der_x509_certificate(shown)
+    with contextlib.suppress(ValueError, TypeError, InvalidSignature):  # somebody else has signed it
+        leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(not_by))
+        raise ssl.SSLError("the certificate is our own proxy's")
 
 
 def _why(error: BaseException) -> str:

@@ -3,13 +3,18 @@
 import asyncio
 import atexit
 import contextlib
+import dataclasses
 import gc
 import os
 import shutil
 import socket
+import ssl
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,6 +24,9 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from llmshield.egress import interpreter
+from llmshield.egress.ca import Store
+from llmshield.policy import loads
 from llmshield.simulator import Simulator
 
 # What machines know of books goes to a folder of this run, also from processes that tests start.
@@ -136,3 +144,95 @@ async def _listening(script: Script, **options: Any) -> AsyncIterator[int]:
 def listening() -> Callable[..., AbstractAsyncContextManager[int]]:
     """Serves a script `(reader, writer)` for each connection on loopback; gives the port."""
     return _listening
+
+
+@dataclasses.dataclass
+class Egress:
+    """The transparent mount as a user starts it. `proxy` and `admin` are URLs, `roots` trusts its authority and no
+    other, `log` is what it has said."""
+
+    process: subprocess.Popen[bytes]
+    proxy: str
+    admin: str
+    bundle: Path
+    roots: ssl.SSLContext
+    log: Path
+
+    def children(self) -> dict[str, int]:
+        """The process ids of `gateway` and `proxy`."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == self.process.pid:
+                    line = (folder / "cmdline").read_text()
+                    found["proxy" if "mitm_run" in line else "gateway"] = int(folder.name)
+        return found
+
+    def health(self) -> tuple[int, str]:
+        """Status and body of /healthz; 0 where nobody listens."""
+        try:
+            with urllib.request.urlopen(f"{self.admin}/healthz", timeout=5) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_healthy(self, seconds: float = 60.0) -> None:
+        """Until all of it is up."""
+        until = time.monotonic() + seconds
+        while self.health()[0] != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _egress(text: str, folder: Path, *more: str, **environment: str) -> Iterator[Egress]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "policy.yaml").write_text(text)
+    hosts = loads(text, base=folder).egress
+    assert hosts is not None
+    authority, _ = Store(folder / "ca").init(hosts.hosts)
+    pem = (authority.folder / "root.crt").read_bytes()
+    bundle = folder / "bundle.pem"
+    bundle.write_bytes(pem)
+    port, admin, said = _free_port(), _free_port(), folder / "log.txt"
+    with said.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmshield", "egress", "run", "--policy", "policy.yaml", "--ca", "ca",
+             "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", *more],
+            cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        )  # fmt: skip
+    made = Egress(
+        process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}", bundle,
+        ssl.create_default_context(cadata=pem.decode()), said,
+    )  # fmt: skip
+    try:
+        made.wait_healthy()
+        yield made
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+@pytest.fixture(scope="session")
+def egress() -> Callable[..., contextlib.AbstractContextManager[Egress]]:
+    """`with egress(policy, folder, "--mode", ...) as mount`: the real command with a real mitmproxy."""
+    try:
+        interpreter.find()
+    except interpreter.NoMitmproxy:
+        pytest.skip("no mitmproxy here; `make egress` sets it up")
+    return _egress

@@ -27,6 +27,8 @@ ELSEWHERE = {
     "llmshield/replies.py": "a part of the engine; tests/test_engine.py, tests/e2e",
     "llmshield/runtime.py": "puts rooms together; tests/mounts and tests/e2e run it",
     "llmshield/cli/egress.py": "finds its commands, and imports the one that was typed; tests/cli/_egress",
+    "llmshield/cli/_egress/__init__.py": "a sentence",
+    "llmshield/cli/_egress/_serving.py": "addresses and the loop; tests/cli/_egress",
     "llmshield/cli/schema.py": "prints a schema; tests/policy/test_schema.py",
     "llmshield/cli/simulate.py": "serves the simulator; tests/cli/test_demo.py and tests/simulator",
     "llmshield/mounts/cors.py": "tests/mounts/test_gateway.py",

@@ -18,13 +18,16 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 
 from llmshield.logs import log
 from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._sending import Sending
+
+if TYPE_CHECKING:
+    from llmshield.origins import Origin
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's head: nginx takes 4 x 8 KiB, Envoy 60 KiB. As many of framing and trailers may come on top of
@@ -49,6 +52,8 @@ class Connection(Sending):
     """
 
     keep_s = KEEP_S
+    mount = "gateway"
+    origin: Origin | None = None
 
     def __init__(
         self, handler: Handler, connections: set[Connection], head_s: float, receive_s: float

@@ -17,6 +17,7 @@ from llmshield.mounts._asgi import LINGER
 if TYPE_CHECKING:
     from llmshield.exchange import BodyReader
     from llmshield.mounts._protocol import Connection
+    from llmshield.origins import Origin
     from llmshield.transport import Transport
 
 _ONE_WRITE = 64 * 1024
@@ -30,7 +31,6 @@ class HttpRequest:
     __slots__ = (
         "_body",
         "_chunked",
-        "_connection",
         "_failure",
         "_head",
         "_left",
@@ -39,6 +39,7 @@ class HttpRequest:
         "_version",
         "_waiter",
         "complete",
+        "connection",
         "ended",
         "extra",
         "gone",
@@ -46,6 +47,8 @@ class HttpRequest:
         "keeps_alive",
         "lingers",
         "method",
+        "mount",
+        "origin",
         "raw_path",
         "raw_query",
         "read_body",
@@ -54,7 +57,6 @@ class HttpRequest:
         "wanted",
     )
 
-    mount: str = "gateway"
     local: Mapping[str, Transport] = MappingProxyType({})
     on_begin: None = None
     read_body: BodyReader
@@ -69,7 +71,10 @@ class HttpRequest:
         version: str,
         keeps_alive: bool,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
+        self.mount: str = connection.mount
+        self.origin: Origin | None = connection.origin
+        """Where an intercepted call was going."""
         self.read_body = self._read_body
         self._version = version
         self._body: list[bytes] = []
@@ -105,8 +110,9 @@ class HttpRequest:
 
     @property
     def peer(self) -> str:
-        """The other end's address."""
-        return self._connection.peer
+        """The client's address; that of the other end where no proxy told of another."""
+        origin = self.origin
+        return self.connection.peer if origin is None else origin.address
 
     # -- its body ----------------------------------------------------------------------------------------------
 
@@ -140,10 +146,10 @@ class HttpRequest:
             if self._version == "1.1" and any(
                 name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
             ):
-                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             if self._size > limit:
                 self._body.clear()
-            self._connection.resume_reading()
+            self.connection.resume_reading()
             while not self.complete and self._failure is None and self._size <= limit + LINGER:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
@@ -206,7 +212,7 @@ class HttpRequest:
                 [line for line in lines if line.count("\n") == line.count("\r") == 1]
             )
         length = headers.get("content-length")
-        if headers.get("connection") == "close" or not self._connection.keep_alive:
+        if headers.get("connection") == "close" or not self.connection.keep_alive:
             self.keeps_alive = False
         if length is not None:
             self._left = int(length) if self.method != "HEAD" else 0
@@ -223,7 +229,7 @@ class HttpRequest:
             head += "connection: keep-alive\r\n"
         self._head = (head + "\r\n").encode("latin-1", "replace")
         if self._chunked:
-            self._connection.write(self._head)  # a stream's head does not wait for its first event
+            self.connection.write(self._head)  # a stream's head does not wait for its first event
             self._head = b""
 
     async def send(self, data: bytes) -> None:
@@ -236,7 +242,7 @@ class HttpRequest:
             self._left -= len(data)
             if self._left < 0:
                 raise ValueError("The answer is longer than its content-length.")
-        connection = self._connection
+        connection = self.connection
         if self._head:
             head, self._head = self._head, b""
             if len(data) <= _ONE_WRITE:
@@ -252,10 +258,10 @@ class HttpRequest:
         if self.ended or self.gone:
             return
         if self._head:
-            self._connection.write(self._head)
+            self.connection.write(self._head)
             self._head = b""
         if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
+            self.connection.write(b"0\r\n\r\n")
         self.ended = not self._left
         self._body = []
 

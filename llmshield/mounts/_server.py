@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmshield.errors import ShieldError
@@ -18,10 +18,23 @@ BODY_LIMIT = 64 * 1024
 """Bytes of a body that a small app of ours takes."""
 
 
-class Server:
-    """Serves a bound socket. `head_s` and `receive_s` are seconds for a request's head, and for its body."""
+Kind = Callable[[Handler, set[Connection], float, float], Connection]
 
-    def __init__(self, handler: Handler, sock: socket.socket, *, head_s: float, receive_s: float) -> None:
+
+class Server:
+    """Serves a bound socket. `head_s` and `receive_s` are seconds for a request's head, and for its body; `kind` makes
+    the connections."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        sock: socket.socket,
+        *,
+        head_s: float,
+        receive_s: float,
+        kind: Kind = Connection,
+    ) -> None:
+        self._kind = kind
         self._handler = handler
         self._sock = sock
         self._head_s = head_s
@@ -33,7 +46,7 @@ class Server:
     async def start(self) -> None:
         """Take clients from now on."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._handler, self._connections, self._head_s, self._receive_s),
+            lambda: self._kind(self._handler, self._connections, self._head_s, self._receive_s),
             sock=self._sock,
             backlog=BACKLOG,
         )

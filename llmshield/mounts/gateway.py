@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 
 from llmshield.logs import log
@@ -55,22 +56,31 @@ def _header(request: HttpRequest, name: bytes) -> str | None:
 
 async def serve(
     policy: Policy,
-    listen: HostPort,
-    admin: HostPort | None,
+    listen: HostPort | socket.socket,
+    admin: HostPort | socket.socket | None,
     *,
+    port: Callable[[Runtime, socket.socket], Server] | None = None,
+    mount: str = "gateway",
+    health: Callable[[], str | None] | None = None,
+    issuing: bytes = b"",
     on_ready: Callable[[str, str | None], None] | None = None,
     stop: asyncio.Event | None = None,
     signals: bool = True,
 ) -> None:
     """Run the gateway until `stop`, or SIGTERM and SIGINT where `signals` are ours.
 
-    `on_ready(data_url, admin_url)` is called once it serves.
+    `listen` and `admin` may be sockets that are bound already. `port` makes something else of the data socket than
+    the sidecar's port, `mount` names it, `health` says why not all of it is up, if so, and `issuing` is our own authority's
+    certificate (PEM), which no provider may show. `on_ready(data_url,
+    admin_url)` is called once it serves.
 
     Raises: ShieldError when a port is taken, a key can't be resolved or a plugin can't start.
     """
-    data_socket = bind(listen, "data")
-    admin_socket = bind(admin, "admin") if admin is not None else None
-    runtime = Runtime(policy, mount="gateway")
+    data_socket = bind(listen, "data") if isinstance(listen, HostPort) else listen
+    admin_socket = bind(admin, "admin") if isinstance(admin, HostPort) else admin
+    runtime = Runtime(policy, mount=mount, issuing=issuing)
+    if health is not None:
+        runtime.health = health
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     ours = (signal.SIGTERM, signal.SIGINT) if signals else ()
@@ -78,20 +88,23 @@ async def serve(
         loop.add_signal_handler(name, stop.set)
 
     limits = policy.server.limits
-    data = Server(Gateway(runtime), data_socket, head_s=limits.head, receive_s=limits.receive)
+    if port is not None:
+        data = port(runtime, data_socket)
+    else:
+        data = Server(Gateway(runtime), data_socket, head_s=limits.head, receive_s=limits.receive)
     servers = [data]
     admin_url = None
-    desk = port = None
-    if admin is not None and admin_socket is not None:
-        desk = Admin(runtime, names=[admin.host])
-        port = Server(handler_of(desk), admin_socket, head_s=limits.head, receive_s=limits.receive)
-        servers.append(port)
-        admin_url = port.url
+    desk = admin_port = None
+    if admin_socket is not None:
+        desk = Admin(runtime, names=[admin.host] if isinstance(admin, HostPort) else [])
+        admin_port = Server(handler_of(desk), admin_socket, head_s=limits.head, receive_s=limits.receive)
+        servers.append(admin_port)
+        admin_url = admin_port.url
     try:
-        if desk is not None and port is not None:
+        if desk is not None and admin_port is not None:
             # The admin port answers while detectors warm up: /healthz is 200, /readyz 503.
             await desk.start()
-            await port.start()
+            await admin_port.start()
         await runtime.start()
         await data.start()
         log.info(

@@ -1,13 +1,14 @@
-"""One policy, two mounts: every scenario has the same verdict, the same bytes upstream and the same bytes back.
+"""One policy, three mounts: every scenario has the same verdict, the same bytes upstream and the same bytes back.
 
-The sidecar asks the provider itself; the middleware stands around an app that proxies to the same provider. Only
-names may differ: the provider is `main` here and `app` there.
+The sidecar asks the provider itself; the middleware stands around an app that proxies to the same provider; the
+transparent mount is a real mitmproxy in front of the same gateway, and its client believes to speak to the provider.
+Only names may differ: the provider is `main` here and `app` there.
 """
 
 import hashlib
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,16 +149,30 @@ def untimed(name: str, value: str) -> str:
 
 
 class Mounts:
-    """Both mounts, and the providers that they share."""
+    """The mounts that are here, and the providers that they share."""
 
-    def __init__(self, sidecar: str, middleware: str, main: Simulator, backup: Simulator, http: Any) -> None:
+    def __init__(
+        self, sidecar: str, middleware: str, egress: Any, main: Simulator, backup: Simulator, http: Any
+    ) -> None:
         self.urls = {"sidecar": sidecar, "middleware": middleware}
+        if egress is not None:
+            self.urls["egress"] = ""
+        self.egress = egress
         self.main, self.backup, self.http = main, backup, http
 
+    def post(self, mount: str, path: str, **more: Any) -> Any:
+        """A request through one of them; the client of the transparent mount asks the provider's own host."""
+        if mount != "egress":
+            return self.http.post(self.urls[mount] + path, **more)
+        name = "claude" if path.startswith("/v1/messages") else "gemini" if "gemini" in path else "main"
+        return self.http.post(
+            f"https://{name}.llm.test{path}", proxy=self.egress.proxy, ssl=self.egress.roots, **more
+        )
+
     async def run(self, path: str, scenario: Scenario, data: bytes) -> dict[str, Any]:
-        """What both mounts make of it; fails where they differ. Returns what the sidecar did."""
+        """What the mounts make of it; fails where they differ. Returns what the sidecar did."""
         seen = {}
-        for mount, url in self.urls.items():
+        for mount in self.urls:
             self.main.reset()
             self.backup.reset()
             self.main.set(stable=True)
@@ -171,7 +186,7 @@ class Mounts:
                 "authorization": "Bearer sk-any",
                 **scenario.headers,
             }
-            async with self.http.post(url + path, data=data, headers=headers) as reply:
+            async with self.post(mount, path, data=data, headers=headers) as reply:
                 body = await reply.read()
                 seen[mount] = {
                     "status": reply.status,
@@ -188,7 +203,8 @@ class Mounts:
                     ],
                 }
 
-        assert seen["sidecar"] == seen["middleware"]
+        for mount in self.urls:
+            assert seen["sidecar"] == seen[mount], mount
         return seen["sidecar"]
 
 
@@ -223,7 +239,7 @@ class Proxy:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mounts(serving_app: Any) -> AsyncIterator[Mounts]:
+async def mounts(serving_app: Any, tmp_path_factory: Any, request: Any) -> AsyncIterator[Mounts]:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         main, backup = await enter(Simulator()), await enter(Simulator(name="backup"))
@@ -233,7 +249,22 @@ async def mounts(serving_app: Any) -> AsyncIterator[Mounts]:
             Starlette(routes=everything), policy=policy(MIDDLEWARE.replace("BACKUP", backup.url))
         )
         sidecar, _ = await enter(gateway(sidecar_policy(main.url, backup.url)))
-        yield Mounts(sidecar, await enter(serving_app(app)), main, backup, http)
+        given = sidecar_policy(main.url, backup.url)
+        egress = stack.enter_context(transparent(given, tmp_path_factory.mktemp("egress"), request))
+        yield Mounts(sidecar, await enter(serving_app(app)), egress, main, backup, http)
+
+
+@contextmanager
+def transparent(given: str, folder: Any, request: Any) -> Iterator[Any]:
+    """The third mount; None where there is no mitmproxy."""
+    try:
+        run = request.getfixturevalue("egress")
+    except pytest.skip.Exception:
+        yield None
+        return
+    hosts = "egress: {hosts: {main.llm.test: main, claude.llm.test: claude, gemini.llm.test: gemini}}\n"
+    with run(given + hosts, folder) as mount:
+        yield mount
 
 
 def sidecar_policy(main: str, backup: str) -> str:
@@ -276,6 +307,11 @@ def asked(speech: str, prompt: str, streamed: bool, *, tools: bool = False) -> t
     elif streamed:
         body["stream"] = True
     return path, orjson.dumps(body)
+
+
+async def test_no_mount_is_missing(mounts: Mounts, egress: Any) -> None:
+    """Where there is no mitmproxy this is the one that is skipped."""
+    assert {"sidecar", "middleware", "egress"} == set(mounts.urls)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
@@ -382,8 +418,8 @@ async def test_limits(mounts: Mounts, speech: str, tenant: str, statuses: set[in
     # `slow` has one call in an hour, at each mount; whether it was spent before is all the same here.
     headers = {"authorization": f"Bearer {KEYS[tenant]}"}
     if tenant == "slow":
-        for url in mounts.urls.values():
-            async with mounts.http.post(url + SPEECHES["chat"].path, data=asked("chat", "x", False)[1],
+        for mount in mounts.urls:
+            async with mounts.post(mount, SPEECHES["chat"].path, data=asked("chat", "x", False)[1],
                                         headers={"content-type": "application/json", **headers}) as reply:  # fmt: skip
                 await reply.read()
     got = await mounts.run(path, Scenario(headers={**SPEECHES[speech].headers, **headers}), data)

@@ -287,7 +287,7 @@ def test_bytes_nobody_takes_keep_no_closed_connection(run: Run, monkeypatch: pyt
 
     async def handler(request: HttpRequest) -> None:
         await request.start(200, {"content-length": "9000000", "connection": "close"})
-        request._connection.transport.set_write_buffer_limits(high=20_000_000)  # `clogged` is never said
+        request.connection.transport.set_write_buffer_limits(high=20_000_000)  # `clogged` is never said
         await request.send(b"a" * 9_000_000)
         await request.end()
 

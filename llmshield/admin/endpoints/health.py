@@ -13,9 +13,10 @@ from llmshield.admin.table import Example, Page, route
 
 
 class Health(Shape):
-    """One word."""
+    """One word, and why it is not the good one."""
 
-    status: Literal["ok"]
+    status: Literal["ok", "unhealthy"]
+    reason: str | None = Field(default=None, description="What is missing; only where it is `unhealthy`.")
 
 
 class Readiness(Shape):
@@ -25,13 +26,15 @@ class Readiness(Shape):
     reason: str | None = Field(default=None, description="What is missing; only where it is `unready`.")
 
 
-@route("GET", "/healthz", role=None, early=True, example=Example())
-async def healthz(house: House) -> Health:
+@route("GET", "/healthz", role=None, early=True, says={503: "It is `unhealthy`."}, example=Example())
+async def healthz(house: House) -> Health | Page:
     """Tell that the process runs.
 
-    It answers as soon as the port is open, whoever asks; an orchestrator restarts what does not answer.
+    It answers as soon as the port is open, whoever asks; an orchestrator restarts what does not answer. Under the
+    transparent mount it says 503 until proxy, gateway and rules are up.
     """
-    return Health(status="ok")
+    reason = house.runtime.health()
+    return Health(status="ok") if reason is None else _down("unhealthy", reason)
 
 
 @route("GET", "/readyz", role=None, early=True, says={503: "It is `unready`."}, example=Example())
@@ -44,7 +47,11 @@ async def readyz(house: House) -> Readiness | Page:
     reason = await house.runtime.unready()
     if reason is None:
         return Readiness(status="ready")
-    body = orjson.dumps({"status": "unready", "reason": reason}, option=orjson.OPT_INDENT_2) + b"\n"
+    return _down("unready", reason)
+
+
+def _down(status: str, reason: str) -> Page:
+    body = orjson.dumps({"status": status, "reason": reason}, option=orjson.OPT_INDENT_2) + b"\n"
     return Page("application/json", body, 503)
 
 

@@ -1,0 +1,107 @@
+"""The layers that the addon puts behind its TLS: bytes to the gateway and back, and a closed door. No policy here.
+
+Like `mitm`, it needs the standard library and mitmproxy and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mitmproxy import connection
+from mitmproxy.proxy import commands, events, layer, layers
+
+
+class Closed(layer.Layer):
+    """Closes the client's connection."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            yield commands.CloseConnection(self.context.client)
+
+
+class Splice(layers.TCPLayer):
+    """Tells the gateway whose bytes follow, then relays. Without a gateway, or when it dies before it has begun an
+    answer, the client gets `error` in its provider's words; an answer that broke off ends with its connection."""
+
+    def __init__(self, context: Any, line: bytes, error: dict[str, Any]) -> None:
+        super().__init__(context, ignore=True)
+        self._line = line
+        self._error = error
+        self._answers = Answers()
+
+    def start(self, event: events.Start) -> layer.CommandGenerator[None]:
+        failed = yield commands.OpenConnection(self.context.server)
+        if failed:
+            yield from self._say_unavailable()
+            return
+        yield commands.SendData(self.context.server, self._line)
+        self._handle_event = self.relay  # type: ignore[method-assign]
+
+    _handle_event = start  # type: ignore[assignment]
+
+    def relay(self, event: events.Event) -> layer.CommandGenerator[None]:
+        client, server = self.context.client, self.context.server
+        if isinstance(event, events.DataReceived):
+            if event.connection == client:
+                self._answers.asked = True
+                yield commands.SendData(server, event.data)
+            else:
+                self._answers.feed(event.data)
+                yield commands.SendData(client, event.data)
+        elif isinstance(event, events.ConnectionClosed):
+            if event.connection == server and self._answers.asked and self._answers.between:
+                yield from self._say_unavailable()
+                return
+            self._handle_event = self.over  # type: ignore[method-assign]
+            for each in (server, client):
+                if each.state is not connection.ConnectionState.CLOSED:
+                    yield commands.CloseConnection(each)
+
+    def _say_unavailable(self) -> layer.CommandGenerator[None]:
+        said = {**self._error["headers"], "x-llmshield-action": "block", "connection": "close",
+                "date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())}  # fmt: skip
+        body = self._error["body"].encode()
+        said["content-length"] = str(len(body))
+        head = f"HTTP/1.1 {self._error['status']} Service Unavailable\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in said.items())
+        yield commands.SendData(self.context.client, head.encode() + b"\r\n" + body)
+        self._handle_event = self.over  # type: ignore[method-assign]
+        yield commands.CloseConnection(self.context.client)
+
+    def over(self, event: events.Event) -> layer.CommandGenerator[None]:
+        yield from ()
+
+
+class Answers:
+    """Follows the gateway's answers on one connection just far enough to know whether one is under way: they have a
+    content-length or chunks, as the gateway writes them."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        """The client has sent something since the last answer ended."""
+        self.between = True
+        """No byte of an answer has come that has not ended."""
+        self._left: int | None = 0
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the gateway, at least one."""
+        if self.between:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            if head.startswith(b"HTTP/1.1 100 ") and end:
+                if rest:
+                    self.feed(rest)
+                return
+            self.between = False
+            lower = head.lower()
+            at = lower.find(b"\r\ncontent-length:")
+            length = lower[at + 17 :].partition(b"\r\n")[0].strip() if at >= 0 and end else b""
+            self._left = int(length) if length.isdigit() else None
+            data = rest
+        if self._left is not None:
+            self._left -= len(data)
+            over = self._left <= 0
+        else:
+            over = data.endswith(b"0\r\n\r\n")
+        if over:
+            self.between, self.asked = True, False

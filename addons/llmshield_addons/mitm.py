@@ -1,0 +1,391 @@
+"""The addon for mitmproxy: ends TLS for the policy's hosts and splices the plain bytes to llmshield's gateway.
+
+It needs the standard library and mitmproxy (12.2 or later) and nothing else, so that it runs inside any mitmproxy:
+
+    LLMSHIELD_EGRESS=/run/llmshield/egress.json mitmdump -s "$(llmshield egress addon-path)"
+
+The file is written by `llmshield egress gateway`. No policy runs here. Rule 1: whatever a hook raises ends in a refused
+connection, never in one that goes on (mitmproxy itself logs the exception and forwards). Rule 2: `server_connect` is
+the one gate: no connection leaves that no hook has let go. Rule 3: both directions of everything are streamed.
+
+An HTTP/1.1 client's bytes are spliced as they are; one that speaks HTTP/2 only, or plain HTTP, has its requests
+rewritten to the gateway, with their origin in a header. Facts about mitmproxy's own behaviour, and what else was
+tried, are in docs/mounts/egress.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import json
+import logging
+import os
+import socket
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import connection, ctx, http, tls
+from mitmproxy.proxy import layer, server_hooks
+from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
+
+if TYPE_CHECKING:
+    from llmshield_addons.llmshield_splice import Closed, Splice
+else:  # mitmproxy and Python put a script's own folder on the path
+    from llmshield_splice import Closed, Splice
+
+log = logging.getLogger("llmshield")
+
+HEADER = "x-llmshield-origin"
+_HEAD = 64 * 1024
+"""Bytes of a request's head that are looked at for an upgrade."""
+_RESOLVE_S = 60.0
+_PARALLEL = 10_000
+"""Connections at once that one client may have to one address: mitmproxy's own limit of 5 holds up the sixth call of
+an HTTP/2 client (mitmproxy#8322)."""
+
+
+def _fails_closed(refuse: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Whatever the hook raises, `refuse` (a method of the addon) ends what the hook was asked about."""
+
+    def wrap(hook: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(hook)
+        def guarded(self: Any, about: Any) -> None:
+            try:
+                hook(self, about)
+            except Exception as error:  # noqa: BLE001  rule 1
+                log.error("llmshield: %s failed (%s); refused", hook.__name__, type(error).__name__)
+                self.count("error", "", "")
+                getattr(self, refuse)(about)
+
+        return guarded
+
+    return wrap
+
+
+class LLMShield:
+    """The addon. `said` is what `llmshield egress` hands over; without it, it is read from the file that
+    `LLMSHIELD_EGRESS` names. `counts` holds connections by what became of them, host and client."""
+
+    def __init__(self, said: dict[str, Any] | None = None) -> None:
+        if said is None:
+            said = json.loads(Path(os.environ["LLMSHIELD_EGRESS"]).read_text(encoding="utf-8"))
+        assert said is not None
+        self.gateway: tuple[str, int] = (said["gateway"][0], said["gateway"][1])
+        self.token: str = said["token"]
+        self.errors: dict[str, dict[str, Any]] = said["errors"]
+        self.exact: dict[str, dict[str, Any]] = {
+            k: v for k, v in said["hosts"].items() if not k.startswith("*.")
+        }
+        self.below = sorted(
+            ((k[1:], v) for k, v in said["hosts"].items() if k.startswith("*.")),
+            key=lambda item: -len(item[0]),
+        )
+        self.unlisted: str = said["unlisted"]
+        self.on_no_sni: str = said["on_no_sni"]
+        self.passes = {"websocket": said["websocket"] == "pass", "grpc": said["grpc"] == "pass"}
+        self.ports = frozenset(said["ports"])
+        self.own = {tuple(each) for each in said["own"]} | {self.gateway}
+        self.clients = [ipaddress.ip_network(each) for each in said["bypass"]["clients"]]
+        self.closed = said["bypass"]["hosts"]
+        self.bypasses: bool = said["on_crash"] == "bypass"
+        self.gateway_up = True
+        self.addresses: frozenset[str] = frozenset()
+        """Where the listed hosts live, as far as DNS tells."""
+        self.let: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
+        """Destinations that a client's connection may go to past the gateway."""
+        self.counts: dict[tuple[str, str, str], int] = {}
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    def running(self) -> None:
+        # Else mitmproxy opens a connection to the real provider for each client, and copies names into our leaf.
+        ctx.options.update(connection_strategy="lazy", upstream_cert=False)
+        self._resolving = asyncio.get_running_loop().create_task(self._resolve())
+
+    def done(self) -> None:
+        task = getattr(self, "_resolving", None)
+        if task is not None:
+            task.cancel()
+
+    async def _resolve(self) -> None:
+        """Keep the addresses of the listed hosts: TLS without a name, to one of them, is a way round."""
+        loop = asyncio.get_running_loop()
+        while True:
+            found: set[str] = set()
+            for host, about in self.exact.items():
+                if about["connect"]:
+                    continue
+                try:
+                    infos = await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+                except (OSError, UnicodeError):
+                    continue
+                found.update(str(info[4][0]) for info in infos)
+            self.addresses = frozenset(found) or self.addresses
+            await asyncio.sleep(_RESOLVE_S)
+
+    def count(self, how: str, host: str, client: str) -> None:
+        """One more connection that ended up so."""
+        key = (how, host[:253], client)
+        if key in self.counts or len(self.counts) < 10_000:
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    # -- what is known -----------------------------------------------------------------------------------------
+
+    def find(self, host: str | None) -> dict[str, Any] | None:
+        """What the policy says of a host; None for one that it does not list."""
+        if not host:
+            return None
+        name = host.lower().rstrip(".")
+        found = self.exact.get(name)
+        if found is None:
+            found = next((about for suffix, about in self.below if name.endswith(suffix)), None)
+        return found
+
+    def _is_bypassed(self, client: connection.Client, host: str) -> bool:
+        name = host.lower().rstrip(".")
+        if any(name == each or (each[:2] == "*." and name.endswith(each[1:])) for each in self.closed):
+            return True
+        return bool(self.clients) and any(_ip(client.peername[0]) in network for network in self.clients)
+
+    def _may_go(self, address: tuple[str, int]) -> str | None:
+        """Why nobody may be connected to this address, if so."""
+        host, port = address[0], address[1]
+        ip = _ip(host)
+        if port not in self.ports:
+            return f"port {port} is none of egress.ports"
+        if ip is not None and (ip.is_link_local or str(ip) in {"fd00:ec2::254", "100.100.100.200"}):
+            return "link-local addresses (metadata of clouds) are closed"
+        if any(port == own and (host in {there, "localhost"} or (ip is not None and (ip.is_loopback or ip.is_unspecified)))
+               for there, own in self.own):  # fmt: skip
+            return "this is llmshield itself"
+        return None
+
+    # -- refusals ----------------------------------------------------------------------------------------------
+
+    def _refuse_tls(self, data: tls.ClientHelloData) -> None:
+        """No byte goes on: it passes undecrypted, to a server that `server_connect` refuses."""
+        data.ignore_connection = True
+        data.context.server.llmshield = "refused"  # type: ignore[attr-defined]
+
+    def _refuse_server(self, data: server_hooks.ServerConnectionHookData) -> None:
+        data.server.error = "refused by llmshield"
+
+    def _refuse_layer(self, nextlayer: layer.NextLayer) -> None:
+        nextlayer.layer = Closed(nextlayer.context.fork())
+
+    def _refuse_flow(self, flow: http.HTTPFlow) -> None:
+        flow.request.stream = False
+        flow.response = self.answer("", 500)
+
+    def answer(self, family: str, status: int = 503, message: str = "") -> http.Response:
+        """An answer of our own in the words of a family of providers."""
+        said = self.errors.get(family) or self.errors[""]
+        body = (
+            said["body"] if not message else json.dumps({"error": {"message": message, "type": "forbidden"}})
+        )
+        return http.Response.make(status, body.encode(), {**said["headers"], "x-llmshield-action": "block"})
+
+    # -- hooks -------------------------------------------------------------------------------------------------
+
+    @_fails_closed("_ignore")
+    def client_connected(self, client: connection.Client) -> None:
+        server = ctx.master.addons.get("proxyserver")
+        handler = server.connections.get(client.id) if server is not None else None
+        if handler is not None:
+            handler.max_conns = defaultdict(lambda: asyncio.Semaphore(_PARALLEL))
+
+    def _ignore(self, about: Any) -> None:
+        """Nothing was decided yet."""
+
+    @_fails_closed("_ignore")
+    def client_disconnected(self, client: connection.Client) -> None:
+        self.let.pop(client.id, None)
+
+    @_fails_closed("_refuse_flow")
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """CONNECT: refused at once where it could only fail."""
+        host, port = flow.request.host, flow.request.port
+        why = self._may_go((host, port))
+        if why is None and self.unlisted == "block" and not self.find(host) and _ip(host) is None:
+            why = "this host is none of the policy's egress.hosts"
+            self.count("blocked", host, flow.client_conn.peername[0])
+        if why is not None:
+            flow.response = self.answer("", 403, why)
+
+    @_fails_closed("_refuse_tls")
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        """Decide about a connection, before any certificate is made."""
+        client, server, sni = data.context.client, data.context.server, data.client_hello.sni
+        to = server.address
+        peer = client.peername[0]
+        host = sni or (to[0] if to else "")
+        if sni is None or self.find(sni) is None:
+            how = self.unlisted if sni else self.on_no_sni
+            there = to[0] if to else ""
+            if not sni and (there in self.addresses or self.find(there) is not None):
+                how = "block"
+            if how == "block":
+                self.count("blocked", host, peer)
+                self._refuse_tls(data)
+                return
+            if how == "log":
+                log.warning("llmshield: %s passes undecrypted to %s", peer, host)
+            self._let_by(data, "passed", host)
+        elif self._is_bypassed(client, host):
+            self._let_by(data, "bypassed", host)
+        elif not self.gateway_up and self.bypasses:
+            self._let_by(data, "crash_bypassed", host)
+        else:
+            self.count("intercepted", host, peer)
+            server.llmshield_to = to or (sni, 443)  # type: ignore[attr-defined]
+            if to and not server.connected:
+                server.address = (
+                    sni,
+                    to[1],
+                )  # else the address would stand in the leaf, which our CA may not sign
+            if not data.client_hello.alpn_protocols or b"http/1.1" in data.client_hello.alpn_protocols:
+                client.alpn = b"http/1.1"
+
+    def _let_by(self, data: tls.ClientHelloData, how: str, host: str) -> None:
+        """It passes as it is, undecrypted."""
+        client, to = data.context.client, data.context.server.address
+        self.count(how, host, client.peername[0])
+        if to and self._may_go((to[0], to[1])) is None:
+            self.let[client.id].add((to[0], to[1]))
+        data.ignore_connection = True
+
+    @_fails_closed("_ignore")
+    def tls_failed_client(self, data: tls.TlsData) -> None:
+        """Mostly a client that pins certificates, or does not know our authority."""
+        client = data.context.client
+        if self.find(client.sni):
+            self.count("distrusted", client.sni or "", client.peername[0])
+
+    @_fails_closed("_refuse_layer")
+    def next_layer(self, nextlayer: layer.NextLayer) -> None:
+        """Behind our TLS: splice the client's bytes to the gateway."""
+        context = nextlayer.context
+        client = context.client
+        about = self.find(client.sni) if client.tls_established else None
+        given = nextlayer.layer  # inside mitmdump the built-in addon has chosen already
+        if about is None or not (given is None or isinstance(given, HttpLayer)):
+            return
+        top = context.layers[-1 if given is None else -2]
+        if not isinstance(top, ClientTLSLayer) or client.alpn not in (b"http/1.1", b"http/1.0", b"", None):
+            return
+        if self.passes["websocket"]:
+            head = nextlayer.data_client()[:_HEAD].partition(b"\r\n\r\n")[0].lower()
+            if b"\r\nupgrade:" in head and b"websocket" in head:
+                return
+        if given is not None:
+            context.layers.remove(given)
+        inner = context.fork()
+        inner.server = connection.Server(address=self.gateway)
+        inner.server.llmshield = "gateway"  # type: ignore[attr-defined]
+        to = getattr(context.server, "llmshield_to", None) or (client.sni, 443)
+        said = {"t": self.token, "peer": list(client.peername[:2]), "sni": client.sni, "dst": [to[0], to[1]]}
+        line = b"LLMSHIELD/1 " + json.dumps(said, separators=(",", ":")).encode() + b"\r\n"
+        nextlayer.layer = Splice(inner, line, self.errors.get(about["family"]) or self.errors[""])
+
+    @_fails_closed("_refuse_server")
+    def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """The gate."""
+        server, client = data.server, data.client
+        to = (server.address[0], server.address[1]) if server.address else ("", 0)
+        mark = getattr(server, "llmshield", "")
+        if mark == "gateway" and to == self.gateway:
+            return
+        let = self.let.get(client.id, ())
+        if to == self.gateway and to in let:
+            return
+        why = "this connection was refused" if mark == "refused" else self._may_go(to)
+        if why is None and to not in let:
+            if self.find(to[0]) is not None or to[0] in self.addresses:
+                why = "it is neither TLS nor HTTP, to a host of the policy"
+            elif self.unlisted == "block":
+                why = "this host is none of the policy's egress.hosts"
+        if why is not None:
+            self.count("refused", to[0], client.peername[0])
+            log.info("llmshield: %s may not go to %s:%s: %s", client.peername[0], *to, why)
+            server.error = f"refused by llmshield: {why}"
+            return
+        about = self.find(to[0])
+        if about is not None and about["connect"] and to in let:
+            server.sni = server.sni or to[0]
+            server.address = (about["connect"][0], about["connect"][1])
+
+    @_fails_closed("_ignore")
+    def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """A name may have led where no address may: nothing has been sent yet, and nothing will be."""
+        address = data.server.peername[0] if data.server.peername else ""
+        ip = _ip(address)
+        if ip is None or not ip.is_link_local:
+            return
+        handler = ctx.master.addons.get("proxyserver").connections.get(data.client.id)
+        if handler is not None:
+            self.count("refused", address, data.client.peername[0])
+            handler.close_connection(data.client)
+            handler.close_connection(data.server)
+
+    @_fails_closed("_refuse_flow")
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """HTTP that mitmproxy itself reads: HTTP/2, WebSockets, and plain HTTP."""
+        request, client = flow.request, flow.client_conn
+        sni = client.sni if client.tls_established else None
+        host = sni or request.pretty_host
+        about = self.find(host) or self.find(request.host)
+        request.stream = True
+        if about is None:
+            if request.host in self.addresses:
+                self._refuse(flow, "this address belongs to a host of the policy")
+            elif self.unlisted == "block":
+                self._refuse(flow, "this host is none of the policy's egress.hosts")
+            elif why := self._may_go((request.host, request.port)):
+                self._refuse(flow, why)
+            else:
+                self.count("passed", host, client.peername[0])
+                self.let[client.id].add((request.host, request.port))
+            return
+        kind = "grpc" if request.headers.get("content-type", "").startswith("application/grpc") else (
+            "websocket" if request.headers.get("upgrade", "").lower() == "websocket" else "")  # fmt: skip
+        if kind and self.passes[kind]:
+            self.count(kind, host, client.peername[0])
+            self.let[client.id].add((request.host, request.port))
+            return
+        if not self.gateway_up:
+            request.stream = False
+            flow.response = self.answer(about["family"])
+            return
+        self.count("rewritten", host, client.peername[0])
+        to = getattr(flow.server_conn, "llmshield_to", None) or (request.host, request.port)
+        said = {"t": self.token, "peer": list(client.peername[:2]), "sni": sni, "dst": [to[0], to[1]]}
+        named = request.host_header or host
+        self.let[client.id].add(self.gateway)
+        request.scheme, request.host, request.port = "http", self.gateway[0], self.gateway[1]
+        request.host_header = named
+        request.headers[HEADER] = json.dumps(said, separators=(",", ":"))
+
+    def _refuse(self, flow: http.HTTPFlow, why: str) -> None:
+        flow.request.stream = False
+        self.count("blocked", flow.request.pretty_host, flow.client_conn.peername[0])
+        flow.response = self.answer("", 403, why)
+
+    @_fails_closed("_ignore")
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if flow.response is not None:
+            flow.response.stream = True
+
+
+def _ip(text: str) -> Any:
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+addons = [LLMShield()] if os.environ.get("LLMSHIELD_EGRESS") else []

@@ -1,0 +1,42 @@
+"""The gateway behind the transparent mount: takes connections from a proxy that ends TLS, on loopback only.
+
+The proxy is not known by name here: what it has to say is one line for each connection (`llmshield.origins`), what it
+has to know is in `llmshield.egress`. Everything else is the sidecar's: the same engine answers.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from llmshield.mounts._request import HttpRequest
+from llmshield.mounts._server import Server
+from llmshield.mounts._spliced import Spliced, welcome
+from llmshield.policy import Policy
+from llmshield.runtime import Runtime
+
+
+class Intercepted:
+    """Answers the requests of spliced connections."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def __call__(self, request: HttpRequest) -> None:
+        if await welcome(request):
+            await self._runtime.engine.handle(request, request)
+
+
+def port(policy: Policy, token: str) -> Callable[[Runtime, socket.socket], Server]:
+    """What `gateway.serve` makes of its data socket under this mount. `token` is what the proxy has to know."""
+    egress = policy.egress
+    limits = policy.server.limits
+
+    def make(runtime: Runtime, sock: socket.socket) -> Server:
+        kind = partial(
+            Spliced, token=token, provider_of=egress.provider_of if egress is not None else lambda host: None
+        )
+        return Server(Intercepted(runtime), sock, head_s=limits.head, receive_s=limits.receive, kind=kind)
+
+    return make
