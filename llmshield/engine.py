@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from types import CoroutineType
 
-from llmshield import clock
+from llmshield import clock, redact
 from llmshield.asking import Asking
 from llmshield.attempts import Attempts
 from llmshield.call import Call, Finding
@@ -117,6 +117,7 @@ class Engine:
             if task is not None:
                 self._live.discard(task)
             await self._finish(x)
+            redact.release_of_call()
         return x
 
     async def _answer(self, x: Exchange) -> None:
@@ -210,13 +211,12 @@ class Engine:
                     value = f"{headers[name]}, {value}"
             headers[name] = value
         x.headers = headers
+        redact.hold_of_call(headers, incoming.raw_query.decode("latin-1"))
         x.method = incoming.method
         x.path = canonical_path(incoming.raw_path)
         x.query = checked_query(incoming.raw_query)
         if doubled:
-            raise CallError(
-                "bad_request", "A header that may stand once was sent twice with different values."
-            )
+            raise CallError("bad_request", "A header that may stand once came twice with different values.")
 
     async def _read_json(self, x: Exchange) -> bytes:
         """The request's body, decompressed. Raises: CallError for another content type, or too large."""

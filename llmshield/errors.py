@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from llmshield.redact import redact
+from llmshield.redact import redact_foreign
 
 ErrorKind = Literal[
     "blocked",  # a guard's verdict
@@ -103,7 +103,7 @@ class WireError(ShieldError):
     """Bytes break their dialect. `place` is a JSON pointer, or empty for the whole."""
 
     def __init__(self, message: str, place: str = "") -> None:
-        super().__init__(redact(message))
+        super().__init__(redact_foreign(message))
         self.place = place
 
 
@@ -127,13 +127,13 @@ class UpstreamError(ShieldError):
         body: bytes = b"",
         refusal: CallError | None = None,
     ) -> None:
-        super().__init__(redact(message))
+        super().__init__(redact_foreign(message))
         self.refusal = refusal
         self.reason: FailureReason = reason
         self.status = status
-        self.code = code
+        self.code = redact_foreign(code) if code else code
         self.retry_after_s = retry_after_s
-        self.headers = dict(headers or {})
+        self.headers = {name: redact_foreign(value) for name, value in headers.items()} if headers else {}
         self.body = body
 
 
@@ -156,7 +156,7 @@ class CallError(ShieldError):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(redact(message))
+        super().__init__(redact_foreign(message))
         self.kind: ErrorKind = kind
         self.param = param
         self.plugin = plugin

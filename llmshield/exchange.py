@@ -137,6 +137,9 @@ class Incoming:
     on_begin: Callable[[Exchange], None] | None = None
     origin: Origin | None = None
 
+    def __repr__(self) -> str:  # the client's key is in the head, or in the query
+        return f"<Incoming {self.method} {len(self.headers)} headers>"
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -203,6 +206,9 @@ class Exchange:
     """What each provider's rate limit headers say is left: requests, tokens."""
     overrides: tuple[str, ...] = ()
     why: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.id} {self.method} {self.operation} {self.status}>"
 
     def waited(self) -> None:
         """The provider has said all that is waited for: the time since it was asked was its own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-from llmshield.redact import SECRET_HEADERS
+from llmshield.redact import SECRET_HEADERS, redact_foreign, shows_secret
 
 _HOP_BY_HOP = frozenset(
     # RFC 9110, 7.6.1, and what older hops still send
@@ -85,6 +85,8 @@ def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
     if sum(map(len, out.values())) > _HEAD or len(out) > _LINES:
         _shorten(out)
+    if shows_secret("\n".join(out.values())):  # a provider that quotes the key, in a head of all places
+        out = {name: redact_foreign(value) for name, value in out.items()}
     return out
 
 

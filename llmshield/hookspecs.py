@@ -19,6 +19,7 @@ import pluggy
 from pydantic import BaseModel, ConfigDict
 
 from llmshield.call import Call, Failure, Reply
+from llmshield.redact import redact
 from llmshield.verdicts import Answer, Block, Route, Verdict
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Settings(BaseModel):
     """Base of a plugin's settings: unknown keys are refused with a hint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __repr__(self) -> str:
+        """As pydantic writes it, without secrets."""
+        return redact(super().__repr__())
+
+    __str__ = __repr__
 
 
 @runtime_checkable

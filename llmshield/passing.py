@@ -17,7 +17,7 @@ from llmshield.headers import client_headers, content_type, upstream_headers
 from llmshield.policy import Policy
 from llmshield.policy.providers import APP
 from llmshield.provider_keys import Keys
-from llmshield.redact import redact
+from llmshield.redact import redact_foreign
 from llmshield.relay import ERROR_BODY, read_all
 from llmshield.replies import Replies, given_up
 from llmshield.transport import Transport
@@ -104,7 +104,7 @@ class Passing:
                 head["content-type"] = content_type(upstream.headers, "application/octet-stream")
             upstream.idle_after(timeouts_of(provider, streamed=True).idle)
             if upstream.status >= 400:  # providers quote the key that they refuse
-                error = redact((await read_all(upstream, ERROR_BODY)).decode("latin-1"))
+                error = redact_foreign((await read_all(upstream, ERROR_BODY)).decode("latin-1"))
                 await self._replies.send(x, upstream.status, head, error.encode("latin-1"))
                 return
             await x.client.start(upstream.status, self._replies.head(x, head))

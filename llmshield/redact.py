@@ -4,16 +4,21 @@
 loaded, and they are found in any text, also base64, hex, URL-encoded or reversed, and when only their first or
 last 8 characters are quoted (providers do that in their 401s). Unknown ones (a client's own key in a provider's
 error) are found by what stands before them and by their shape. Rule: this never raises and never logs, since it
-runs inside the constructors of errors; when in doubt it hides too much.
+runs inside the constructors of errors; when in doubt it hides too much. What a client sent along (its key, cookies,
+keys in the URL) is held for the time of its call: `hold_of_call`.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
+import html
+import json
 import threading
 import unicodedata
 from collections.abc import Iterable, Mapping
-from urllib.parse import quote
+from contextvars import ContextVar
+from urllib.parse import quote, unquote_plus
 
 import re2
 
@@ -35,6 +40,22 @@ SECRET_HEADERS = frozenset(
     }
 )
 """Header names (lower-case) whose values never appear anywhere."""
+
+_SECRET_PARAMETERS = frozenset(
+    {
+        "access_token",
+        "api_key",
+        "apikey",
+        "auth",
+        "code",
+        "key",
+        "password",
+        "secret",
+        "sig",
+        "signature",
+        "token",
+    }
+)
 
 SHORTEST = 8
 """A known value below 8 characters is not searched for: `test` would hide every `test` in every message."""
@@ -115,11 +136,77 @@ def forget(secret: str) -> None:
         _known.expressions = None
 
 
+class _OfCall:
+    """What one client sent along; taken apart when something is to be redacted, which most calls never need."""
+
+    __slots__ = ("_edges", "_expression", "_headers", "_query", "_values")
+
+    def __init__(self, headers: Mapping[str, str], query: str) -> None:
+        self._headers = headers
+        self._query = query
+        self._values: tuple[str, ...] | None = None
+        self._edges: tuple[str, ...] = ()
+        self._expression: re2._Regexp | None = None
+
+    def values(self) -> tuple[str, ...]:
+        """The secrets of this call."""
+        if self._values is None:
+            found = {value for value in _sent(self._headers, self._query) if len(value) >= SHORTEST}
+            self._values = tuple(found)
+            self._edges = tuple({edge for value in found for edge in (value, *_edges(value))})
+        return self._values
+
+    def hide(self, message: str, *, thorough: bool) -> str:
+        """The message without them: as they stand, or in every spelling."""
+        if not self.values():
+            return message
+        if not thorough and not any(edge in message for edge in self._edges):
+            return message
+        if self._expression is None:
+            self._expression = _expression(self.values())
+        return _sub(self._expression, HIDDEN, message)
+
+
+_call: ContextVar[_OfCall | None] = ContextVar("llmshield_secrets_of_call", default=None)
+
+
+def hold_of_call(headers: Mapping[str, str], query: str = "") -> None:
+    """From now on, in this task and those it starts, hide what these headers (lower-case names) and this query say
+    that is secret: keys, cookies, logins. Costs nothing until something is redacted."""
+    _call.set(_OfCall(headers, query))
+
+
+def release_of_call() -> None:
+    """The call is over."""
+    _call.set(None)
+
+
+def redact_foreign(text: str) -> str:
+    """As `redact`, for what somebody else wrote (a provider's error): what the client sent is looked for in every
+    spelling as well."""
+    held = _call.get()
+    return redact(held.hide(text, thorough=True) if held is not None else text)
+
+
+def shows_secret(text: str) -> bool:
+    """Whether a text holds a secret that we know or that the client of this call sent: 2 us for 1,000 characters."""
+    held = _call.get()
+    if held is not None and held.hide(text, thorough=False) is not text:
+        return True
+    try:
+        return any(expression.search(text) is not None for expression in _known.compiled())
+    except UnicodeEncodeError:
+        return redact(text) != text
+
+
 def redact(message: str, *, also: Iterable[str] = ()) -> str:
     """The message with every secret replaced by `[redacted]`.
 
-    `also` names values that are secret in this message only (the client's own key of this call). Never raises.
+    `also` names values that are secret in this message only. Never raises.
     """
+    held = _call.get()
+    if held is not None:
+        message = held.hide(message, thorough=False)
     if message in _clean and not also:
         return message
     known = _known.compiled()
@@ -166,7 +253,7 @@ def one_line(text: str, limit: int = 2000) -> str:
 
 def sanitize_error_message(text: str, limit: int = 500) -> str:
     """Somebody else's error text, fit for our logs, records and answers: redacted, one line, bounded."""
-    return one_line(redact(text), limit)
+    return one_line(redact_foreign(text), limit)
 
 
 def _note_clean(message: str, searched: object) -> str:
@@ -248,11 +335,47 @@ def _spellings(secret: str) -> Iterable[str]:
         yield core
         if "+" in core or "/" in core:
             yield core.replace("+", "-").replace("/", "_")
-    if len(secret) >= 2 * _EDGE:
-        for edge in (secret[:_EDGE], secret[-_EDGE:]):
-            # `sk-proj-` and `provider` are no secrets.
-            if edge.isascii() and any(c.isdigit() for c in edge) and any(c.isalpha() for c in edge):
-                yield edge
+    for spelled in (secret.replace("/", "\\/"), json.dumps(secret)[1:-1], html.escape(secret)):
+        if spelled != secret:
+            yield spelled.encode("utf-8", "backslashreplace").decode("utf-8")
+    for edge in _edges(secret):
+        yield edge
+        yield edge[::-1]
+
+
+def _edges(secret: str) -> Iterable[str]:
+    """The first and last 8 characters, where they would tell something: `sk-proj-` and `Provider` are no secrets."""
+    if len(secret) < 2 * _EDGE:
+        return
+    for edge in (secret[:_EDGE], secret[-_EDGE:]):
+        telling = any(c.isdigit() or c.isupper() for c in edge) and any(c.isalpha() for c in edge)
+        a_word = edge.isalpha() and edge[1:].islower()
+        if edge.isascii() and telling and not a_word:
+            yield edge
+
+
+def _sent(headers: Mapping[str, str], query: str) -> Iterable[str]:
+    """Everything secret that a request's head holds."""
+    for name in SECRET_HEADERS:
+        value = headers.get(name)
+        if not value:
+            continue
+        if name.endswith("cookie"):
+            for pair in value.split(";"):
+                yield pair.partition("=")[2].strip()
+            continue
+        scheme, blank, rest = value.partition(" ")
+        yield rest.strip() if blank else scheme
+        if scheme.lower() == "basic":
+            try:
+                yield base64.b64decode(rest, validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                pass
+    for pair in query.split("&") if query else ():
+        name, _, value = pair.partition("=")
+        if unquote_plus(name).lower().lstrip("$") in _SECRET_PARAMETERS:
+            yield value
+            yield unquote_plus(value)
 
 
 def _is_space(char: str) -> bool:

@@ -2,6 +2,8 @@
 
 import base64
 import codecs
+import html
+import json
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -13,12 +15,16 @@ from llmshield.errors import CallError, UpstreamError, WireError
 from llmshield.redact import (
     HIDDEN,
     forget,
+    hold_of_call,
     one_line,
     redact,
+    redact_foreign,
     redact_headers,
     redact_secret,
+    release_of_call,
     remember,
     sanitize_error_message,
+    shows_secret,
 )
 
 SECRET = "sk-proj-Qz81/xW+73LmTTbA0Kd9"
@@ -51,6 +57,8 @@ SPELLINGS = {
     "base64, one byte before, two after": base64.b64encode(b"x" + SECRET.encode() + b"yz").decode(),
     "base64, two bytes before": base64.urlsafe_b64encode(b"xy" + SECRET.encode()).decode(),
     "its last characters": "*****" + SECRET[-8:],
+    "JSON, slashes escaped": SECRET.replace("/", "\\/"),
+    "its last characters, reversed": "<" + SECRET[-8:][::-1],
 }
 
 
@@ -232,3 +240,83 @@ def test_a_foreign_error_message():
 )
 def test_errors_redact_by_themselves(make):
     assert str(make(f"provider: {SECRET}")) == f"provider: {HIDDEN}"
+
+
+EDGES = [
+    ("sk-proj-Qz81/xW+73LmTTbA0Kd9", "sk-proj-", False),
+    ("CANARY-abcdefghijklmnop", "CANARY-a", True),
+    ("Provider-of-all-things", "Provider", False),
+    ("llmsk_aB3dE5gH7jK9mN1pQ3sT5", "llmsk_aB", True),
+    ("anthropic-word-word-word", "word-wor", False),
+]
+
+
+@pytest.mark.parametrize(("secret", "edge", "hidden"), EDGES)
+def test_first_characters_are_hidden_where_they_tell_something(secret, edge, hidden):
+    remember(secret)
+
+    assert (edge not in redact(f"you sent {edge}******")) is hidden
+
+
+@pytest.mark.parametrize(
+    "secret", ['with"quote-0123456789', "a<b>&c-0123456789abc", "back\\slash-0123456789"]
+)
+def test_escaped_for_json_and_html(secret):
+    remember(secret)
+
+    for spelled in (json.dumps(secret), html.escape(secret)):
+        assert redact(f"x {spelled} y") in (f"x {HIDDEN} y", f'x "{HIDDEN}" y')
+
+
+HEADS = [
+    ({"authorization": "Bearer CANARY-0123456789-abc"}, "", "CANARY-0123456789-abc"),
+    ({"x-api-key": "CANARY-0123456789-abc"}, "", "CANARY-0123456789-abc"),
+    ({"cookie": "a=1; sid=31d4d96e407aad42; b=2"}, "", "31d4d96e407aad42"),
+    (
+        {"authorization": "Basic " + base64.b64encode(b"bob:pa55-w0rd-of-bob").decode()},
+        "",
+        "pa55-w0rd-of-bob",
+    ),
+    ({}, "alt=sse&key=CANARY-0123456789%2Fabc", "CANARY-0123456789/abc"),
+    ({}, "%24key=x&access_token=tok-0123456789-abc", "tok-0123456789-abc"),
+]
+
+
+@pytest.mark.parametrize(("headers", "query", "secret"), HEADS)
+def test_what_a_client_sent_is_hidden_while_its_call_lasts(headers, query, secret):
+    hold_of_call(headers, query)
+    try:
+        assert secret not in redact(f"you sent <{secret}>")
+        for spelled in (
+            secret,
+            secret[::-1],
+            secret.encode().hex(),
+            base64.b64encode(secret.encode()).decode(),
+        ):
+            assert spelled not in redact_foreign(f"you sent <{spelled}>")
+            assert spelled not in sanitize_error_message(f"you sent <{spelled}>")
+            assert spelled not in str(CallError("upstream_error", f"<{spelled}>"))
+        assert shows_secret(f"a {secret} b")
+        assert not shows_secret("a b")
+    finally:
+        release_of_call()
+
+    assert redact(f"you sent <{secret}>") == f"you sent <{secret}>"
+
+
+def test_known_secrets_are_seen_in_any_spelling():
+    for spelling in SPELLINGS.values():
+        assert shows_secret(f"x: {spelling}")
+    assert not shows_secret("x: nothing")
+
+
+def test_an_upstream_error_hides_in_all_its_parts():
+    error = UpstreamError(
+        "status", SECRET, code=SECRET, headers={"retry-after": SECRET, "x-request-id": "r1"}
+    )
+
+    assert (str(error), error.code, error.headers) == (
+        HIDDEN,
+        HIDDEN,
+        {"retry-after": HIDDEN, "x-request-id": "r1"},
+    )

@@ -28,6 +28,9 @@ class WireRequest:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
 
+    def __repr__(self) -> str:  # keys are in the head, prompts in the body
+        return f"<WireRequest {self.method} {len(self.headers)} headers, {len(self.body)} bytes>"
+
 
 @dataclass(slots=True)
 class WireReply:
@@ -36,6 +39,9 @@ class WireReply:
     status: int
     headers: dict[str, str]
     body: bytes
+
+    def __repr__(self) -> str:
+        return f"<WireReply {self.status} {len(self.headers)} headers, {len(self.body)} bytes>"
 
 
 @dataclass(slots=True)

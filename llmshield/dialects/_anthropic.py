@@ -18,7 +18,7 @@ from llmshield.dialects._sse import write_event
 from llmshield.dialects._tree import dump
 from llmshield.dialects._wire import ERROR_BODY, count, kept_headers
 from llmshield.errors import CallError, ErrorKind, FailureReason, UpstreamError
-from llmshield.redact import redact
+from llmshield.redact import redact_foreign
 
 ERRORS: dict[ErrorKind, tuple[int, str]] = {
     "blocked": (400, "invalid_request_error"),
@@ -124,7 +124,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
         code=kind,
         retry_after_s=retry_after(headers),
         headers=kept_headers(headers),
-        body=redact(body[:ERROR_BODY].decode("utf-8", "replace")).encode(),
+        body=redact_foreign(body[:ERROR_BODY].decode("utf-8", "replace")).encode(),
     )
 
 
@@ -139,7 +139,7 @@ def error_in_reply(tree: Any) -> UpstreamError:
         "the provider sent an error inside its answer" + (f" ({kind})" if kind else ""),
         status=STATUSES.get(kind or ""),
         code=kind,
-        body=redact(dump(tree)[:ERROR_BODY].decode("utf-8", "replace")).encode(),
+        body=redact_foreign(dump(tree)[:ERROR_BODY].decode("utf-8", "replace")).encode(),
     )
 
 

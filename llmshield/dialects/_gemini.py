@@ -17,7 +17,7 @@ from llmshield.dialects._retry import bounded, retry_after, retry_headers
 from llmshield.dialects._tree import dump
 from llmshield.dialects._wire import ERROR_BODY, MAX_TOKENS, count, kept_headers
 from llmshield.errors import CallError, ErrorKind, FailureReason, UpstreamError
-from llmshield.redact import redact
+from llmshield.redact import redact_foreign
 
 ERRORS: dict[ErrorKind, tuple[int, str, str]] = {
     "blocked": (400, "FAILED_PRECONDITION", ""),
@@ -122,7 +122,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
         code=code,
         retry_after_s=retry_after(headers) if delay is None else delay,
         headers=kept_headers(headers),
-        body=redact(body[:ERROR_BODY].decode("utf-8", "replace")).encode(),
+        body=redact_foreign(body[:ERROR_BODY].decode("utf-8", "replace")).encode(),
     )
 
 
@@ -142,7 +142,7 @@ def error_in_reply(tree: Any) -> UpstreamError:
         status=status,
         code=code,
         retry_after_s=delay,
-        body=redact(dump(tree)[:ERROR_BODY].decode("utf-8", "replace")).encode(),
+        body=redact_foreign(dump(tree)[:ERROR_BODY].decode("utf-8", "replace")).encode(),
     )
 
 

@@ -16,7 +16,7 @@ from llmshield.dialects._retry import retry_after, retry_headers
 from llmshield.dialects._tree import dump, load_reply, refuse
 from llmshield.dialects._wire import without_credentials
 from llmshield.errors import CallError, ErrorKind, FailureReason, UpstreamError, WireError
-from llmshield.redact import redact
+from llmshield.redact import redact_foreign
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
@@ -158,7 +158,7 @@ def upstream_error(
             for name, value in headers.items()
             if name in _PASSED_HEADERS or name.startswith("x-ratelimit-")
         },
-        body=redact((body[:_ERROR_BODY] or dump(tree)).decode(errors="replace")).encode(),
+        body=redact_foreign((body[:_ERROR_BODY] or dump(tree)).decode(errors="replace")).encode(),
     )
 
 
@@ -306,4 +306,4 @@ def _word(value: Any) -> str | None:
     """A code as a short word; providers send numbers as well."""
     if type(value) is int:
         return str(value)
-    return redact(value[:80]) if type(value) is str and value else None
+    return redact_foreign(value[:80]) if type(value) is str and value else None

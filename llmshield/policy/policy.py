@@ -52,6 +52,9 @@ class Policy:
     warnings: tuple[Finding, ...]
     _routing: tuple[tuple[Condition, Route], ...] = field(init=False, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"<Policy {self.file!r} {self.hash[:19]}>"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "_routing", tuple((route.match.compiled, route) for route in self.routes))
 

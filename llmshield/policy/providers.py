@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from llmshield.policy.globs import Matcher, compile_globs
 from llmshield.policy.section import Count, Flag, Globs, Name, Section
 from llmshield.policy.units import Address, CallPrice, HostPort, Percent, PositiveDuration, TokenPrice
+from llmshield.redact import redact
 from llmshield.resolvers import SecretRef
 
 Family: TypeAlias = Literal["openai", "anthropic", "gemini"]
@@ -217,6 +218,9 @@ class Provider:
     region: str | None = None
     system: System | None = None
     parameters: Mapping[str, Any] = MappingProxyType({})
+
+    def __repr__(self) -> str:  # an address may hold a login
+        return f"<Provider {self.name!r} {self.dialect} {redact(self.base_url)!r}>"
 
     @property
     def adapts(self) -> bool:

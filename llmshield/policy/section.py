@@ -8,12 +8,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from pydantic_core import PydanticCustomError
 
 from llmshield.policy.masking import found
+from llmshield.redact import redact
 
 
 class Section(BaseModel):
     """A mapping of a policy: unknown keys are refused, nothing changes after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, hide_input_in_errors=True)
+
+    def __repr__(self) -> str:
+        """As pydantic writes it, without secrets: a store's URL may hold a password."""
+        return redact(super().__repr__())
+
+    __str__ = __repr__
 
 
 def _many(value: Any) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from llmshield.hookspecs import Settings
 from llmshield.secrets_patterns import GROUPS, RULES
@@ -28,6 +28,11 @@ class RuleSetting(BaseModel):
 
     action: Action | None = None
     min_entropy: float | None = Field(default=None, ge=0.0, le=8.0)
+
+
+def _short_form(value: Any) -> Any:
+    """`cloud: block` is short for `cloud: {action: block}`."""
+    return {"action": value} if isinstance(value, str) else value or {}
 
 
 class Ruling(NamedTuple):
@@ -52,21 +57,13 @@ class SecretsSettings(Settings):
     """
 
     action: Action = "redact"
-    rules: dict[str, RuleSetting] = Field(default_factory=dict)
+    rules: dict[
+        str, Annotated[RuleSetting, BeforeValidator(_short_form, json_schema_input_type=RuleSetting | Action)]
+    ] = Field(default_factory=dict)
     min_entropy: float | None = Field(default=None, ge=0.0, le=8.0)
     allow: tuple[str, ...] = ()
     allow_patterns: tuple[str, ...] = ()
     scan: tuple[Scanned, ...] = ("system", "user", "assistant", "tool", "output")
-
-    @field_validator("rules", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        """`cloud: block` is short for `cloud: {action: block}`."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: ({"action": rule} if isinstance(rule, str) else rule or {}) for name, rule in value.items()
-        }
 
     @field_validator("rules")
     @classmethod
