@@ -83,6 +83,48 @@ def register(app: typer.Typer) -> None:
 
         raise typer.Exit(check(policy_at(policy, "vault")))
 
+    @vault.command("migrate")
+    def migrate_command(
+        file: Annotated[
+            Path, typer.Argument(help="A JSON or CSV file, or an SQLite database.", show_default=False)
+        ],
+        column: Annotated[str, typer.Option(help="The column that holds the keys.")] = "api_key",
+        provider_column: Annotated[
+            str | None,
+            typer.Option(
+                help="The column that says whose they are; else provider, provider_name or name.",
+                show_default=False,
+            ),
+        ] = None,
+        provider: Annotated[
+            str | None, typer.Option(help="Whose they all are, where no column says it.", show_default=False)
+        ] = None,
+        table: Annotated[
+            str | None, typer.Option(help="The table of a database.", show_default=False)
+        ] = None,
+        encoding: Annotated[str, typer.Option(help="How keys stand there: base64 or plain.")] = "base64",
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")
+        ] = False,
+        backup: Annotated[bool, typer.Option(help="Keep the file as it was beside it.")] = True,
+    ) -> None:
+        """Seal keys that stand in a file or table, in base64 or as they are; safe to repeat."""
+        from llmshield.cli._vault_migrate import Encoding, Plan, migrate
+
+        if encoding not in list(Encoding):
+            raise typer.BadParameter("expected base64 or plain", param_hint="--encoding")
+        plan = Plan(_ring(), column, provider_column, provider, Encoding(encoding))
+        kept = migrate(file, plan, table=table, dry=dry_run, backup=backup)
+        would = "would be " if dry_run else ""
+        print(
+            f"{plan.sealed} {would}sealed, {plan.again} {would}sealed anew, {plan.kept} sealed already, {plan.empty} empty"
+        )
+        if kept is not None:
+            print(
+                f"llmshield vault: {kept} holds the old keys readably; delete it when all is well",
+                file=sys.stderr,
+            )
+
     @vault.command("revoke")
     def revoke_command(
         provider: Annotated[str, typer.Argument(help="The provider, as the policy names it.")],
