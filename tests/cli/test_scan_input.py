@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 
 import pytest
@@ -29,14 +30,23 @@ def test_what_is_read(form: Format, given: bytes, items: list[Item]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [(b"a,b\n1,2\n", "it has: 'a', 'b'"), (b"", "no header"), (b"text\n\x00\n", "row 1")]
+    ("given", "says"),
+    [
+        (b"a,b\n1,2\n", "it has: 'a', 'b'"),
+        (b"", "no header"),
+        (b"text\n" + b"x" * 21, "behind line 1: field"),
+    ],
 )
 def test_a_table_that_can_t_be_read_says_why(
     given: bytes, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_scan_input, "_FIELD", 0)
-    with pytest.raises(ValueError, match=says):
-        list(read(io.BytesIO(given), "csv", "text"))
+    usual = csv.field_size_limit()
+    monkeypatch.setattr(_scan_input, "_FIELD", 20)
+    try:
+        with pytest.raises(ValueError, match=says):
+            list(read(io.BytesIO(given), "csv", "text"))
+    finally:
+        csv.field_size_limit(usual)
 
 
 def test_an_answer_comes_with_each_line() -> None:
