@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmshield.errors import StoreError
 from llmshield.stores import _sqlite_steps as steps
+from llmshield.stores._sqlite_log import LONG
 from llmshield.stores._trouble import sqlite_trouble
 
 _START_S = 5.0
@@ -40,7 +41,7 @@ def connect(path: str, sync: str) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={sync}")
             connection.execute("PRAGMA wal_autocheckpoint=0")  # `Log` does it
-            connection.execute("PRAGMA journal_size_limit=0")  # a log that begins anew is short
+            connection.execute(f"PRAGMA journal_size_limit={LONG}")
             steps.create(connection)
             connection.execute("PRAGMA busy_timeout=0")  # we wait ourselves, and never on the event loop
             return connection

@@ -36,8 +36,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
-PATIENCE_S = 0.045
-"""What a file that somebody holds locked may cost a call: 50 ms with the way to the thread and back."""
+PATIENCE_S = 0.05
+"""What a file that somebody holds locked may cost a call, with the way to the thread and back."""
+
+_WAY_S = 0.005
 
 _PATIENCE_FULL_S = 0.5
 """The same where each commit of others has a disk flush in it (`sync=full`): slow disks take 0.2 s for one."""
@@ -315,7 +317,7 @@ class SqliteFile:
             seen = _version(connection)
             if seen != version:
                 version, waited = seen, 0.0
-            self._stuck = waited > self._patience_s or crowded > _CROWDED_S
+            self._stuck = waited > self._patience_s - _WAY_S or crowded > _CROWDED_S
         raise busy(self.path, self._patience_s)
 
     # -- what runs in the writing thread

@@ -1,6 +1,7 @@
 """The log of a SQLite file: on disk once a second, never long for long, and looked after in nobody's way."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from llmshield.stores import Labels, Line, Seat, Store, Window, _sqlite_log, open_store
 from llmshield.stores._sqlite_connect import connect
-from llmshield.stores._sqlite_log import Log
+from llmshield.stores._sqlite_log import Log, length_of
 
 DAY = 86_400_000
 NOW = 2_000_000_000_000
@@ -29,7 +30,8 @@ async def store(file: Path) -> AsyncIterator[Store]:
 
 
 def log_size(file: Path) -> int:
-    return file.with_name(file.name + "-wal").stat().st_size
+    with file.with_name(file.name + "-wal").open("rb") as log:
+        return length_of(log.fileno())
 
 
 async def write(store: Store, name: str, count: int) -> None:
@@ -46,12 +48,18 @@ async def test_a_long_log_goes_into_the_file(
         before = log_size(file)
         Log(str(file)).flush(own)
         assert log_size(file) == before, "short: on disk, and left as it is"
+        assert before == file.with_name(file.name + "-wal").stat().st_size
         await write(store, "b", 200)
         assert log_size(file) > 200_000
         Log(str(file)).flush(own)
 
     assert log_size(file) < 20_000
-    assert len(await store.notes("shelf", 0)) == 220
+    assert file.with_name(file.name + "-wal").stat().st_size > 200_000, "its place on the disk is kept"
+    await write(store, "c", 5)
+    with closing(sqlite3.connect(file)) as reader:
+        (_, frames, _) = reader.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    assert log_size(file) == 32 + frames * (24 + 1024)
+    assert len(await store.notes("shelf", 0)) == 225
 
 
 async def test_a_log_that_others_keep_writing_does_not_grow_for_ever(

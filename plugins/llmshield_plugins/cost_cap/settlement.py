@@ -6,7 +6,7 @@
 | the provider answered with an error status | nothing: no provider bills these |
 | usage was reported, and the reply is complete | exactly that |
 | usage was reported, and the reply was cut (client gone, stopped by a guard, broken) | that, but no less than what was seen; a stream with `cut_stream: full`, or one that thinks unseen: all that was reserved |
-| no usage, or nonsense | what was sent and seen, each byte and character as a token |
+| no usage, or nonsense | what was sent and seen, each byte and character as a token; of a model that thinks unseen all that was reserved |
 | no answer at all, or a whole one that never became readable | all that was reserved (`lost_reply`) |
 
 What was seen is charged at no more than was reserved; a report is the truth and may be more.
@@ -22,6 +22,8 @@ from llmshield.prices import Bound, ModelPrice, cost, sensible, tokens
 
 _THINKERS = ("o1", "o3", "o4", "gpt-5", "gpt-6", "codex", "computer-use")
 """OpenAI's models that reason without showing it."""
+_MUTE = ("gemini-1", "gemini-2.0", "models/gemini-1", "models/gemini-2.0", "gemma", "models/gemma")
+"""Gemini's models that do not think. Of the others each report has the thoughts so far; without one nobody knows."""
 _SPEAKERS = ("gpt-5-chat", "gpt-5.1-chat", "gpt-5.2-chat", "gpt-5.3-chat")
 
 
@@ -72,9 +74,10 @@ def charge_for(
                 )
         return Charge(amount, tokens(usage.input), tokens(usage.output))
     lost = status is None or (not complete and not call.stream)
-    if cut and thinks_unseen(attempt):
-        cut_in_full = True
-    if "background" in attempt.unseen or (lost and lost_in_full) or cut_in_full:
+    unknown = call.operation == "generate" and (
+        thinks_unseen(attempt) or (attempt.dialect == "gemini" and not attempt.model.startswith(_MUTE))
+    )
+    if "background" in attempt.unseen or (lost and lost_in_full) or (unknown and not lost) or cut_in_full:
         return Charge(reserved, 0, 0)
     guess = Usage(
         input=max(bound.input, tokens(usage.input) if usage else 0),

@@ -241,6 +241,35 @@ def test_a_thinker_that_is_cut_is_charged_in_full_unless_it_reported() -> None:
     assert amount() == 10 * 1_250_000 + 700 * 10_000_000
 
 
+SILENT = [
+    (CHAT, "openai", "gpt-5", True),
+    (CHAT, "openai", "gpt-4o", False),
+    (GEMINI, "gemini", "gemini-2.5-flash", True),
+    (GEMINI, "gemini", "gemini-2.0-flash", False),
+    ("/v1/embeddings", "openai", "text-embedding-3-small", False),
+]
+
+
+@pytest.mark.parametrize("usage", [None, Usage(malformed=True)])
+@pytest.mark.parametrize(("path", "family", "model", "full"), SILENT)
+def test_a_thinker_without_a_report_is_charged_in_full(
+    path: str, family: str, model: str, full: bool, usage: Usage | None
+) -> None:
+    """The answer is whole, its text short: what was thought besides nobody here knows."""
+    price = Prices({}).price("p", family, model)
+    assert price is not None
+    body = {GEMINI: PARTS, CHAT: {"messages": HI}}.get(path, {"input": "x"})
+    attempt = attempt_of(path, body, model)
+    attempt.sent, attempt.status, attempt.outcome, attempt.output_chars = True, 200, "ok", 3
+    attempt.usage = usage
+    bound, _ = bound_of(attempt, price, NOTHING)
+    reserved = Quote(price, bound).worst_case(5_000)
+    charge = charge_for(attempt, price, bound, reserved, lost_in_full=True, cut_in_full=False)
+
+    assert charge is not None
+    assert (charge.amount == reserved) is full or price.rates.output is None
+
+
 def test_two_of_them_would_book_the_same_money_twice() -> None:
     text = "plugins: [{use: cost_cap}, {use: cost_cap, name: second}]"
     with pytest.raises(PolicyError, match="may stand in a policy once"):
