@@ -143,6 +143,8 @@ class Attempts:
         if attempt.number > 1 or self.call_s < timeouts.total:
             timeouts = _within(timeouts, x.deadline - clock.monotonic())
         request = WireRequest(call.method, path, query, headers, payload)
+        if x.witness is not None:
+            await x.witness.ask(x)
         return Prepared(request, transport, timeouts, dialect, asked, translation)
 
     def shadow(self, x: Exchange, codec: StreamCodec) -> Shadow | None:

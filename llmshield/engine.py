@@ -31,10 +31,11 @@ from llmshield.policy import Override, Policy
 from llmshield.provider_keys import Keys
 from llmshield.replies import Replies
 from llmshield.routing import Routing, check_origin
-from llmshield.traffic import Dialects, canonical_path, checked_query
+from llmshield.traffic import Dialects, canonical_path, checked_query, param_of
 from llmshield.translation import Translations
 from llmshield.transport import Transport
 from llmshield.verdicts import Answer, Block
+from llmshield.witness import Gate, Notary, Witness
 
 _SINGLE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-type", "content-encoding",
@@ -50,7 +51,8 @@ class Engine:
     """Handles exchanges under one policy. Made once per policy; a reload makes another one.
 
     `keys` are the providers' keys (None: the client's own is passed on), `observe` is told about every
-    finished exchange, `faults` are simulated failures by provider.
+    finished exchange, `faults` are simulated failures by provider; `notary` writes what must be durable before anything
+    happens, `keeps_texts`: the observer wants the reply's texts.
     """
 
     def __init__(
@@ -64,11 +66,15 @@ class Engine:
         faults: Mapping[str, str] | None = None,
         identity: Identity | None = None,
         repeats: Repeats | None = None,
+        notary: Notary | None = None,
+        *,
+        keeps_texts: bool = False,
     ) -> None:
         self.policy = policy
         self.chain = chain
         self.identity = identity or Identity(policy)
         self._repeats = repeats
+        self._witness, self._keeps_texts = Witness(notary) if notary is not None else None, keeps_texts
         self._dialects = dialects
         self._observe = observe
         self._endings = Endings()
@@ -94,6 +100,8 @@ class Engine:
         x = Exchange(incoming, client, new_id(), clock.monotonic())
         if incoming.on_begin is not None:
             incoming.on_begin(x)
+        if self._witness is not None:
+            x.witness, x.client = self._witness, Gate(client, self._witness, x)
         task = asyncio.current_task()
         if task is not None:
             self._live.add(task)
@@ -125,6 +133,8 @@ class Engine:
         self._read_head(x)
         if x.incoming.origin is not None:
             check_origin(x)
+        if x.witness is not None:
+            x.witness.admit()
         found = self._dialects.find(x.method, x.path, x.headers)
         if found is None:
             await self._unclaimed(x)
@@ -151,15 +161,14 @@ class Engine:
                 tree = await asyncio.to_thread(parse_body, body, self._limits)
                 call = await asyncio.to_thread(x.dialect.read_call, x.id, operation, request, tree)
         except WireError as error:
-            raise CallError("bad_request", str(error), param=_param(error.place)) from None
+            raise CallError("bad_request", str(error), param=param_of(error.place)) from None
         call.tenant, call.tier = caller.tenant, caller.tier
         call.key_id, call.client = caller.key_id, caller.address
-        if caller.tags is not None:
-            call.tags.update(caller.tags)
+        call.tags.update(caller.tags or {})
         tenant = self.policy.tenants.get(call.tenant)
         if tenant is not None:
             call.tags.update(tenant.tags)
-        x.call = call
+        x.take(call, keeps_texts=self._keeps_texts)
         x.trail.stretch, x.trail.long = stretch_for(len(body)), len(body) > _LONG
         route = self._routing.route(x, call)
         active = self._overrides(call)
@@ -352,12 +361,3 @@ def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:
         x.trail.took.append(
             Took(plugin, "reply", action if enforced else f"would-{action}", enforced, 0.0, findings)
         )
-
-
-def _param(place: str) -> str | None:
-    """A JSON pointer in the words of SDK errors."""
-    out = ""
-    for step in place.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        out += f"[{step}]" if step.isdigit() else f".{step}" if out else step
-    return out or None

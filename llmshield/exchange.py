@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmshield.resuming import Resumption, Shadow
     from llmshield.transport import Transport
     from llmshield.verdicts import Target
+    from llmshield.witness import Witness
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
@@ -159,6 +160,12 @@ class Exchange:
     dialect: Dialect | None = None
     operation: str = ""
     call: Call | None = None
+    user: str = ""
+    """Whom the caller says that the call is for (`user`, `metadata.user_id`), before any plugin has edited it."""
+    witness: Witness | None = None
+    """Where nothing may happen without its record."""
+    heard: dict[str, list[str]] | None = None
+    """The reply's texts by channel, as guards left them; None where nobody keeps them."""
     chain: Chain | None = None
     trail: Trail = field(default_factory=Trail)
     attempts: list[Attempt] = field(default_factory=list)
@@ -209,6 +216,17 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.id} {self.method} {self.operation} {self.status}>"
+
+    def take(self, call: Call, *, keeps_texts: bool) -> None:
+        """The request was read: what it is, and whom it says it is for."""
+        self.call = call
+        body = call.body
+        user = body.get("user") or body.get("safety_identifier")
+        if not user and type(metadata := body.get("metadata")) is dict:
+            user = metadata.get("user_id")
+        self.user = user if type(user) is str else ""
+        if keeps_texts:
+            self.heard = {}
 
     def waited(self) -> None:
         """The provider has said all that is waited for: the time since it was asked was its own."""

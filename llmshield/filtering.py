@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
-from llmshield.call import Attempt, Reply, Stop
+from llmshield.call import AttachedFilter, Attempt, Channel, Reply, Stop
 from llmshield.chain import Took, run_now
 from llmshield.channels import Channels, WouldChange
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._tree import dump
 from llmshield.exchange import Exchange
 from llmshield.logs import log
+
+_HEARD = 65_536
+"""Characters of one channel that are kept for the record."""
 
 
 async def open_channels(
@@ -63,6 +67,29 @@ async def _read_head(x: Exchange, attempt: Attempt, model: str, *, streamed: boo
             verdict = await verdict
         if verdict is not None:
             raise verdict.error(step.plugin)
+    if x.heard is not None:  # behind all guards and before what was replaced is put back
+        reply._filters.append(AttachedFilter("audit", partial(_Tap, x.heard), "guard", 0, False, True))
+
+
+class _Tap:
+    """Hears a channel for the record, and changes nothing. A later attempt's channel of the same name is heard anew."""
+
+    __slots__ = ("_parts", "_room")
+
+    def __init__(self, heard: dict[str, list[str]], channel: Channel) -> None:
+        self._parts: list[str] = []
+        self._room = _HEARD
+        if channel.kind != "tool_arguments" or channel.path:  # without a path it is only asked about
+            heard[str(channel)] = self._parts
+
+    def feed(self, text: str) -> str:
+        if self._room > 0:
+            self._parts.append(text[: self._room])
+            self._room -= len(text)
+        return text
+
+    def flush(self) -> str:
+        return ""
 
 
 def filter_event(event: Event, codec: StreamCodec, channels: Channels, attempt: Attempt) -> bytes:

@@ -275,9 +275,11 @@ class _Recorder:
         self.ended = False
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        self.started = True
         self.status, self.headers = status, dict(headers)
-        await self._client.start(status, headers)
+        try:
+            await self._client.start(status, headers)
+        finally:
+            self.started = self._client.started  # a head that could not be recorded was not sent
 
     async def send(self, data: bytes) -> None:
         if self.parts is not None:

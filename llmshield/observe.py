@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from llmshield import clock
-from llmshield.audit import AttemptRecord, Audit, FindingRecord, Record, VerdictRecord
+from llmshield.audit import Audit, Mode, Said, Subject
 from llmshield.call import Attempt
 from llmshield.chain import Took
 from llmshield.exchange import Exchange
 from llmshield.metrics import Metrics
-
-PICO = 10**12
+from llmshield.records import call_record
 
 
 class Observer:
     """Counts and records each exchange once, whatever path it took out."""
 
-    def __init__(self, metrics: Metrics, audit: Audit, policy_hash: str) -> None:
+    def __init__(self, metrics: Metrics, audit: Audit) -> None:
         self._metrics = metrics
         self._audit = audit
-        self._policy = policy_hash
+
+    @property
+    def required(self) -> bool:
+        """Whether nothing may happen without its record (`witness.py`)."""
+        return self._audit.required
+
+    @property
+    def ready(self) -> bool:
+        """Whether records can be written at the moment, as far as is known."""
+        return self._audit.ready
+
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether records hold something of the texts."""
+        return self._audit.enabled and self._audit.content != "none"
+
+    async def write(self, x: Exchange, kind: str) -> None:
+        """Record what an exchange is about to do, and wait until that is durable. Raises: StoreUnavailable."""
+        latency = clock.monotonic() - x.started_at
+        body = self._body(x, kind, latency, max(0.0, latency - x.upstream_s), x.status)
+        await self._audit.record_and_wait(body, _subject(x, "none"))
 
     def __call__(self, x: Exchange) -> None:
         """Tell about an exchange that is over."""
@@ -50,7 +67,14 @@ class Observer:
             metrics.remaining(name, requests, tokens)
         metrics.hooks(x.trail.took)
         if self._audit.enabled:
-            self._audit.record(self._record(x, latency, overhead, status, dialect))
+            body = self._body(x, "call", latency, overhead, status)
+            self._audit.record(body, _subject(x, self._audit.content))
+
+    def _body(self, x: Exchange, kind: str, latency: float, overhead: float, status: int) -> str:
+        return call_record(
+            x, kind=kind, policy=self._audit.policy, status=status, latency_s=latency, overhead_s=overhead,
+            hashed=self._audit.hashed,
+        )  # fmt: skip
 
     def _count_attempt(self, attempt: Attempt, tenant: str) -> None:
         usage = attempt.usage
@@ -66,92 +90,28 @@ class Observer:
             cost_picousd=attempt.cost_picousd,
         )
 
-    def _record(self, x: Exchange, latency: float, overhead: float, status: int, dialect: str) -> Record:
-        call, reply, caller = x.call, x.reply, x.caller
-        usage = reply.usage if reply is not None else None
-        cost = x.cost_picousd
-        return Record(
-            request_id=x.id,
-            policy=self._policy,
-            mount=x.incoming.mount,
-            dialect=dialect,
-            operation=x.operation,
-            path=x.path,
-            tenant=caller.tenant if caller is not None else "",
-            tier=caller.tier if caller is not None else None,
-            key_id=caller.key_id if caller is not None else None,
-            client=caller.address if caller is not None else x.incoming.peer,
-            stream=bool(reply is not None and reply.stream),
-            model=call.model if call is not None else "",
-            provider=x.attempts[-1].provider if x.attempts else None,
-            answered_model=reply.model if reply is not None else None,
-            attempts=[
-                AttemptRecord(
-                    provider=attempt.provider,
-                    model=attempt.model,
-                    outcome=attempt.outcome or "failed",
-                    reason=attempt.reason,
-                    status=attempt.status,
-                    ms=_ms(_seconds(attempt)),
-                    cost_usd=usd(attempt.cost_picousd),
-                    prices=attempt.prices,
-                    dialect=attempt.dialect,
-                    lost=attempt.lost,
-                )
-                for attempt in x.attempts
-            ],
-            verdicts=[
-                VerdictRecord(
-                    took.plugin,
-                    took.hook,
-                    took.action,
-                    "enforce" if took.enforced else "monitor",
-                    int(took.ms * 1000 + 0.5) / 1000,
-                    _findings(took) if took.findings else (),
-                    took.error,
-                )
-                for took in x.trail.took
-            ],
-            action=x.action,
-            status=status,
-            error=_ending(x),
-            finish=reply.finish if reply is not None else None,
-            input_tokens=usage.input if usage is not None else None,
-            output_tokens=usage.output if usage is not None else None,
-            cost_usd=usd(cost),
-            latency_ms=_ms(latency),
-            first_byte_ms=_ms(x.first_byte_at - x.started_at) if x.first_byte_at else None,
-            overhead_ms=_ms(overhead),
-            unscanned=tuple(call.unseen) if call is not None else (),
-            overrides=x.overrides,
-            route_why=x.why,
-            tags=dict(call.tags) if call is not None else {},
-        )
 
+def _subject(x: Exchange, mode: Mode) -> Subject | None:
+    """Whom a record is about, and what was said; None where that is nobody and nothing.
 
-def usd(picousd: int | None) -> str | None:
-    """An amount as an exact decimal with twelve digits, or None for none."""
-    if picousd is None:
+    Texts are redacted by the plugin `pii`, which sees them before anybody is asked: where it did not, because it is
+    disabled, watches only, failed, or another plugin ended the call first, hashes are kept in their place.
+    """
+    call = x.call
+    if mode == "redacted" and not (x.attempts and any(map(_edited, x.trail.took))):
+        mode = "hash"
+    said: list[Said] = []
+    if mode != "none" and call is not None:
+        said = [Said(text.role, text.place, text.value) for text in call.texts]
+        said += [Said("output", place, "".join(parts)) for place, parts in (x.heard or {}).items()]
+    if not said and not x.user:
         return None
-    sign, amount = ("-", -picousd) if picousd < 0 else ("", picousd)
-    return f"{sign}{amount // PICO}.{amount % PICO:012d}"
+    return Subject(x.id, x.caller.tenant if x.caller is not None else "", x.user, said, mode)
 
 
-def _ending(x: Exchange) -> str | None:
-    """Why the exchange did not end well, as a constant; None when it did."""
-    if x.cancelled and x.error is None:
-        return "client_gone"
-    return x.error.kind if x.error is not None else None
+def _edited(took: Took) -> bool:
+    return took.plugin == "pii" and took.hook == "pre_request" and took.enforced and took.action != "error"
 
 
 def _seconds(attempt: Attempt) -> float:
     return (attempt.ended_at - attempt.started_at) if attempt.ended_at is not None else 0.0
-
-
-def _ms(seconds: float) -> float:
-    """Milliseconds, to the microsecond; a fifth of what `round` takes."""
-    return int(seconds * 1_000_000 + 0.5) / 1000
-
-
-def _findings(took: Took) -> Sequence[FindingRecord]:
-    return [FindingRecord(f.type, f.action, f.count, f.score, f.place) for f in took.findings]

@@ -93,6 +93,8 @@ class Passing:
         path, query = call.path, call.query
         if name != APP:
             path, query = _below_base(path, call.family), without_credentials(query)
+        if x.witness is not None:
+            await x.witness.ask(x)
         attempt.sent = True
         upstream = await transport.ask(
             WireRequest(x.method, path, query, headers, body), timeouts_of(provider, streamed=True)

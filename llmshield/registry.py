@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from llmshield.errors import PluginError
 from llmshield.redact import redact
 
-Kind: TypeAlias = Literal["plugin", "dialect", "store", "resolver", "identity", "translator"]
+Kind: TypeAlias = Literal["plugin", "dialect", "store", "resolver", "identity", "translator", "holder"]
 
 
 class Room(NamedTuple):
@@ -42,6 +42,7 @@ ROOMS: dict[Kind, Room] = {
     "resolver": Room("llmshield.resolvers", "llmshield.resolvers", ""),
     "translator": Room("llmshield.translators", "llmshield.translators", "llmshield.translators:Translator"),
     "identity": Room("llmshield.identity", "llmshield.identity", "llmshield.identity:Way"),
+    "holder": Room("llmshield.holders", "llmshield.holders", "llmshield.holders:Holder"),
 }
 
 

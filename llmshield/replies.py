@@ -81,7 +81,12 @@ class Replies:
             return
         dialect = x.dialect or self._dialects.for_errors(x.path, x.headers)
         reply = _upstream_reply(error) or dialect.write_error(error, x.id)
-        await self.send(x, reply.status, reply.headers, reply.body)
+        try:
+            await self.send(x, reply.status, reply.headers, reply.body)
+        except CallError as unrecorded:  # not even the refusal: that is what the client is told
+            x.error = unrecorded
+            reply = dialect.write_error(unrecorded, x.id)
+            await self.send(x, reply.status, reply.headers, reply.body)
 
     def translate(self, x: Exchange, failure: UpstreamError) -> None:
         """Put a provider's error answer in another dialect into words that the client's own would have used."""

@@ -119,10 +119,11 @@ class Runtime:
             await self.close()
             raise
         self.metrics.policy(self.policy.hash)
+        observer = Observer(self.metrics, self.audit)
         self._engine = Engine(
-            self.policy, self.chain, self.dialects, self.transports, self.keys,
-            Observer(self.metrics, self.audit, self.policy.hash), _simulated(self.policy), self.identity,
+            self.policy, self.chain, self.dialects, self.transports, self.keys, observer, _simulated(self.policy), self.identity,
             Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
+            observer if observer.required else None, keeps_texts=observer.keeps_texts,
         )  # fmt: skip
         self.ready = True
 

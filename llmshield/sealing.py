@@ -63,6 +63,9 @@ class KeyRing:
         self._derived: Callable[[bytes], bytes] = lambda info: _derive(
             primary, info
         )  # not as an attribute: `vars` would show it
+        self._derived_all: Callable[[bytes], tuple[bytes, ...]] = lambda info: tuple(
+            _derive(master, info) for master in masters
+        )
 
     @property
     def id(self) -> str:
@@ -101,6 +104,14 @@ class KeyRing:
     def derive(self, purpose: str) -> bytes:
         """32 bytes for another purpose (a MAC), from the key that seals; the same in every process."""
         return self._derived(b"llmshield.derive.v1\0" + purpose.encode())
+
+    def derive_all(self, purpose: str) -> tuple[bytes, ...]:
+        """What `derive` gives under each key of the ring, the one that seals first: to find what older keys wrote."""
+        return self._derived_all(b"llmshield.derive.v1\0" + purpose.encode())
+
+    def holds(self, sealed: bytes) -> bool:
+        """Whether this was sealed with a key of this ring."""
+        return sealed[:_ID_BYTES] in self._keys
 
     # -- references, as they stand in a policy -----------------------------------------------------------------
 

@@ -109,3 +109,12 @@ class Dialects:
         if "x-goog-api-key" in headers or path.startswith("/v1beta") or ":" in path.rsplit("/", 1)[-1]:
             return self._by_name["gemini"]
         return self._by_name["openai_chat"]
+
+
+def param_of(place: str) -> str | None:
+    """A JSON pointer in the words of SDK errors."""
+    out = ""
+    for step in place.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        out += f"[{step}]" if step.isdigit() else f".{step}" if out else step
+    return out or None

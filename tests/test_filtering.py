@@ -122,6 +122,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch, step: Step, *, raced: bool) -> Any
     return SimpleNamespace(
         call=asked, chain=SimpleNamespace(post_response=(step,)), reply=None, trail=Trail(), attempts=[1], id="r",
         floor=Floor() if raced else None,
+        heard=None,
     )  # fmt: skip
 
 

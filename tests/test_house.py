@@ -35,7 +35,6 @@ ELSEWHERE = {
     "llmshield/errors.py": "shapes; tests/test_redact.py covers what its constructors do",
     "llmshield/hookspecs.py": "the contract; tests/test_chain.py validates plugins against it",
     "llmshield/process_figures.py": "tests/test_metrics.py",
-    "llmshield/records.py": "shapes; tests/test_audit.py writes them",
     "llmshield/verdicts.py": "shapes; tests/test_chain.py",
     "llmshield/secrets_shapes.py": "tables; tests/test_secrets_patterns.py goes through every row",
     "llmshield/clock.py": "three lines over the standard library; tests/test_testing.py holds it still",
@@ -76,7 +75,6 @@ LONGER = {
     "llmshield/prices.py": "one list's prices in one meaning: lookup, quote, cost",
     "llmshield/stores/redis.py": "one store, method by method",
     "llmshield/call.py": "the shapes of one call, in one place",
-    "llmshield/evidence.py": "one chain's lines, written and verified by the same rules",
 }
 """Files above 400 lines (blank lines and comments included), and why they are one subject."""
 

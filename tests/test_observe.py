@@ -13,7 +13,8 @@ from llmshield.errors import CallError
 from llmshield.exchange import Exchange, Incoming
 from llmshield.identity import Caller
 from llmshield.metrics import Metrics
-from llmshield.observe import Observer, usd
+from llmshield.observe import Observer
+from llmshield.policy.apps import Audit as Settings
 from llmshield.testing import FrozenClock
 
 
@@ -30,14 +31,12 @@ def frozen():
 def tell(tmp_path, frozen):
     """Observe exchanges; return the records that were written."""
     metrics = Metrics()
-    sink = SimpleNamespace(
-        sink=f"file://{tmp_path}/audit.jsonl", content="none", chain="sha256", required=False
-    )
+    sink = Settings(sink=f"file://{tmp_path}/audit.jsonl")
 
     def run(*exchanges):
         audit = Audit(sink, "sha256:1f3a")
         audit.start()
-        observer = Observer(metrics, audit, "sha256:1f3a")
+        observer = Observer(metrics, audit)
         for exchange in exchanges:
             observer(exchange)
         audit.close()
@@ -113,7 +112,7 @@ def test_the_record_of_an_answered_call(tell, frozen):
 
     expected = {
         "request_id": "01JABC", "policy": "sha256:1f3a", "mount": "gateway", "dialect": "openai_chat",
-        "operation": "generate", "tenant": "acme", "tier": "pro", "key_id": "k1", "stream": True, "model": "gpt-4o",
+        "operation": "generate", "tenant": "acme", "tier": "pro", "stream": True, "model": "gpt-4o",
         "provider": "openai", "answered_model": "gpt-4o-2024-11-20", "action": "redact", "status": 200, "error": None,
         "finish": "stop", "input_tokens": 12, "output_tokens": 30, "cost_usd": "0.000214000000",
         "latency_ms": 800.0, "overhead_ms": 300.0, "unscanned": ["previous_response_id"],
@@ -134,7 +133,7 @@ def test_the_record_of_an_answered_call(tell, frozen):
 def test_nothing_of_the_caller_is_in_the_record(tell, frozen):
     record = json.dumps(tell(answered(frozen)))
 
-    for secret in ("SECRET", "sk-client-secret", "203.0.113.7"):
+    for secret in ("SECRET", "sk-client-secret", "203.0.113.7", '"k1"'):
         assert secret not in record
 
 
@@ -178,18 +177,3 @@ def test_every_path_out_has_its_record(tell, frozen, changes, expected):
     (record,) = tell(exchange(frozen, **changes))
 
     assert {name: record[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"),
-    [
-        (None, None),
-        (0, "0.000000000000"),
-        (1, "0.000000000001"),
-        (10**12, "1.000000000000"),
-        (9_200_000 * 10**12 + 7, "9200000.000000000007"),
-        (-5, "-0.000000000005"),
-    ],
-)
-def test_money_as_an_exact_decimal(amount, text):
-    assert usd(amount) == text

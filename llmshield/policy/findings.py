@@ -64,9 +64,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS403": ("error", "two plugins of the same name"),
     "LS404": ("error", "a plugin's setting both beside `use` and under `with`"),
     "LS405": ("error", "`on_error: open` for a plugin that must fail closed"),
-    # not built yet
-    "LS911": ("error", "not built yet: a required audit log"),
-    "LS912": ("error", "not built yet: texts in the audit log"),
 }
 
 

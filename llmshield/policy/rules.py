@@ -11,6 +11,7 @@ from typing import Any
 from llmshield import clock, registry
 from llmshield.policy import addresses
 from llmshield.policy.admin import Admin
+from llmshield.policy.apps import Audit
 from llmshield.policy.egress import Egress
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import Path, did_you_mean
@@ -323,6 +324,16 @@ def _egress(draft: Draft, report: Report) -> None:
             report.add("LS319", ("egress", "bypass", "hosts", index), message)
 
 
+def _audit(draft: Draft, report: Report) -> None:
+    """A record that is required and can't be kept, or that would keep what nobody has edited."""
+    audit: Audit | None = draft.sections["audit"]
+    if audit is None:
+        return
+    edits = any(item.use == "pii" for item in draft.items("plugins").values())
+    for code, key, message, hint in audit.findings(edits=edits):
+        report.add(code, ("audit", key), message, hint, at="key")
+
+
 def _unenforced(draft: Draft, report: Report) -> None:
     """Keys that some plugin must obey, in a policy without that plugin: limits that nobody keeps."""
     used = {item.use for item in draft.items("plugins").values()}
@@ -382,5 +393,5 @@ def _is_free(key: str) -> bool:
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
     _server, _providers, _routes, _choices, _tenants, _identify, _admin, _overrides, _budgets, _members, _egress,
-    _unenforced, _variables,
+    _audit, _unenforced, _variables,
 )  # fmt: skip

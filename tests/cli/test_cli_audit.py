@@ -6,6 +6,7 @@ import pytest
 
 from llmshield.cli.audit import BROKEN, GOOD, USAGE, verify
 from llmshield.evidence import Segment
+from llmshield.evidence.heads import anchor
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def sink(tmp_path, monkeypatch):
     head = {"kind": "head", "segment": segment.id, "others": {}}
     segment.append([("t", json.dumps(head, separators=(",", ":")).encode())])
     segment.append(("t", b'{"n":%d}' % n) for n in range(5))
-    segment.anchor()
+    anchor(segment)
     segment.close()
     return path
 

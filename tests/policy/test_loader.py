@@ -136,7 +136,6 @@ ELSEWHERE = {
     "LS108": "test_version and tests/policy/test_nodes.py",
     "LS317": "test_secrets_are_looked_at_when_asked",
     "LS320": "test_open_key_file",
-    **{code: "tests/policy/test_unbuilt.py" for code in CODES if code.startswith("LS9")},
 }
 
 
