@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from llmshield.child_environment import without_secrets
 from llmshield.egress.rules import (
     CHAIN,
     TABLE,
@@ -210,7 +211,7 @@ def _ask(words: Sequence[str], text: str | None = None) -> subprocess.CompletedP
     if program is None:
         raise RulesError(f"No {words[0]} is installed here; install nftables, or iptables with ip6tables")
     return subprocess.run(  # noqa: S603 - fixed commands; what varies are numbers
-        (program, *words[1:]), input=text, capture_output=True, text=True, check=False
+        (program, *words[1:]), input=text, capture_output=True, text=True, check=False, env=without_secrets()
     )
 
 

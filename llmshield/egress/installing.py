@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmshield.child_environment import without_secrets
 from llmshield.egress.certificates import CaError
 
 NAME = "llmshield-egress.crt"
@@ -101,7 +102,7 @@ def _run(tool: Tool, environ: Mapping[str, str] | None) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env=dict(environ) if environ is not None else None,
+        env=without_secrets(environ),
     )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from llmshield.child_environment import without_secrets
 from llmshield.errors import ShieldError
 
 VARIABLE = "LLMSHIELD_EGRESS_PYTHON"
@@ -63,8 +64,9 @@ def _trouble(python: str) -> str:
 
 
 def clean() -> dict[str, str]:
-    """The environment for a process of another interpreter: nothing that would put our packages on its path."""
-    return {name: value for name, value in os.environ.items() if name not in _OURS}
+    """The environment for a process of another interpreter: nothing that would put our packages on its
+    path, and no secret."""
+    return {name: value for name, value in without_secrets().items() if name not in _OURS}
 
 
 _OURS = frozenset(

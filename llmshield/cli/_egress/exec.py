@@ -43,6 +43,7 @@ def register(group: typer.Typer) -> None:
         folder: CaOption = None,
     ) -> None:
         """Run a command whose calls obey the policy."""
+        from llmshield.child_environment import without_ours
         from llmshield.cli._egress.env import parse_address, ready_folder
         from llmshield.egress import environment, launching
         from llmshield.policy.egress import Egress
@@ -64,10 +65,10 @@ def register(group: typer.Typer) -> None:
         _find_proxy(address)
         trusted = environment.trust_variables(ready_folder(ca_store(folder, egress), dir), os.environ)
         if isolate:
-            kept = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY}
+            kept = {name: value for name, value in without_ours().items() if name.upper() not in _PROXY}
             found = environment.merged(kept, trusted)
             sys.exit(launching.isolate(command, found, egress.ports, address, past))
-        found = environment.merged(os.environ, trusted, environment.proxy_variables(*address, trusted))
+        found = environment.merged(without_ours(), trusted, environment.proxy_variables(*address, trusted))
         sys.exit(launching.replace(command, found))
 
 
