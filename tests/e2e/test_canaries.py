@@ -28,6 +28,7 @@ import orjson
 import pytest
 
 from llmshield import logs, redact, vault
+from llmshield.admin.table import routes
 from llmshield.errors import ShieldError
 from llmshield.mounts.gateway import serve
 from llmshield.policy import inspect_text
@@ -307,8 +308,10 @@ def broken(rng: random.Random, body: bytes) -> bytes:
 class World:
     """Gateways, a provider that may quote anything, and everything that they tell."""
 
-    def __init__(self, sim: Simulator, http: aiohttp.ClientSession, folder: Path) -> None:
-        self.sim, self.http, self.folder = sim, http, folder
+    def __init__(
+        self, sim: Simulator, http: aiohttp.ClientSession, stranger: aiohttp.ClientSession, folder: Path
+    ) -> None:
+        self.sim, self.http, self.stranger, self.folder = sim, http, stranger, folder
         self.urls: dict[str, str] = {}
         self.admins: dict[str, str] = {}
         self.lines: list[str] = []
@@ -399,29 +402,37 @@ class World:
                 self.see(f"{said}: body {reply.status}", got.decode("latin-1"))
 
     async def administer(self, rng: random.Random, where: str) -> None:
-        """One call of the admin port."""
+        """One call of the admin port: any route, with broken words in its path and its body. Wrong credentials come
+        from another address: who guesses is made to wait."""
         url = rng.choice(list(self.admins.values()))
-        path = rng.choice(
+        route = rng.choice(routes())
+        secret = CANARIES["literal"]
+        path = re.sub(r"\{\w+\}", rng.choice(("acme", "..", "%00", "x" * 300)), route.path)
+        params = {"key": CANARIES["url key"], "by": secret} if rng.random() < 0.3 else {}
+        method = route.method if rng.random() < 0.8 else rng.choice(("GET", "POST", "PUT", "DELETE"))
+        body = rng.choice(
             (
-                "/metrics",
-                "/status",
-                "/usage",
-                "/healthz",
-                "/readyz",
-                "/nothing",
-                f"/x?key={CANARIES['url key']}",
+                b"",
+                b"{",
+                orjson.dumps({"usd": secret, "api_key": secret, "name": secret, "what": [secret]}),
+                orjson.dumps([secret]),
             )
         )
-        token = CANARIES[rng.choice(("admin token", "admin token", "wrong admin token"))]
-        scheme = rng.choice(("Bearer ", "Basic ", ""))
-        headers = {"authorization": scheme + token, "cookie": CANARIES["cookie"]}
+        right = rng.random() < 0.6
+        token = CANARIES["admin token" if right else "wrong admin token"]
+        headers = {
+            "authorization": rng.choice(("Bearer ", "Bearer ", "Basic ", "")) + token,
+            "cookie": f"s={CANARIES['cookie']}",
+        }
         if rng.random() < 0.2:
             headers["host"] = CANARIES["cookie"]
-        async with self.http.request(
-            rng.choice(("GET", "GET", "POST")), url + path, headers=headers
-        ) as reply:
+        if body:
+            headers["content-type"] = "application/json"
+        http = self.http if right and headers["authorization"].startswith("Bearer") else self.stranger
+        async with http.request(method, url + path, params=params, data=body, headers=headers) as reply:
             self.see(
-                f"{where} admin {path}", f"{dict(reply.headers)} {(await reply.read()).decode('latin-1')}"
+                f"{where} admin {method} {path} {reply.status}",
+                f"{dict(reply.headers)} {(await reply.read()).decode('latin-1')}",
             )
 
     def misread(self, rng: random.Random, where: str) -> None:
@@ -500,7 +511,9 @@ async def world(secrets_around: Path) -> AsyncIterator[World]:
         enter = stack.enter_async_context
         sim = await enter(Simulator())
         http = await enter(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)))
-        made = World(sim, http, secrets_around)
+        elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        stranger = await enter(aiohttp.ClientSession(connector=elsewhere, timeout=aiohttp.ClientTimeout(20)))
+        made = World(sim, http, stranger, secrets_around)
         logs.configure("debug", made.lines.append)
         made.sealed = vault.ring().seal_reference(CANARIES["sealed key"], "gemini")
         for name, keys, anonymous, traffic in (
