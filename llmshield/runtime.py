@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,9 @@ from llmshield.metrics import Metrics
 from llmshield.observe import Observer
 from llmshield.policy import Policy
 from llmshield.prices import Prices
+from llmshield.probing import Probe
 from llmshield.provider_keys import ProviderKeys
+from llmshield.provider_settings import ProviderSettings
 from llmshield.series import label_of
 from llmshield.stores import Store, open_store
 from llmshield.traffic import Dialects
@@ -48,7 +51,9 @@ class Runtime:
     """
 
     def __init__(self, policy: Policy, *, mount: str, issuing: bytes = b"") -> None:
-        self.policy = policy
+        self.store: Store = open_store(policy.server.store)
+        self.settings = ProviderSettings(policy.providers, self.store)
+        policy = self.policy = replace(policy, providers=self.settings.providers)
         self.mount = mount
         self._issuing = issuing
         self.health: Callable[[], str | None] = _healthy
@@ -64,7 +69,6 @@ class Runtime:
         self.chain: Chain = chains.build(policy)
         self.metrics = Metrics()
         self.audit = Audit(policy.audit, policy.hash)
-        self.store: Store = open_store(policy.server.store)
         self.prices = Prices(policy.providers)
         folder = policy.server.state_dir
         self.ledger = Ledger(
@@ -81,6 +85,7 @@ class Runtime:
         self._stopping = False
         self._started_at = clock.now()
         self._engine: Engine | None = None
+        self._probe: Probe | None = None
 
     @property
     def engine(self) -> Engine:
@@ -88,6 +93,13 @@ class Runtime:
         if self._engine is None:
             raise ShieldError("The policy is not running yet; start it first.")
         return self._engine
+
+    @property
+    def probe(self) -> Probe:
+        """Asks single providers; there is one once `start` is through."""
+        if self._probe is None:
+            raise ShieldError("The policy is not running yet; start it first.")
+        return self._probe
 
     @property
     def started(self) -> bool:
@@ -100,6 +112,7 @@ class Runtime:
             production.refuse_unsafe(self.policy)
             await self.ledger.start()  # opens the store
             await self.keys.start()
+            await self.settings.start()
             self.audit.start()
             await asyncio.to_thread(self.prices.warm)
             await self.identity.start()
@@ -120,6 +133,7 @@ class Runtime:
             raise
         self.metrics.policy(self.policy.hash)
         observer = Observer(self.metrics, self.audit)
+        self._probe = Probe(self.policy, self.chain, self.dialects, self.transports, self.keys, observer)
         self._engine = Engine(
             self.policy, self.chain, self.dialects, self.transports, self.keys, observer, _simulated(self.policy), self.identity,
             Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
@@ -142,6 +156,7 @@ class Runtime:
             await transport.close()
         self.transports.clear()
         await self.keys.close()
+        await self.settings.close()
         await self.identity.close()
         await self.circuits.close()
         await self.ledger.close()

@@ -16,7 +16,7 @@ import orjson
 from pydantic import BaseModel
 
 from llmshield.admin.access import Access, Officer
-from llmshield.admin.entrance import Entrance
+from llmshield.admin.entrance import Entrance, check_type
 from llmshield.admin.house import House
 from llmshield.admin.problems import MEDIA_TYPE, Code, Problem
 from llmshield.admin.reading import BODY_LIMIT, read_body, read_path, read_query
@@ -91,7 +91,7 @@ class AdminApi:
         peer: str,
         body: BodyReader,
     ) -> Page:
-        headers = self._entrance.check(method, raw)
+        headers = self._entrance.check(raw)
         try:
             path, query = canonical_path(raw_path), checked_query(raw_query)
         except CallError as error:
@@ -114,6 +114,7 @@ class AdminApi:
                 + (" Changes want a credential: set LLMSHIELD_ADMIN_TOKEN, or `admin.keys` in the policy."
                    if self._access.open else ""),
             )  # fmt: skip
+        check_type(method, headers)
         try:
             async with asyncio.timeout(_PLACE_S):
                 await self._places.acquire()

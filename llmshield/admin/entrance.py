@@ -26,7 +26,7 @@ _SINGLE = frozenset(
         "sec-fetch-site",
     }
 )
-_CHANGES = frozenset({"POST", "PUT", "PATCH"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Entrance:
@@ -35,7 +35,7 @@ class Entrance:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(name.lower() for name in names) | {"localhost"}
 
-    def check(self, method: str, raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    def check(self, raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         """The headers by lower-case name. Raises: Problem."""
         headers: dict[str, str] = {}
         for raw_name, raw_value in raw:
@@ -54,8 +54,6 @@ class Entrance:
             raise Problem("cross_site", "The Origin header names another site than the one that is asked.")
         if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
             raise Problem("cross_site", "The browser says that another site's page asks this.")
-        if method in _CHANGES:
-            _check_type(headers)
         return headers
 
     def _is_ours(self, host: str) -> bool:
@@ -75,7 +73,10 @@ class Entrance:
         return True
 
 
-def _check_type(headers: Mapping[str, str]) -> None:
+def check_type(method: str, headers: Mapping[str, str]) -> None:
+    """Whatever changes something is `application/json`, also where it has no body. Raises: Problem."""
+    if method not in _WITH_BODY:
+        return
     kind, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if kind.strip().lower() != "application/json" or charset not in {"", "charset=utf-8"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,8 @@ class House:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.probing = asyncio.Lock()
+        """One provider is asked on purpose at a time."""
 
     @property
     def policy(self) -> Policy:
@@ -35,6 +38,16 @@ class House:
     def ledger(self) -> Ledger:
         """The money book."""
         return self.runtime.ledger
+
+    def set_of(self, provider: str) -> frozenset[str]:
+        """The values of a provider that were set while it runs, by their names: `api_key`, `timeout.total`."""
+        known = self.runtime.settings.known(provider).said
+        found = {"api_key"} if self.runtime.keys.status(provider)["from"] == "store" else set()
+        if known.timeout is not None:
+            found |= {f"timeout.{phase}" for phase in known.timeout.model_fields_set}
+        if known.models is not None:
+            found |= {"models.allow", "models.deny"}
+        return frozenset(found)
 
     def need_shared_store(self, what: str) -> None:
         """Raises: Problem `conflict` where nobody else could see what is written."""

@@ -43,10 +43,13 @@ def revoke(provider: str, policy: Path | None, url: str | None, reason: str, *, 
 
 
 def reseal(url: str) -> int:
-    """How many keys of a store were sealed anew. Raises: ShieldError."""
-    from llmshield import provider_keys
+    """How many keys and settings of providers in a store were sealed anew. Raises: ShieldError."""
+    from llmshield import provider_keys, provider_settings
 
-    return _with(None, url, provider_keys.reseal)
+    async def both(store: Store) -> int:
+        return await provider_keys.reseal(store) + await provider_settings.reseal(store)
+
+    return _with(None, url, both)
 
 
 def _with(policy: Path | None, url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:

@@ -218,6 +218,8 @@ class Provider:
     region: str | None = None
     system: System | None = None
     parameters: Mapping[str, Any] = MappingProxyType({})
+    given: frozenset[str] = frozenset()
+    """The keys that the policy writes; the others are defaults."""
 
     def __repr__(self) -> str:  # an address may hold a login
         return f"<Provider {self.name!r} {self.dialect} {redact(self.base_url)!r}>"
@@ -244,4 +246,5 @@ def build(name: str, shape: ProviderShape) -> Provider:
         region=shape.region,
         system=shape.system,
         parameters=shape.parameters,
+        given=frozenset(shape.model_fields_set),
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmshield.admin.entrance import Entrance
+from llmshield.admin.entrance import Entrance, check_type
 from llmshield.admin.problems import Problem
 
 JSON = {"content-type": "application/json"}
@@ -63,10 +63,11 @@ def test_the_door(method: str, headers: dict[str, str], code: str | None) -> Non
     entrance = Entrance(["shield.internal"])
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     if code is None:
-        assert headers == entrance.check(method, raw)
+        assert headers == entrance.check(raw)
+        check_type(method, headers)
         return
     with pytest.raises(Problem) as refused:
-        entrance.check(method, raw)
+        check_type(method, entrance.check(raw))
 
     assert code == refused.value.code
 
@@ -77,4 +78,4 @@ def test_the_door(method: str, headers: dict[str, str], code: str | None) -> Non
 def test_what_may_stand_once_stands_once(name: bytes) -> None:
     raw = [(b"host", b"localhost"), (name, b"localhost"), (name.title(), b"localhost")]
     with pytest.raises(Problem, match="may stand once"):
-        Entrance([]).check("GET", raw)
+        Entrance([]).check(raw)

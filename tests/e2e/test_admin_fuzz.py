@@ -1,0 +1,127 @@
+"""The admin API under schemathesis, on a real gateway: no 5xx, no secret in an answer, and what is answered is what
+the description says. Half a minute here; ten at night."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from llmshield.simulator import SimulatorThread
+
+HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
+    "response_schema_conformance,negative_data_rejection,unsupported_method,allow_header_conformance,no_secrets"
+)
+POLICY = """
+version: 1
+server: {{store: "sqlite:///book.db", state_dir: state}}
+audit: {{sink: "file://audit.jsonl"}}
+admin:
+  keys: {{fuzz: {{key: "sha256:{digest}", role: admin}}}}
+  configure: [api_key, timeout, models]
+providers:
+  openai: {{dialect: openai, base_url: "{url}/v1", api_key: "env://KEY_OPENAI", circuit: {{failures: 3}}}}
+  anthropic: {{dialect: anthropic, base_url: "{url}", api_key: "env://KEY_ANTHROPIC", circuit: {{failures: 3}}}}
+  gemini: {{dialect: gemini, base_url: "{url}", api_key: "env://KEY_GEMINI"}}
+identify: [virtual_key]
+tenants: {{acme: {{tier: pro}}, anonymous: {{tier: free}}}}
+tiers: {{pro: {{budget: [5 USD/day, 50 USD/month]}}, free: {{budget: 1 USD/24h, rate: 20/hour}}}}
+plugins: [{{use: rate_limit}}, {{use: cost_cap}}, {{use: failover}}]
+"""
+
+
+class Served(NamedTuple):
+    admin: str
+    key: str
+    canaries: list[str]
+    folder: Path
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """`llmshield serve` as users run it, with a canary in the place of each secret."""
+    key = f"CANARY-{secrets.token_hex(16)}"
+    canaries = {
+        name: f"CANARY-{secrets.token_hex(16)}"
+        for name in ("KEY_OPENAI", "KEY_ANTHROPIC", "KEY_GEMINI", "LLMSHIELD_ADMIN_TOKEN")
+    }
+    ring = secrets.token_urlsafe(32) + "="
+    with SimulatorThread() as sim:
+        text = POLICY.format(url=sim.url, digest=hashlib.sha256(key.encode()).hexdigest())
+        (tmp_path / "policy.yaml").write_text(text)
+        environment = {**os.environ, **canaries, "LLMSHIELD_SECRET_KEY": ring, "LLMSHIELD_LOG_LEVEL": "debug"}
+        command = [
+            sys.executable,
+            "-m",
+            "llmshield",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log)
+        try:
+            url = None
+            while url is None:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                url = re.search(r"serves \S+, admin (\S+)", (tmp_path / "log").read_text())
+            yield Served(url[1], key, [key, *canaries.values(), ring], tmp_path)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        log_text = (tmp_path / "log").read_text()
+        assert process.returncode == 0
+        assert "admin_failed" not in log_text
+        assert "Traceback" not in log_text
+        for canary in (key, *canaries.values(), ring):
+            assert canary not in log_text
+            assert all(canary not in file.read_text() for file in tmp_path.glob("audit*.jsonl"))
+
+
+def fuzz(served: Served, seconds: int) -> dict[str, int]:
+    """Runs schemathesis for so long; its counts."""
+    report = served.folder / "report.json"
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.admin}/openapi.json",
+        "--header", f"Authorization: Bearer {served.key}", "--checks", CHECKS, "--max-time", str(seconds),
+        "--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--request-timeout", "30",
+        "--suppress-health-check", "all", "--warnings", "off", "--no-color",
+        "--report-json-path", str(report),
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "SCHEMATHESIS_HOOKS": HOOKS.stem, "PYTHONPATH": f"{HOOKS.parent}:{os.environ.get('PYTHONPATH', '')}",
+        "CANARIES": " ".join(served.canaries),
+    }  # fmt: skip
+    run = subprocess.run(
+        command,
+        cwd=served.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 240,
+        check=False,
+    )
+    assert run.returncode == 0, f"{run.stdout[-6000:]}\n{run.stderr[-2000:]}"
+    found: dict[str, int] = json.loads(report.read_text())
+    return found
+
+
+def test_half_a_minute(served: Served) -> None:
+    fuzz(served, 30)
+
+
+@pytest.mark.nightly
+def test_ten_minutes(served: Served) -> None:
+    fuzz(served, 600)
