@@ -226,7 +226,11 @@ class Asking:
                     raise UpstreamError("malformed", "The provider's answer is not JSON.")
                 data = await read_all(upstream, ERROR_BODY * 8)
                 await self._replies.send(
-                    x, upstream.status, client_headers(upstream.headers), data, end=False
+                    x,
+                    upstream.status,
+                    client_headers(upstream.headers, prepared.reply_headers),
+                    data,
+                    end=False,
                 )
                 return
             if not call.stream:
@@ -261,7 +265,7 @@ class Asking:
         if prepared.translation is not None:
             await self._replies.send(x, 200, {}, prepared.translation.answer(tree), end=False)
             return
-        head = client_headers(upstream.headers)
+        head = client_headers(upstream.headers, prepared.reply_headers)
         await self._replies.send(x, upstream.status, head, dump(tree), end=False)
 
     async def _relay_stream(
@@ -284,7 +288,7 @@ class Asking:
             x.shadow, x.channels = shadow, channels if shadow is not None else None
             head = {"content-type": codec.media_type}
             if prepared.translation is None:
-                head = client_headers(upstream.headers)
+                head = client_headers(upstream.headers, prepared.reply_headers)
                 head["content-type"] = content_type(upstream.headers, codec.media_type)
             head["cache-control"] = "no-cache"
             x.first_byte_at = clock.monotonic()

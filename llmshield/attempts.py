@@ -40,6 +40,8 @@ class Prepared:
     dialect: Dialect
     call: Call
     translation: Translation | None = None
+    reply_headers: frozenset[str] = frozenset()
+    """Headers of the answer that the policy lets come back."""
 
 
 class Attempts:
@@ -145,7 +147,8 @@ class Attempts:
         request = WireRequest(call.method, path, query, headers, payload)
         if x.witness is not None:
             await x.witness.ask(x)
-        return Prepared(request, transport, timeouts, dialect, asked, translation)
+        listed = provider.reply_headers if provider is not None else frozenset[str]()
+        return Prepared(request, transport, timeouts, dialect, asked, translation, listed)
 
     def shadow(self, x: Exchange, codec: StreamCodec) -> Shadow | None:
         """Watches a stream that may be resumed; None where its route, its dialect, or several answers to one call

@@ -6,6 +6,7 @@ fields and our own `x-llmshield-*` never do, in either direction.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -19,8 +20,17 @@ _HOP_BY_HOP = frozenset(
 _NOT_UPSTREAM = _HOP_BY_HOP | SECRET_HEADERS | {
     "proxy-authenticate", "host", "content-length", "content-encoding", "content-type", "accept-encoding", "expect", "via", "forwarded",
     "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "origin", "referer", "range", "if-none-match",
-    "if-modified-since", "x-http-method-override", "x-original-url", "x-rewrite-url", "idempotency-key",
+    "if-modified-since", "x-http-method-override", "x-original-url", "x-rewrite-url", "idempotency-key", "baggage",
+    "remote-user", "x-remote-user", "x-original-forwarded-for", "x-cluster-client-ip", "x-envoy-external-address",
 }  # fmt: skip
+
+_TELLS_WHO = re.compile(
+    r"(?:^|-)(?:auth|authorization|authenticated|token|secret|passwords?|passwd|credentials?|cookie|jwt|assertion|csrf|xsrf"
+    r"|signature|apikey|api-key|access-key|client-cert|client-ip|clientip)(?:$|-)"
+)
+"""Words in the names of headers that say who the client is, to whoever is asked behind us: `x-auth-request-email` of a proxy,
+`x-goog-iap-jwt-assertion`, `x-amz-security-token`. No header of a provider's API has one, besides those that carry its key
+(compared with what the SDKs of OpenAI, Anthropic and Google send, November 2026)."""
 
 _HEAD = 8 * 1024
 _LINES = 90
@@ -51,6 +61,9 @@ _LIMITS = tuple(
 )
 """Headers of one limit: what is left, of how much, until when."""
 
+LISTABLE = _ACCOUNT | {"set-cookie"}
+"""What a policy may let come back to clients (`providers.*.reply_headers`), and stays here otherwise."""
+
 _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
     "content-length", "content-encoding", "content-type", "set-cookie2", "server", "date", "alt-svc", "via", "nel",
     "report-to", "strict-transport-security", "proxy-authenticate", "access-control-allow-origin",
@@ -73,15 +86,15 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
     return out
 
 
-def client_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The provider's headers for the client. One with a control character or another byte that no header may hold
+def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozenset()) -> dict[str, str]:
+    """The provider's headers for the client, `listed` ones of `LISTABLE` too. One with a control character or another byte that no header may hold
     (RFC 9110, 5.5) is left out: the HTTP client reads answers leniently, the next hop might split there. So are
     those that make a head too long for clients."""
     nominated = _nominated(headers)
     out = {
         name: value
         for name, value in headers.items()
-        if _comes_back(name) and name not in nominated and value.isprintable()
+        if (_comes_back(name) or name in listed) and name not in nominated and value.isprintable()
     }
     if sum(map(len, out.values())) > _HEAD or len(out) > _LINES:
         _shorten(out)
@@ -133,6 +146,7 @@ def _goes_up(name: str) -> bool:
     return (
         name not in _NOT_UPSTREAM
         and not name.startswith(("x-llmshield-", "x-forwarded-", "cf-", "sec-"))
+        and _TELLS_WHO.search(name) is None
         and "_" not in name  # `X_Forwarded_For` becomes `X-Forwarded-For` behind some servers
     )
 

@@ -101,7 +101,9 @@ class Passing:
         )
         try:
             attempt.status = x.status = upstream.status
-            head = client_headers(upstream.headers)
+            head = client_headers(
+                upstream.headers, provider.reply_headers if provider is not None else frozenset()
+            )
             if "content-type" in upstream.headers:
                 head["content-type"] = content_type(upstream.headers, "application/octet-stream")
             upstream.idle_after(timeouts_of(provider, streamed=True).idle)

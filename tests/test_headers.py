@@ -1,22 +1,40 @@
 """What travels on, and what stops here."""
 
+from typing import get_args
+
 import pytest
 
-from llmshield.headers import add_own, client_headers, content_type, remaining, upstream_headers
+from llmshield.headers import LISTABLE, add_own, client_headers, content_type, remaining, upstream_headers
+from llmshield.policy.providers import ReplyHeader
 
 
 @pytest.mark.parametrize(
     "name",
     ["authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "host", "connection", "transfer-encoding",
      "x-forwarded-for", "forwarded", "x-real-ip", "x-llmshield-tenant", "content-length", "te", "upgrade", "via",
-     "proxy-authorization", "x-auth-token", "x-amz-security-token", "x_forwarded_for", "x-original-url", "sec-fetch-site"],
+     "proxy-authorization", "x-auth-token", "x-auth-request-user", "x-goog-iap-jwt-assertion", "x-client-cert", "remote-user",
+     "x-access-key", "x-session-token", "baggage", "fastly-client-ip", "x-amz-security-token", "x_forwarded_for", "x-original-url", "sec-fetch-site"],
 )  # fmt: skip
 def test_these_never_reach_a_provider(name: str) -> None:
     assert name not in upstream_headers({name: "x"}, own_key=True)
 
 
 @pytest.mark.parametrize(
-    "name", ["anthropic-beta", "anthropic-version", "user-agent", "x-stainless-lang", "openai-beta"]
+    "name",
+    [
+        "anthropic-beta",
+        "anthropic-version",
+        "user-agent",
+        "x-stainless-lang",
+        "openai-beta",
+        "x-max-tokens",
+        "x-author",
+        "anthropic-dangerous-direct-browser-access",
+        "x-goog-api-client",
+        "x-app",
+        "traceparent",
+        "x-title",
+    ],
 )
 def test_these_travel_on_unchanged(name: str) -> None:
     assert "as it is" == upstream_headers({name: "as it is"}, own_key=False)[name]
@@ -63,6 +81,15 @@ def test_values_that_another_hop_might_split_stay_here(value: str) -> None:
     """The HTTP client reads a provider's head leniently; what it lets through is not ours to pass on."""
     assert {} == client_headers({"x-note": value})
     assert "text/x" == content_type({"content-type": f"application/json; x={value}"}, "text/x")
+
+
+@pytest.mark.parametrize("name", sorted(LISTABLE))
+def test_what_a_policy_lists_comes_back(name: str) -> None:
+    assert {name: "x"} == client_headers({name: "x", "location": "x"}, frozenset({name}))
+
+
+def test_a_policy_may_list_just_these() -> None:
+    assert LISTABLE == set(get_args(ReplyHeader))
 
 
 def test_request_ids_and_limits_come_back() -> None:

@@ -163,6 +163,11 @@ class System(Section):
     suffix: Prompt = Field(default="", description="Stands behind it.")
 
 
+ReplyHeader: TypeAlias = Literal[
+    "set-cookie", "openai-organization", "openai-project", "x-goog-user-project", "anthropic-organization-id"
+]
+
+
 class ProviderShape(Section):
     """One provider as the policy writes it."""
 
@@ -188,6 +193,11 @@ class ProviderShape(Section):
     models: Models = Field(default=Models(), description="Which models may be asked for.")
     prices: Prices | None = Field(
         default=None, description="USD per million tokens, instead of the bundled list."
+    )
+    reply_headers: tuple[ReplyHeader, ...] = Field(
+        default=(),
+        description="Headers of its answers that clients get, besides the harmless ones: `set-cookie`, or those that name"
+        " the account (`openai-organization`).",
     )
     region: Name | None = Field(default=None, description="Where it computes, for `regions` of a route.")
     system: System | None = Field(
@@ -215,6 +225,7 @@ class Provider:
     circuit: Circuit | None
     models: Models
     prices: Prices | None
+    reply_headers: frozenset[str] = frozenset()
     region: str | None = None
     system: System | None = None
     parameters: Mapping[str, Any] = MappingProxyType({})
@@ -243,6 +254,7 @@ def build(name: str, shape: ProviderShape) -> Provider:
         circuit=shape.circuit,
         models=shape.models,
         prices=shape.prices,
+        reply_headers=frozenset(shape.reply_headers),
         region=shape.region,
         system=shape.system,
         parameters=shape.parameters,

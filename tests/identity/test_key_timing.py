@@ -82,7 +82,8 @@ async def test_the_admin_token_is_compared_in_constant_time(
     for shared in range(len(token)):
         with pytest.raises(Problem):
             await access.officer(
-                {"authorization": f"Bearer {wrong(token, shared, random.Random(shared))}"}, f"192.0.2.{shared}"
+                {"authorization": f"Bearer {wrong(token, shared, random.Random(shared))}"},
+                f"192.0.2.{shared}",
             )
 
     assert compared == [True] * len(token)
