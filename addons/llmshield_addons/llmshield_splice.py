@@ -12,6 +12,13 @@ from mitmproxy import connection
 from mitmproxy.proxy import commands, events, layer, layers
 
 
+def to_gateway(address: Any) -> connection.Server:
+    """A connection that the addon lets go."""
+    server = connection.Server(address=address)
+    server.llmshield = "gateway"  # type: ignore[attr-defined]
+    return server
+
+
 class Closed(layer.Layer):
     """Closes the client's connection."""
 
@@ -22,37 +29,53 @@ class Closed(layer.Layer):
 
 class Splice(layers.TCPLayer):
     """Tells the gateway whose bytes follow, then relays. Without a gateway, or when it dies before it has begun an
-    answer, the client gets `error` in its provider's words; an answer that broke off ends with its connection."""
+    answer, the client gets `error` in its provider's words; an answer that broke off ends with its connection. Between
+    two requests the gateway may go (it keeps idle connections for a while only, and may be started again): the next
+    request is told to the one that is there then. `waiting` holds the clients of which that is so."""
 
-    def __init__(self, context: Any, line: bytes, error: dict[str, Any]) -> None:
+    def __init__(self, context: Any, line: bytes, error: dict[str, Any], waiting: set[str]) -> None:
         super().__init__(context, ignore=True)
         self._line = line
         self._error = error
+        self._waiting = waiting
         self._answers = Answers()
 
     def start(self, event: events.Start) -> layer.CommandGenerator[None]:
+        self._handle_event = self.relay  # type: ignore[method-assign]
+        yield from self._connect(b"")
+
+    _handle_event = start  # type: ignore[assignment]
+
+    def _connect(self, data: bytes) -> layer.CommandGenerator[None]:
         failed = yield commands.OpenConnection(self.context.server)
         if failed:
             yield from self._say_unavailable()
-            return
-        yield commands.SendData(self.context.server, self._line)
-        self._handle_event = self.relay  # type: ignore[method-assign]
-
-    _handle_event = start  # type: ignore[assignment]
+        else:
+            yield commands.SendData(self.context.server, self._line + data)
 
     def relay(self, event: events.Event) -> layer.CommandGenerator[None]:
         client, server = self.context.client, self.context.server
         if isinstance(event, events.DataReceived):
-            if event.connection == client:
-                self._answers.asked = True
-                yield commands.SendData(server, event.data)
-            else:
+            if event.connection != client:
                 self._answers.feed(event.data)
                 yield commands.SendData(client, event.data)
-        elif isinstance(event, events.ConnectionClosed):
-            if event.connection == server and self._answers.asked and self._answers.between:
-                yield from self._say_unavailable()
                 return
+            self._answers.asked = True
+            if client.id not in self._waiting:
+                yield commands.SendData(server, event.data)
+                return
+            self._waiting.discard(client.id)
+            self.context.server = to_gateway(server.address)
+            yield from self._connect(event.data)
+        elif isinstance(event, events.ConnectionClosed):
+            if event.connection == server and self._answers.between:
+                if self._answers.asked:
+                    yield from self._say_unavailable()
+                    return
+                if not self._answers.last:
+                    self._waiting.add(client.id)
+                    yield commands.CloseConnection(server)
+                    return
             self._handle_event = self.over  # type: ignore[method-assign]
             for each in (server, client):
                 if each.state is not connection.ConnectionState.CLOSED:
@@ -82,6 +105,8 @@ class Answers:
         """The client has sent something since the last answer ended."""
         self.between = True
         """No byte of an answer has come that has not ended."""
+        self.last = False
+        """The gateway has said that it closes behind its answer."""
         self._left: int | None = 0
 
     def feed(self, data: bytes) -> None:
@@ -94,6 +119,7 @@ class Answers:
                 return
             self.between = False
             lower = head.lower()
+            self.last = b"\r\nconnection: close" in lower
             at = lower.find(b"\r\ncontent-length:")
             length = lower[at + 17 :].partition(b"\r\n")[0].strip() if at >= 0 and end else b""
             self._left = int(length) if length.isdigit() else None

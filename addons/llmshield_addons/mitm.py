@@ -33,9 +33,9 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
 
 if TYPE_CHECKING:
-    from llmshield_addons.llmshield_splice import Closed, Splice
+    from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
 else:  # mitmproxy and Python put a script's own folder on the path
-    from llmshield_splice import Closed, Splice
+    from llmshield_splice import Closed, Splice, to_gateway
 
 log = logging.getLogger("llmshield")
 
@@ -43,6 +43,7 @@ HEADER = "x-llmshield-origin"
 _HEAD = 64 * 1024
 """Bytes of a request's head that are looked at for an upgrade."""
 _RESOLVE_S = 60.0
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _PARALLEL = 10_000
 """Connections at once that one client may have to one address: mitmproxy's own limit of 5 holds up the sixth call of
 an HTTP/2 client (mitmproxy#8322)."""
@@ -97,6 +98,8 @@ class LLMShield:
         """Where the listed hosts live, as far as DNS tells."""
         self.let: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
         """Destinations that a client's connection may go to past the gateway."""
+        self.waiting: set[str] = set()
+        """Clients between two requests whose gateway has closed; they can be closed at any time."""
         self.counts: dict[tuple[str, str, str], int] = {}
 
     # -- life --------------------------------------------------------------------------------------------------
@@ -204,6 +207,7 @@ class LLMShield:
     @_fails_closed("_ignore")
     def client_disconnected(self, client: connection.Client) -> None:
         self.let.pop(client.id, None)
+        self.waiting.discard(client.id)
 
     @_fails_closed("_refuse_flow")
     def http_connect(self, flow: http.HTTPFlow) -> None:
@@ -284,12 +288,13 @@ class LLMShield:
         if given is not None:
             context.layers.remove(given)
         inner = context.fork()
-        inner.server = connection.Server(address=self.gateway)
-        inner.server.llmshield = "gateway"  # type: ignore[attr-defined]
+        inner.server = to_gateway(self.gateway)
         to = getattr(context.server, "llmshield_to", None) or (client.sni, 443)
         said = {"t": self.token, "peer": list(client.peername[:2]), "sni": client.sni, "dst": [to[0], to[1]]}
         line = b"LLMSHIELD/1 " + json.dumps(said, separators=(",", ":")).encode() + b"\r\n"
-        nextlayer.layer = Splice(inner, line, self.errors.get(about["family"]) or self.errors[""])
+        nextlayer.layer = Splice(
+            inner, line, self.errors.get(about["family"]) or self.errors[""], self.waiting
+        )
 
     @_fails_closed("_refuse_server")
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
@@ -365,6 +370,8 @@ class LLMShield:
         said = {"t": self.token, "peer": list(client.peername[:2]), "sni": sni, "dst": [to[0], to[1]]}
         named = request.host_header or host
         self.let[client.id].add(self.gateway)
+        if request.is_http2 and "content-length" not in request.headers and request.method in _WITH_BODY:
+            request.headers["transfer-encoding"] = "chunked"  # else nothing would tell where the body ends
         request.scheme, request.host, request.port = "http", self.gateway[0], self.gateway[1]
         request.host_header = named
         request.headers[HEADER] = json.dumps(said, separators=(",", ":"))

@@ -77,7 +77,9 @@ async def run() -> int:
     await stop.wait()
     await server.servers.update([])
     until = loop.time() + (0 if orphaned.is_set() else said["drain_s"])
-    while server.connections and loop.time() < until:  # noqa: ASYNC110  a dict has no event
+    while server.connections and loop.time() < until:
+        for name in shield.waiting & server.connections.keys():
+            server.connections[name].close_connection(server.connections[name].client)
         await asyncio.sleep(0.02)
     for task in tasks:
         task.cancel()

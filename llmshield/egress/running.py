@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llmshield import clock
-from llmshield.egress import interpreter
+from llmshield.egress import interpreter, standing
 from llmshield.egress.ca import Authority, write_signing_folder
 from llmshield.egress.handover import handover
 from llmshield.egress.processes import Process, spawn
@@ -48,7 +48,8 @@ _CALM_S = 30.0
 @dataclass(frozen=True)
 class Wanted:
     """What a run is made of. `python` has mitmproxy; `user` is whom gateway and proxy run as (None: as we do).
-    `rules_missing` says why the kernel's rules are not in place, if they are to be."""
+    `sets_rules`: the kernel's rules for transparent mode are put up and taken down with the run; else somebody else
+    does that, and health waits for them where we may look."""
 
     policy: Policy
     file: Path
@@ -59,7 +60,7 @@ class Wanted:
     authority: Authority
     user: int | None = None
     local: str = ""
-    rules_missing: Callable[[], str | None] = lambda: None
+    sets_rules: bool = False
     on_ready: Callable[[list[str], str | None], None] = lambda listening, admin: None
 
 
@@ -78,6 +79,7 @@ class Run:
         self._why: str | None = "starting"
         self._stop = asyncio.Event()
         self._seen = Seen()
+        self._rules = standing.of(wanted)
 
     async def until_stopped(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises: ShieldError when a part can't start, or the proxy has ended."""
@@ -99,6 +101,7 @@ class Run:
                 task.cancel()
             await asyncio.gather(*looking, return_exceptions=True)
             looking = []
+            self._rules.end(crashed=died)
             await self._shut_down()
             if died:
                 raise ShieldError(
@@ -136,6 +139,7 @@ class Run:
                 raise error
         assert self._proxy is not None
         listening = [f"{host}:{port}" for host, port in self._proxy.first.result()["listening"]]
+        await asyncio.to_thread(self._rules.begin)
         self._look()
         wanted.on_ready(listening, _url(self._admin))
 
@@ -258,7 +262,8 @@ class Run:
     async def _keep_health(self) -> None:
         """Rules may be taken away behind our back; who was seen is written down."""
         while True:
-            await clock.sleep(2.0)
+            await clock.sleep(1.0)
+            await asyncio.to_thread(self._rules.look)
             self._look()
             await asyncio.to_thread(self._seen.write)
 
@@ -270,7 +275,7 @@ class Run:
         elif proxy is None or not proxy.first.done() or proxy.process.returncode is not None:
             why = "the proxy is not listening"
         else:
-            why = self._wanted.rules_missing()
+            why = self._rules.missing
         self._why = why
         if gateway is not None:
             gateway.tell(health=why)

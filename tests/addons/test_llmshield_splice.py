@@ -52,10 +52,11 @@ from mitmproxy.proxy.context import Context
 from llmshield_splice import Splice
 
 def play(opened, *steps):
+    waiting = set()
     client = Client(peername=("10.0.0.5", 1), sockname=("127.0.0.1", 2), timestamp_start=0, state=ConnectionState.OPEN)
     context = Context(client, Options())
     context.server = Server(address=("127.0.0.1", 4711))
-    splice = Splice(context, b"LINE\\r\\n", given)
+    splice = Splice(context, b"LINE\\r\\n", given, waiting)
     seen = []
 
     def note(generator, reply=None):
@@ -71,7 +72,7 @@ def play(opened, *steps):
                 elif isinstance(command, commands.OpenConnection):
                     back = None if opened else "refused"
                     if opened:
-                        context.server.state = ConnectionState.OPEN
+                        command.connection.state = ConnectionState.OPEN
                 command = generator.send(back)
         except StopIteration:
             pass
@@ -87,7 +88,10 @@ result = {
     "no gateway": play(False, ("client", ASK)),
     "answered": play(True, ("client", ASK), ("server", SIZED), ("client", "")),
     "died before": play(True, ("client", ASK), ("server", "")),
-    "died between": play(True, ("client", ASK), ("server", SIZED), ("server", "")),
+    "died between": play(True, ("client", ASK), ("server", SIZED), ("server", ""), ("client", ASK), ("server", SIZED),
+                         ("client", "")),
+    "said that it closes": play(True, ("client", ASK), ("server", SIZED.replace("OK", "OK\\r\\nconnection: close")),
+                                ("server", "")),
     "died before the second": play(True, ("client", ASK), ("server", SIZED), ("client", ASK), ("server", "")),
     "died within": play(True, ("client", ASK), ("server", SIZED[:-1]), ("server", "")),
     "died within, more asked": play(True, ("client", ASK), ("server", SIZED[:-1]), ("client", ASK), ("server", "")),
@@ -112,4 +116,8 @@ def test_a_gateway_that_dies(inside: Any, said: dict[str, Any]) -> None:
             assert "retry-after: 2\r\n" in text
     assert all(["close", "client"] in seen for seen in got.values())
     assert ["server", "LINE\r\n"] == got["answered"][0]
+    again = got["died between"]
+    assert again.index(["close", "client"]) == len(again) - 1
+    assert ["server", "LINE\r\nPOST / HTTP/1.1\r\n\r\n"] in again
+    assert 2 == again.count(["client", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"])
     assert ["server", "LINE\r\n"] not in got["no gateway"]

@@ -50,7 +50,6 @@ def test_modes(mode: Any, host: str, local: str, wanted: list[str]) -> None:
     given = Wanted(nothing, Path(), mode, HostPort(host, 8080), None, "", nothing, local=local)
 
     assert wanted == modes(given)
-    assert given.rules_missing() is None
     assert dataclasses.replace(given, user=1337).user == 1337
 
 

@@ -13,6 +13,13 @@ import typer
 from llmshield.cli._reading import USAGE, policy_at
 
 
+class RulesAre(enum.StrEnum):
+    """Who sets the kernel's rules for transparent mode."""
+
+    up = "up"
+    waited_for = "waited-for"
+
+
 class Mode(enum.StrEnum):
     """How clients come in."""
 
@@ -54,6 +61,12 @@ def register(group: typer.Typer) -> None:
         local: Annotated[
             str, typer.Option(help="With --mode local: which processes, by name or id, separated by commas.")
         ] = "",
+        rules: Annotated[
+            RulesAre,
+            typer.Option(
+                help="With --mode transparent: set the kernel's rules, and take them out at the end; or wait for them."
+            ),
+        ] = RulesAre.waited_for,
     ) -> None:
         """Run the transparent mount: services that nobody touches obey the policy."""
         from llmshield import logs
@@ -88,6 +101,7 @@ def register(group: typer.Typer) -> None:
             authority=Store(ca or egress.ca).needed(egress.hosts),
             user=uid,
             local=local,
+            sets_rules=rules is RulesAre.up,
             on_ready=_say,
         )
 
