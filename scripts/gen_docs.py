@@ -136,6 +136,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors,
     "plugins/ensemble.md": lambda: plugin("ensemble"),
     "plugins/failover.md": lambda: plugin("failover"),
+    "plugins/tools.md": lambda: plugin("tools"),
 }
 
 
