@@ -1,14 +1,16 @@
 """Trains what the injection plugin ships of data: the linear model and the lexicon.
 
-    python scripts/train_injection.py FOLDER [--only lexicon|model]
+    python scripts/train_injection.py FOLDER [--only lexicon|model] [--without SET ...]
 
 FOLDER holds train.jsonl and dev.jsonl: rows `{"text", "label" (1 attack, 0 benign), "set", "subset"}`. Writes
-learned.json and lexicon.txt beside the plugin. The same data give the same files, bit for bit: no random number
-is drawn, and sums are made in one order. Needs numpy (comes with the extra `pii`); takes half a minute. The lexicon comes
-first: the model is made of its words.
+learned.json and lexicon.txt beside the plugin. The same data give the same files, bit for bit: chance is a generator of
+our own (`injection_grammar.Dice`), and sums are made in one order. Needs numpy; takes a minute. The lexicon comes first.
 
-What is left out and why: attacks inside documents (the document is honest text, a window of it would be labelled
-wrongly) and bare goals such as "send 100 EUR to" (honest mail says the same).
+Beside the data it sees `injection_recipe/`: attacks and honest texts of a grammar of our own, and those attacks in the
+middle of honest texts. What is left out and why: attacks inside of whole documents (the document is honest text, a
+window of it would be labelled wrongly) and bare goals such as "send 100 EUR to" (honest mail says the same).
+
+`--without` leaves sets out, to see what the model makes of a source that it never saw (`injection_eval.py --out`).
 """
 
 from __future__ import annotations
@@ -24,20 +26,48 @@ from typing import Any
 
 import numpy as np
 import orjson
+from injection_grammar import FOLDER, Dice, Grammar
 from injection_honest import sentences
 
 from llmshield_plugins.injection import learned, signatures
 
 HOME = Path(learned.__file__).parent
-# Sets that make honest texts most like attacks: role play, talk about attacks, ready-made prompts.
-NEAR = {"prompts_chat", "prompts_zh", "secdocs_train", "jackhhao_train", "honest"}
-# Their licence asks for attribution of what is made from them; nothing here needs them enough.
-LEFT_OUT = {"clinc150", "banking77", "mgsm", "btc_tweets"}
+# Sets that make honest texts most like attacks: role play, talk about attacks, ready-made prompts, our own.
+NEAR = {
+    "prompts_chat",
+    "prompts_zh",
+    "secdocs_train",
+    "jackhhao_train",
+    "honest",
+    "code_chunks",
+    "self_instruct",
+}
+# System prompts, which are full of orders to a model, and other texts that begin with "You are".
+SYSTEMS = {"own_systems", "prompts_chat", "prompts_zh", "jackhhao_train"}
+# Sums in many scripts, of which no attack is made.
+LEFT_OUT = {"mgsm"}
+# Not English, or not only.
+OTHER_TONGUES = {"multilingual_docs", "hinglish", "prompts_zh"}
+CARRIERS = {
+    "gpteacher",
+    "agentdojo",
+    "own_mails",
+    "own_errands",
+    "secdocs_train",
+    "multilingual_docs",
+    "self_instruct",
+}
+CARRIED = {"own_override", "own_indirect", "own_breakout", "own_newtask"}
+MIXED = 1_500  # attacks of our own in the middle of honest texts
+WEIGHT_NEAR, WEIGHT_SYSTEMS, WEIGHT_OWN = 4, 5, 0.5
+# A word in this share of all honest texts says nothing by itself; pairs with it may.
+FREQUENT = 0.02
 SHORT = "a i an am as at be by do go he if in is it me my no of on or so to up us we ai hi ok"
-L1, L2, ROUNDS = 1e-6, 1e-4, 150
+L1, L2, ROUNDS = 1e-6, 4e-4, 150
 MAX_WINDOWS = 12  # of one text, so that books do not outvote the rest
+MAX_GRAM = 40  # bytes; what is longer is no pair of words
 # The share of honest texts above a point, as the mean over the sets of dev.jsonl.
-FLAG_SHARE, BLOCK_SHARE = 0.010, 0.002
+FLAG_SHARE, BLOCK_SHARE = 0.016, 0.004
 
 Row = dict[str, Any]
 
@@ -52,6 +82,34 @@ def usable(row: Row) -> bool:
     if row["set"] in LEFT_OUT:
         return False
     return not row["label"] or (row["set"] != "agentdojo" and not str(row.get("subset")).startswith("doc"))
+
+
+def recipe() -> list[Row]:
+    """Our own texts, `own_SET`; the same every time."""
+    made = [
+        {"text": text, "label": label, "set": f"own_{name}"}
+        for seed, (file, label) in enumerate((("attacks", 1), ("honest", 0)), 1)
+        for name, text in Grammar(FOLDER / f"{file}.txt").texts(seed)
+    ]
+    return made + [{"text": text, "label": 0, "set": "honest"} for text in sentences()]
+
+
+def mixed(rows: list[Row]) -> list[Row]:
+    """Attacks of our own in the middle of honest English texts, short enough for one window."""
+    dice = Dice(3)
+    carriers = [
+        row["text"].split()
+        for row in rows
+        if not row["label"] and row["set"] in CARRIERS and row["text"].isascii() and len(row["text"]) > 80
+    ]
+    attacks = [row for row in rows if row["set"] in CARRIED]
+    made: list[Row] = []
+    for _ in range(MIXED):
+        carrier, attack = carriers[dice.below(len(carriers))], attacks[dice.below(len(attacks))]
+        at, size = dice.below(len(carrier)), 20 + dice.below(25)
+        parts = (" ".join(carrier[max(0, at - size) : at]), attack["text"], " ".join(carrier[at : at + size]))
+        made.append({"text": "\n".join(parts), "label": 1, "set": f"mixed_{attack['set']}"})
+    return made
 
 
 class Matrix:
@@ -71,29 +129,44 @@ class Matrix:
                 self.sets.append(row["set"])
                 self.rows.append(number)
         self.labels = np.array(labels, dtype=np.float64)
-        counts: Counter[bytes] = Counter()
-        sets: dict[bytes, set[str]] = defaultdict(set)
-        for grams, name in zip(self.grams, self.sets, strict=True):
-            for gram in grams:
-                counts[gram] += 1
-                sets[gram].add(name)
-        # What occurs in one set only names that set, not attacks. Attacks in languages of which training has no
-        # honest text would teach it the language: hence English words only, and no
-        # single letters, of which noise and code are full.
-        english = {word for word in (HOME / "lexicon.txt").read_bytes().split() if len(word) > 1}
-        self.vocabulary = sorted(
-            g
-            for g, n in counts.items()
-            if n >= 4 and (len(sets[g]) >= 2 or n >= 30) and english.issuperset(g.split())
-        )
+        self.vocabulary = self._vocabulary()
         index = {gram: number for number, gram in enumerate(self.vocabulary)}
         pairs = [
-            (number, index[gram])
+            (number, column)
             for number, grams in enumerate(self.grams)
-            for gram in sorted(grams)
-            if gram in index
+            for column in sorted(index[gram] for gram in grams if gram in index)
         ]
         self.row, self.column = (np.array(part) for part in zip(*pairs, strict=True))
+
+    def _vocabulary(self) -> list[bytes]:
+        """What the model is made of. What occurs in one set only names that set, not attacks."""
+        counts: Counter[bytes] = Counter()
+        honest: Counter[bytes] = Counter()
+        sets: dict[bytes, set[str]] = defaultdict(set)
+        for grams, name, label in zip(self.grams, self.sets, self.labels, strict=True):
+            counts.update(grams)
+            for gram in grams:
+                sets[gram].add(name)
+            if not label:
+                honest.update(grams)
+        # Everyday English words and those of our own texts, and no single letters, of which noise and code are full.
+        # Attacks in a language of which training has little honest text would teach it the language.
+        words = {word for word in (HOME / "lexicon.txt").read_bytes().split() if len(word) > 1}
+        words |= {b".", b"?", b'"', b"a", b"i"}
+        for file in ("attacks", "honest"):
+            words.update(w for w in learned.words((FOLDER / f"{file}.txt").read_text("utf-8")) if len(w) > 1)
+        most = FREQUENT * (self.labels == 0).sum()
+        return sorted(
+            gram
+            for gram, count in counts.items()
+            if (
+                count >= 3 and (len(sets[gram]) >= 2 or count >= 30)
+                if b" " in gram
+                else count >= 10 and len(sets[gram]) >= 3 and honest[gram] < most
+            )
+            and len(gram) <= MAX_GRAM
+            and words.issuperset(gram.split())
+        )
 
     def scores(self, weights: np.ndarray, bias: float) -> np.ndarray:
         """The model's value for each window."""
@@ -103,9 +176,14 @@ class Matrix:
 def balanced(matrix: Matrix, dropped: np.ndarray) -> np.ndarray:
     """The weight of each window: big sets count less than their size, both labels the same in sum."""
     sizes = Counter(zip(matrix.sets, matrix.labels, strict=True))
-    share = np.array([1 / math.sqrt(sizes[key]) for key in zip(matrix.sets, matrix.labels, strict=True)])
-    near = np.array([name in NEAR for name in matrix.sets]) & (matrix.labels == 0)
-    share[near] *= 3
+    factor = {
+        (name, label): (WEIGHT_OWN if label and name.startswith(("own_", "mixed_")) else 1.0)
+        * (WEIGHT_NEAR if not label and (name in NEAR or name.startswith("own_")) else 1.0)
+        * (WEIGHT_SYSTEMS if name in SYSTEMS else 1.0)
+        / math.sqrt(size)
+        for (name, label), size in sizes.items()
+    }
+    share = np.array([factor[key] for key in zip(matrix.sets, matrix.labels, strict=True)])
     share[dropped] = 0
     for label in (0, 1):
         share[matrix.labels == label] *= 0.5 / share[matrix.labels == label].sum()
@@ -134,7 +212,7 @@ def fit(matrix: Matrix, share: np.ndarray, weights: np.ndarray, bias: float) -> 
 
 def train(rows: list[Row]) -> dict[str, Any]:
     """The model, before its points are set."""
-    matrix = Matrix([row for row in rows if usable(row)])
+    matrix = Matrix(rows)
     none = np.zeros(len(matrix.grams), dtype=bool)
     weights, bias = fit(matrix, balanced(matrix, none), np.zeros(len(matrix.vocabulary)), 0.0)
     # Of a long attack not every window is one: those that the first model finds harmless are dropped.
@@ -147,7 +225,7 @@ def train(rows: list[Row]) -> dict[str, Any]:
     kept = [
         (gram.decode(), round(float(w) * 1000)) for gram, w in zip(matrix.vocabulary, weights, strict=True)
     ]
-    kept = [(gram, weight) for gram, weight in kept if abs(weight) >= 20]
+    kept = [(gram, weight) for gram, weight in kept if abs(weight) >= 50]
     return {
         "bias": round(bias, 4),
         "scale": 1000,
@@ -166,10 +244,9 @@ def points(model: dict[str, Any], rows: list[Row]) -> tuple[float, float]:
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if not row["label"]:
-            worst = -math.inf
-            for _, window in learned.windows(learned.words(row["text"])):
-                worst = max(worst, model["bias"] + sum(table.get(g, 0.0) for g in learned.ngrams(window)))
-            values[row["set"]].append(worst)
+            made = list(learned.windows(learned.words(row["text"])))
+            worst = max(model["bias"] + sum(table.get(g, 0.0) for g in learned.ngrams(w)) for _, w in made)
+            values[row["set"]].append(worst - learned.allowance(len(row["text"])))
 
     def share(point: float) -> float:
         return sum(sum(v >= point for v in group) / len(group) for group in values.values()) / len(values)
@@ -182,7 +259,7 @@ def points(model: dict[str, Any], rows: list[Row]) -> tuple[float, float]:
 def lexicon(rows: list[Row]) -> str:
     """The most frequent English words, one a line, by the number of texts that hold them."""
     short = set(SHORT.split())
-    others = LEFT_OUT | {"multilingual_docs", "code_chunks", "hinglish", "prompts_zh"}
+    others = OTHER_TONGUES | {"mgsm", "code_chunks", "clinc150", "banking77", "btc_tweets"}
     counts: Counter[str] = Counter()
     for row in rows:
         if row["set"] not in others and row["text"].isascii():
@@ -202,15 +279,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=("lexicon", "model"))
+    parser.add_argument("--without", nargs="*", default=(), metavar="SET")
+    parser.add_argument("--into", type=Path, default=HOME, help="the folder to write to")
     chosen = parser.parse_args()
     rows = read(chosen.folder / "train.jsonl")
     if chosen.only != "model":
-        (HOME / "lexicon.txt").write_text(lexicon(rows), encoding="ascii")
+        (chosen.into / "lexicon.txt").write_text(lexicon(rows), encoding="ascii")
     if chosen.only != "lexicon":
-        honest = [{"text": text, "label": 0, "set": "honest"} for text in sentences()]
-        model = train(rows + honest)
+        seen = [row for row in rows if usable(row) and row["set"] not in chosen.without] + recipe()
+        model = train(seen + mixed(seen))
         model["flag"], model["block"] = points(model, read(chosen.folder / "dev.jsonl"))
-        (HOME / "learned.json").write_bytes(orjson.dumps(model) + b"\n")
+        (chosen.into / "learned.json").write_bytes(orjson.dumps(model) + b"\n")
 
 
 if __name__ == "__main__":

@@ -177,7 +177,12 @@ def punycode(text: str) -> Iterator[Piece]:
 # what mail and URLs wrap is opened before what HTML and programs wrote inside.
 ESCAPES: Final[tuple[tuple[str, str, Decode], ...]] = (
     ("mime", r"=\?[a-z0-9_\-]{2,20}\?[bq]\?", mime_words),
-    ("quoted_printable", r"=(?:[0-9a-f]{2}|\r?\n)", quoted_printable),
+    # One "x=10" in a page of code is none.
+    (
+        "quoted_printable",
+        r"=[0-9a-f]{2}=[0-9a-f]{2}|[a-z]=[2-7][0-9a-f][a-z]|[a-z ,.]=\r?\n",
+        quoted_printable,
+    ),
     ("percent", r"%(?:[0-9a-f]{2}|u[0-9a-f]{4})", percent),
     ("html", r"&(?:#x?[0-9a-f]{2,8}|[a-z]{2,30};)", html_entities),
     ("backslash", r"\\(?:u\{|u[0-9a-f]{4}|x[0-9a-f]{2}|N\{|[0-3][0-7]{2}|[nrt])", backslash),

@@ -12,6 +12,7 @@ Action = Literal["allow", "flag", "block"]
 
 # Weak signs add up only within this many characters, or every long document would be an attack.
 _NEAR: Final = 2_048
+_BESIDE: Final = 0.75
 # What remains of a score when the pattern stands in quotation marks in a text that talks about attacks.
 MENTION: Final = 0.45
 
@@ -103,7 +104,10 @@ def together(hits: Sequence[Hit]) -> float:
             key = "mention" if other.score == MENTION else other.signature
             scores[key] = max(scores.get(key, 0.0), other.score)
         miss = 1.0
-        for score in scores.values():
+        for key, score in scores.items():
+            # The trained scorer reads the same words as the signatures: beside them, it is no witness of its own.
+            if key == "learned" and len(scores) > 1 and score < 0.9:
+                score *= _BESIDE
             miss *= 1.0 - min(score, 1.0)
         worst = max(worst, 1.0 - miss)
     return round(worst, 4)

@@ -8,20 +8,22 @@ with the text, so the whole is linear; a budget that runs out is a finding of it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import re2
 
 from llmshield import clock
 
-from . import learned, views
+from . import contexts, learned, views
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
+from .literals import forms, literal, speakable
 from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .matches import finditer
-from .signatures import GAP, Signature, builtin
+from .passages import OVERLAP, WHOLE, moved, passages
+from .signatures import Signature, builtin
 from .view import View, folded
 
 # The trained scorer's word counts from here on; below, it is the noise of honest texts.
@@ -30,20 +32,11 @@ _LIKELY: Final = 0.3
 # it costs as much as the signatures.
 _RATED_BASE: Final = 16_384
 _RATED_FACTOR: Final = 5
+_RATED_FACTOR_LONG: Final = 2
 # Spans reported of one signature in one view: enough to show, little to look up.
 _MAX_SPANS: Final = 4
-_QUOTES: Final = "\"'`"
-_VALUES: Final = ('":', "':", "=", ",", "[", "{")
-_FOLDED: Final = frozenset({"plain", "skeleton"})
 # Views of the same words, or of no words: the trained scorer has nothing to add there.
 _UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", "word_order"})
-
-
-def literal(text: str, *, squeezed: bool = False) -> str:
-    """A pattern for a literal in folded views: any run of blanks for a blank."""
-    if squeezed:
-        return re2.escape("".join(c for c in text if c.isalnum()))
-    return GAP.join(re2.escape(word) for word in text.split())
 
 
 def _group(signature: Signature) -> str:
@@ -53,11 +46,8 @@ def _group(signature: Signature) -> str:
     return "roleplay" if signature.family == "roleplay_jailbreak" else "orders"
 
 
-def _forms(text: str) -> list[str]:
-    """A literal as it stands and under both folds."""
-    return list(
-        dict.fromkeys(form for form in (text, PLAIN.apply(text), SKELETON.apply(text)) if form.strip())
-    )
+# From here on the trained scorer speaks for itself even where all that has a name is a mention.
+_CERTAIN: Final = 0.9
 
 
 class Scanner:
@@ -81,12 +71,10 @@ class Scanner:
                     "",
                     "",
                 )
-                for form in _forms(text)
+                for form in forms(text)
             ]
         self._signatures: Sequence[Signature] = signatures
-        self._triggers = views.triggers(
-            word for text in rules.deny for word in _forms(text) if word.isascii()
-        )
+        self._triggers = views.triggers(word for text in rules.deny for word in forms(text) if word.isascii())
         self._first_trigger = len(signatures)
         self._talk = self._first_trigger + len(self._triggers)
         self._common = self._talk + 1
@@ -114,8 +102,10 @@ class Scanner:
         # Alone, a likeness below this changes no verdict.
         self._least = max(_LIKELY, min(1.0, rules.flag_at / self._learned)) if self._learned else 1.0
         self._raw = bool(rules.own or rules.deny)
+        self._own = [index for index, s in enumerate(signatures) if not s.example and s.family != "deny"]
+        self._overlap = max(OVERLAP, 2 * max(map(len, rules.deny), default=0))
         self._allow = (
-            re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in _forms(text)))
+            re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in forms(text)))
             if rules.allow
             else None
         )
@@ -124,7 +114,7 @@ class Scanner:
         """Whether these texts hold nothing that is worth a closer look; one pass over all of them."""
         joined = texts[0] if len(texts) == 1 else "\n".join(texts)
         if len(joined) >= views.BLOB_MIN:
-            joined = views.without_blobs(_speakable(joined))
+            joined = views.without_blobs(speakable(joined))
         if not joined.isascii() or self._matched(joined, texts) not in self._noise:
             return False
         # Everyday words in one text must not hide another that has none.
@@ -148,22 +138,44 @@ class Scanner:
         trained scorer has nothing to say, and whose odd spellings come from the joints.
         """
         if len(text) >= views.BLOB_MIN:
-            text = views.without_blobs(_speakable(text))
+            text = views.without_blobs(speakable(text))
+        if len(text) <= WHOLE or role == "joined":
+            return judge(self.rules, self._hits_in(text, role, exact=exact, deadline=deadline))
+        hits: dict[Hit, None] = {}
+        for start, passage in passages(text, self._overlap):
+            found = self._hits_in(passage, role, exact=exact, deadline=deadline, length=len(text))
+            hits.update(dict.fromkeys(moved(hit, start) for hit in found))
+        hits.update(dict.fromkeys(self._anywhere(text)))
+        return judge(self.rules, hits)
+
+    def _anywhere(self, text: str) -> Iterator[Hit]:
+        """The user's own patterns, which may reach over passages, in the text as it stands."""
+        for index in self._own:
+            signature = self._signatures[index]
+            for start, end, _, _ in self._spans(index, View("text", text)):
+                yield Hit(signature.id, signature.family, signature.score, start, end, "text")
+
+    def _hits_in(
+        self, text: str, role: str, *, exact: bool, deadline: float | None, length: int = 0
+    ) -> Sequence[Hit]:
+        """What is found in a text that is read as one, a passage of one of `length` characters."""
         matched = None
         likeness = self._learned > 0.0 and role != "joined"
         least = _LIKELY if exact else self._least
         if text.isascii():
             matched = self._matched(text, likeness=likeness)
             if matched in self._noise:
-                rated = learned.rate(self._without_allowed(text), least) if likeness else learned.NOTHING
-                if rated.score < _LIKELY:
-                    return CLEAN
-                return judge(self.rules, [self._like(View("text", text), rated)])
+                rated = (
+                    learned.rate(self._without_allowed(text), least, length) if likeness else learned.NOTHING
+                )
+                return () if rated.score < _LIKELY else (self._like(View("text", text), rated),)
             if self._allow is not None:
                 matched = None
         else:
-            text = _speakable(text)
-        return self._walk(View("text", text), matched, role, likeness=likeness, deadline=deadline)
+            text = speakable(text)
+        return self._walk(
+            View("text", text), matched, role, likeness=likeness, deadline=deadline, length=length
+        )
 
     def _like(self, view: View, rated: learned.Learned) -> Hit:
         """The finding of the trained scorer."""
@@ -180,7 +192,7 @@ class Scanner:
         """
         if self._allow is not None:
             return CLEAN
-        text = _speakable(text)
+        text = speakable(text)
         root = View("text", text)
         forms = (
             [root]
@@ -247,14 +259,21 @@ class Scanner:
         return blanked
 
     def _walk(
-        self, root: View, matched: list[int] | None, role: str, *, likeness: bool, deadline: float | None
-    ) -> Judgement:
+        self, root: View, matched: list[int] | None, role: str, *, likeness: bool, deadline: float | None,
+        length: int,
+    ) -> Sequence[Hit]:  # fmt: skip
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
         found: dict[int, list[View]] = {}
         talk = exhausted = False
         like, liked = learned.NOTHING, root
-        rateable = _RATED_BASE + _RATED_FACTOR * len(root.text) if likeness else 0
+        rateable = (
+            _RATED_BASE + _RATED_FACTOR * len(root.text)
+            if not length
+            else _RATED_FACTOR_LONG * len(root.text)
+        )
+        if not likeness:
+            rateable = 0
         seen: set[str] = set()
         queue: deque[tuple[View, bool]] = deque([(root, True)])
         ending = role != "joined"
@@ -269,7 +288,7 @@ class Scanner:
                 exhausted = True
                 break
             seen.add(view.text)
-            if not view.text.isascii() and view.name not in _FOLDED:
+            if not view.text.isascii() and not views.is_folded(view):
                 plain, *others = views.of_unicode(view)
                 queue.extendleft((made, again) for made in reversed(others))
                 if plain is not view:
@@ -293,7 +312,7 @@ class Scanner:
                     fired.append(index - self._first_trigger)
             if rateable > 0 and (self._common in indices or view.depth == 0) and view.name not in _UNRATED:
                 rateable -= len(view.text)
-                rated = learned.rate(view.text, _LIKELY)
+                rated = learned.rate(view.text, _LIKELY, length)
                 if rated.score > like.score:
                     like, liked = rated, view
             if not again:
@@ -304,7 +323,8 @@ class Scanner:
                     trigger = self._triggers[index]
                     if trigger.then == "open":
                         opened = next(iter(trigger.make(opened)), opened)
-                    elif ending or trigger.then == "read":
+                    elif trigger.then == "read" or (ending and opened is view):
+                        # What an opened view is looked at for at its end need not be looked for before.
                         queue.extend((made, trigger.then == "read") for made in trigger.make(view))
                 if opened is not view:
                     queue.appendleft((opened, True))
@@ -312,15 +332,15 @@ class Scanner:
                     queue.extend((made, False) for made in views.of_no_words(view))
         hits = [self._like(liked, like)] if like.score >= _LIKELY else []
         if not found and not exhausted and not hits:
-            return CLEAN
+            return ()
         if exhausted:
             score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
             hits.append(Hit("unscanned", "unscanned", score, 0, len(root.text), "text"))
         named = self._hits(found, role, talk=talk)
-        if hits and talk and named and all(hit.score == MENTION for hit in named):
-            # The scorer knows words, not quotation marks: what it likes is the quoted attack.
-            hits = [hit for hit in hits if hit.family != "learned"]
-        return judge(self.rules, hits + named)
+        if hits and named and all(hit.score <= MENTION for hit in named):
+            # The scorer knows words, not who says them: what it likes is the quoted attack.
+            hits = [hit for hit in hits if hit.family != "learned" or (hit.score >= _CERTAIN and not talk)]
+        return hits + named
 
     def _hits(self, found: dict[int, list[View]], role: str, *, talk: bool) -> list[Hit]:
         """The exact hits of what the Sets found, each in the first view in which it is one."""
@@ -332,22 +352,19 @@ class Scanner:
                 continue
             score = signature.tool_score if role == "tool" else signature.score
             if (
-                talk
-                and role != "output"
-                and signature.family != "deny"
-                and all(quoted for _, _, quoted in spans)
+                role != "output"
+                and signature.example
+                and contexts.is_mention(signature, spans, view, talk=talk)
             ):
                 score = min(score, MENTION)
             score *= self.rules.weights.get(signature.family, 1.0)
             path = view.path()
             hits.extend(
-                Hit(signature.id, signature.family, score, start, end, path) for start, end, _ in spans
+                Hit(signature.id, signature.family, score, start, end, path) for start, end, _, _ in spans
             )
         return hits
 
-    def _first_spans(
-        self, index: int, where: Sequence[View]
-    ) -> tuple[list[tuple[int, int, bool]], View | None]:
+    def _first_spans(self, index: int, where: Sequence[View]) -> tuple[list[contexts.Found], View | None]:
         """The spans in the first view in which the exact pattern matches; the Set's answer is only a hint."""
         for view in where:
             spans = self._spans(index, view)
@@ -355,13 +372,13 @@ class Scanner:
                 return spans, view
         return [], None
 
-    def _spans(self, index: int, view: View) -> list[tuple[int, int, bool]]:
-        """Where a signature matches in a view: spans of the text as given, and whether it stands in quotes."""
+    def _spans(self, index: int, view: View) -> list[contexts.Found]:
+        """Where a signature matches in a view: spans of the text as given, and where each begins and ends in the view."""
         pattern = self._pattern(index, squeezed=view.name == "squeezed")
-        spans: list[tuple[int, int, bool]] = []
+        spans: list[contexts.Found] = []
         for match in finditer(pattern, view.text):
             start, end = view.span(match.start(), match.end())
-            spans.append((start, end, _is_quoted(view.text, match.start(), match.end())))
+            spans.append((start, end, match.start(), match.end()))
             if len(spans) == _MAX_SPANS:
                 break
         return spans
@@ -374,26 +391,3 @@ class Scanner:
             source = signature.squeezed if squeezed else signature.pattern
             pattern = self._patterns[index, squeezed] = re2.compile(f"(?i){source}")
         return pattern
-
-
-def _is_quoted(text: str, start: int, end: int) -> bool:
-    """Whether `text[start:end]` lies between quotation marks on its line, the opening one not 60 characters away."""
-    before = text[max(0, start - 60) : start + 1].rpartition("\n")[2]
-    for quote in _QUOTES:
-        at = before.rfind(quote)
-        # An apostrophe is no quotation mark, nor is what opens a value in JSON, YAML or an attribute.
-        if at < 0 or (at and before[at - 1].isalnum()) or before[:at].rstrip(" ").endswith(_VALUES):
-            continue
-        closing = text.find(quote, max(start + 1, end - 3), end + 120)
-        if closing >= 0:
-            return True
-    return False
-
-
-def _speakable(text: str) -> str:
-    """The text with lone surrogates, which have no UTF-8, as U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-    return text

@@ -281,3 +281,17 @@ def of_no_words(view: View) -> Iterator[View]:
             yield View(
                 "rail_fence", spellings.unfenced(text, rails), view, lambda start, end: (0, size), deeper=True
             )
+
+
+_FOLDED: Final = frozenset({"plain", "skeleton"})
+# Views that no character comes into that was not there before.
+_SAME_LETTERS: Final = frozenset(
+    {"squeezed", "unmarked", "joined", "links", "leet", "word_order", "spaced", "worded"}
+)
+
+
+def is_folded(view: View) -> bool:
+    """Whether a view is a fold, or made of one without a character that was not there before."""
+    if view.name in _FOLDED:
+        return True
+    return view.name in _SAME_LETTERS and view.parent is not None and view.parent.name in _FOLDED

@@ -66,7 +66,15 @@ def test_a_line_in_a_long_text_counts_as_alone() -> None:
 
 
 def test_words_are_folded() -> None:
-    assert words("\uff29\u200bgnore, ALL\u00a0(rules)") == [b"ignore", b"all", b"rules"]
+    assert words("\uff29\u200bgnore, ALL\u00a0(rules)? Yes.") == [
+        b".",
+        b"ignore",
+        b"all",
+        b"rules",
+        b"?",
+        b"yes",
+        b".",
+    ]
 
 
 @given(st.lists(st.sampled_from([*KNOWN, "your", "print", "you", "are", "now"]), max_size=3 * WINDOW))

@@ -155,7 +155,7 @@ def test_monitored_families_flag_and_do_not_block() -> None:
 
 
 def test_an_exhausted_budget_is_a_finding(attack: str) -> None:
-    text = "&#105;gnore the weather and <b>this</b> cHJvamVjdCBibHVlYmlyZA== for 1nst4nce"
+    text = "&#105;mprove the weather and <b>this</b> cHJvamVjdCBibHVlYmlyZA== for 1nst4nce"
     tight = Scanner(Rules(budget=Budget(base=0, factor=1, score=0.95)))
 
     assert Scanner().scan(text).action == "allow"

@@ -1,0 +1,114 @@
+"""Bounds that need no detector: how long a text may be, and what a field of an application's own JSON may hold."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import re2
+from pydantic import Field, field_validator
+
+from llmshield.call import Text
+from llmshield.hookspecs import Settings as Base
+
+_CONTROLS_ALLOWED: Final = "\t\n\r"
+Length = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class LengthSettings(Base):
+    """The largest number of characters; nothing is cut, a longer text is refused."""
+
+    text: Length | None = Field(None, description="One text of a scanned role.")
+    user: Length | None = Field(None, description="One text of a user.")
+    tool: Length | None = Field(None, description="One text of a tool.")
+    total: Length | None = Field(None, description="All scanned texts of a call together.")
+
+
+class FieldSettings(Base):
+    """What the texts at one place of the request may be: for applications with JSON of their own."""
+
+    at: Annotated[str, Field(min_length=2, pattern="^/")] = Field(
+        description="A JSON pointer; `*` is any one step."
+    )
+    pattern: str | None = Field(None, description="re2; the whole text has to match.")
+    max_length: Length | None = Field(None, description="Characters at most.")
+    control_characters: bool = Field(
+        False, description="Whether control and invisible characters are allowed."
+    )
+    lines: Annotated[int, Field(ge=1)] | None = Field(None, description="Lines at most.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_re2(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            options = re2.Options()
+            options.log_errors = False
+            try:
+                re2.compile(pattern, options)
+            except re2.error as error:
+                raise ValueError(
+                    "is no re2 expression (re2 knows no look-around, no back-references)"
+                ) from error
+        return pattern
+
+
+class Fields:
+    """The validators of a policy, compiled."""
+
+    def __init__(self, settings: Sequence[FieldSettings]) -> None:
+        self._rules: list[tuple[list[str], FieldSettings, Any]] = [
+            (
+                one.at.split("/")[1:],
+                one,
+                re2.compile(f"(?s){one.pattern}").fullmatch if one.pattern is not None else None,
+            )
+            for one in settings
+        ]
+
+    def broken(self, text: Text) -> str | None:
+        """What is wrong with a text, in words that hold none of it; None if nothing is, or no field is meant."""
+        steps = text.place.split("/")[1:]
+        for at, rule, matches in self._rules:
+            if len(at) == len(steps) and all(a in ("*", b) for a, b in zip(at, steps, strict=True)):
+                wrong = _wrong(text.value, rule, matches)
+                if wrong is not None:
+                    return wrong
+        return None
+
+
+def _wrong(value: str, rule: FieldSettings, matches: Any) -> str | None:
+    if rule.max_length is not None and len(value) > rule.max_length:
+        return f"is {len(value)} characters long, at most {rule.max_length} are allowed"
+    if rule.lines is not None and value.count("\n") >= rule.lines:
+        return f"has {value.count(chr(10)) + 1} lines, at most {rule.lines} are allowed"
+    if not rule.control_characters and any(map(_is_control, value)):
+        return "holds control or invisible characters"
+    if matches is not None and matches(value.encode("utf-8", "replace").decode()) is None:
+        return "does not have the required form"
+    return None
+
+
+def _is_control(character: str) -> bool:
+    return character not in _CONTROLS_ALLOWED and unicodedata.category(character) in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+    )
+
+
+def too_long(texts: Sequence[Text], limits: LengthSettings) -> tuple[Text, int, int] | None:
+    """The first text that is too long, its length and what is allowed; of a total, the last text and the sum."""
+    per_role: Mapping[str, int | None] = {"user": limits.user, "tool": limits.tool}
+    total = 0
+    for text in texts:
+        size = len(text.value)
+        total += size
+        for most in (limits.text, per_role.get(text.role)):
+            if most is not None and size > most:
+                return text, size, most
+        if limits.total is not None and total > limits.total:
+            return text, total, limits.total
+    return None

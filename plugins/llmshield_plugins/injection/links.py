@@ -1,0 +1,116 @@
+"""Links and images of a reply: a host that nobody listed gets no request, and with it no data.
+
+An image in Markdown or HTML is fetched by the reader's program without a click; its address can carry whatever the
+model was told to put there. So addresses are looked at before the client gets them: one is held back until its host is
+complete. Addresses that are escaped or encoded are not seen; programs that render text fetch none of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+import re2
+from pydantic import Field
+
+from llmshield.call import Stop
+from llmshield.hookspecs import Settings as Base
+from llmshield.policy.globs import compile_globs
+from llmshield.verdicts import Block
+
+Do = Literal["block", "flag", "allow"]
+
+_ADDRESS: Final = re2.compile(
+    r"(?i)(?:\b(?:https?|ftp|wss?):[\\/]{1,4}|[\\/]{2})(?:[^\s/?#@\\\"'<>()\[\]]{0,200}@)?"
+    r"(\[[0-9a-f:.%]{2,60}\]|[^\s/?#:\\\"'<>()\[\]`|{}]{1,253})"
+)
+# What stands before an address that is fetched without a click: ![alt]( , [ref]: , src= , url( .
+_IMAGE: Final = re2.compile(
+    r"(?i)(?:!\[[^\]\n]{0,1000}\]\(\s*<?|(?:^|\n)\s{0,3}\[[^\]\n]{1,200}\]:\s*<?|\b(?:src|srcset|poster|data|background|href)\s*=\s*[\"']?|"
+    r"url\(\s*[\"']?)$"
+)
+_OPEN: Final = re2.compile(r"(?i)(?:\b[a-z]{2,5}:?[\\/]{0,4}|[\\/]{1,2})(?:[^\s\"'<>()`|{}]{0,500})$")
+_ENDS: Final = frozenset(" \t\r\n/?#:\"'<>()`|{}\\")
+_CONTEXT: Final = 1_100
+
+
+class LinkSettings(Base):
+    """Which hosts a reply may point to."""
+
+    hosts: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = Field(
+        (), description="Hosts that are fine, as globs: `example.com`, `*.example.com`."
+    )
+    images: Do = Field("block", description="Images and whatever is fetched without a click, at other hosts.")
+    links: Do = Field("flag", description="Links to other hosts.")
+
+
+class Links:
+    """The rule, compiled."""
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self._listed = compile_globs(settings.hosts, ignore_case=True) if settings.hosts else _nobody
+        self._images, self._links = settings.images, settings.links
+
+    def judge(self, before: str, host: str) -> tuple[str, Do]:
+        """What an address at a host is, `image` or `link`, and what happens to it; `before` ends where it begins."""
+        kind = "image" if _IMAGE.search(before) is not None else "link"
+        if self._listed(host.rstrip(".").lower()):
+            return kind, "allow"
+        return kind, self._images if kind == "image" else self._links
+
+
+def _nobody(name: str) -> bool:
+    return False
+
+
+class LinkFilter:
+    """One channel of a reply: addresses go on when their host is known."""
+
+    HOLD: Final = 520
+    """Characters held back at most: an address whose host does not end is let go after that many, and judged."""
+
+    __slots__ = ("_before", "_block", "_flag", "_held", "_rule", "_stopped")
+
+    def __init__(self, rule: Links, block: Callable[[str], Block], flag: Callable[[str], None]) -> None:
+        self._rule = rule
+        self._block = block
+        self._flag = flag
+        self._held = ""
+        self._before = ""
+        self._stopped: Stop | None = None
+
+    def feed(self, text: str) -> str | Stop:
+        """Take a piece; return what may go on."""
+        if self._stopped is not None:
+            return self._stopped
+        self._held += text
+        opened = _OPEN.search(self._held[-self.HOLD :])
+        end = len(self._held)
+        if opened is not None:
+            end = max(0, end - self.HOLD) + opened.start()
+        return self._release(end)
+
+    def flush(self) -> str | Stop:
+        """The text ends, and with it every address."""
+        if self._stopped is not None:
+            return self._stopped
+        return self._release(len(self._held))
+
+    def _release(self, end: int) -> str | Stop:
+        free = self._held[:end]
+        for match in _ADDRESS.finditer(free):
+            kind, do = self._rule.judge((self._before + free[: match.start()])[-_CONTEXT:], _host(match))
+            if do == "block":
+                self._stopped = Stop(self._block(kind), free[: match.start()])
+                self._held = ""
+                return self._stopped
+            if do == "flag":
+                self._flag(kind)
+        self._held = self._held[end:]
+        self._before = (self._before + free)[-_CONTEXT:]
+        return free
+
+
+def _host(match: Any) -> str:
+    host: str = match.group(1)
+    return host.strip("[]")

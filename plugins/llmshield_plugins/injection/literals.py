@@ -1,0 +1,31 @@
+"""The literals of a policy, `deny` and `allow`, as patterns that match in every view; and texts that re2 can read."""
+
+from __future__ import annotations
+
+import re2
+
+from .folds import PLAIN, SKELETON
+from .signatures import GAP
+
+
+def literal(text: str, *, squeezed: bool = False) -> str:
+    """A pattern for a literal in folded views: any run of blanks for a blank."""
+    if squeezed:
+        return re2.escape("".join(c for c in text if c.isalnum()))
+    return GAP.join(re2.escape(word) for word in text.split())
+
+
+def forms(text: str) -> list[str]:
+    """A literal as it stands and under both folds."""
+    return list(
+        dict.fromkeys(form for form in (text, PLAIN.apply(text), SKELETON.apply(text)) if form.strip())
+    )
+
+
+def speakable(text: str) -> str:
+    """The text with lone surrogates, which have no UTF-8, as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text
