@@ -3,7 +3,7 @@
 Redis computes in doubles, which are exact to 2^53 only (9,007 USD), so no sum is ever a Lua number: an amount
 is a string of digits, split into two halves of which each is exact, and written back as a string.
 
-All keys of the book share one hash tag, all keys of the gates another: a step never leaves its cluster slot.
+All keys share one hash tag: a step never leaves its cluster slot, and one node of a cluster has them all.
 `KEYS[1]` is the prefix with that tag; the keys built from it are in the same slot. Needs Redis 5 or later.
 
     acc:ACCOUNT|WINDOW  hash   s spent, h held, r requests, t tokens

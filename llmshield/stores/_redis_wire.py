@@ -8,12 +8,13 @@ every other step fails at once. After a second the connection is given up and th
 Rule 2: a late answer is dropped by its place in the order: it can't meet another request.
 Rule 3: a connection that turns out to be dead is replaced once within the same patience; its steps are asked again,
 and every step of the book may be repeated.
+Rule 4: where this is a node of a cluster that says who has our keys (`MOVED`), the connection goes there, and the steps
+under way with it. All keys are in one slot, so one node has them all; when it is lost, the node of the URL is asked anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ssl
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from llmshield.errors import StoreUnavailable
+from llmshield.stores._redis_resp import RedisError, command, read, script_head
 from llmshield.stores._trouble import redis_place, redis_trouble
 
 PATIENCE_S = 0.05
@@ -42,10 +44,6 @@ _IN_FLIGHT = 64
 Part = str | int | bytes
 
 
-class RedisError(Exception):
-    """Redis answered with an error; the message begins with its kind: `NOSCRIPT ...`."""
-
-
 class _Step:
     __slots__ = ("born", "data", "future", "script", "tries")
 
@@ -64,7 +62,9 @@ class Wire:
         self._url = urlsplit(url)
         self._place = redis_place(url)
         self._scripts = scripts
-        self._heads = {name: _head(text) for name, text in scripts.items()}
+        self._heads = {name: script_head(text) for name, text in scripts.items()}
+        self._moved: tuple[str, int] | None = None
+        """The node of the cluster that has our keys, as another one told."""
         self._link: _Link | None = None
         self._newest: _Link | None = None
         """The last one made, also while it is not yet of use."""
@@ -110,6 +110,15 @@ class Wire:
         link, self._link = self._link, None
         if link is not None:
             await link.close()
+
+    @property
+    def url(self) -> str:
+        """The URL of the node that has our keys."""
+        if self._moved is None:
+            return self._url.geturl()
+        user, at, _ = self._url.netloc.rpartition("@")
+        host, port = self._moved
+        return self._url._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}").geturl()
 
     def ask(self, script: str, key: bytes, args: Sequence[Part]) -> asyncio.Future[Any]:
         """Run a script with one key. Raises: StoreUnavailable, at once or in the future."""
@@ -193,9 +202,12 @@ class Wire:
     async def _connect(self) -> None:
         url, loop = self._url, asyncio.get_running_loop()
         secure = ssl.create_default_context() if url.scheme == "rediss" else None
-        _, link = await loop.create_connection(
-            lambda: _Link(self), url.hostname or "localhost", url.port or 6379, ssl=secure
-        )
+        host, port = self._moved or (url.hostname or "localhost", url.port or 6379)
+        try:
+            _, link = await loop.create_connection(lambda: _Link(self), host, port, ssl=secure)
+        except OSError:
+            self._moved = None
+            raise
         self._newest = link
         try:
             if url.password is not None or url.username:
@@ -212,7 +224,7 @@ class Wire:
         """A command outside of the order of steps, on a connection that nobody else uses yet."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._flight.append(_Step("", b"", answer, self._tick))
-        link.transport.write(_command(parts))
+        link.transport.write(command(parts))
         return await answer
 
     # -- coming in
@@ -223,15 +235,23 @@ class Wire:
         if (
             type(value) is RedisError
             and step.script
-            and not step.tries
+            and step.tries < 2
             and self._link is not None
-            and value.args[0].startswith("NOSCRIPT")
+            and value.args[0].startswith(("NOSCRIPT", "MOVED"))
         ):
+            if value.args[0].startswith("MOVED"):
+                if not step.tries and self._follow(value.args[0]):
+                    self._flight.appendleft(step)
+                    self._link.leave()
+                    return
+                if step.future is not None and not step.future.done():
+                    step.future.set_exception(value)
+                return
             # Redis was started anew or flushed.
-            step.tries = 1
+            step.tries = 2
             self._flight.append(_Step("", b"", None, self._tick))
             self._flight.append(step)
-            self._link.transport.write(_command(("SCRIPT", "LOAD", self._scripts[step.script])) + step.data)
+            self._link.transport.write(command(("SCRIPT", "LOAD", self._scripts[step.script])) + step.data)
             return
         self._failures, self._rest_until = 0, 0.0
         if step.future is not None and not step.future.done():
@@ -244,11 +264,26 @@ class Wire:
         if self._waiting:
             self._flush()
 
+    def _follow(self, said: str) -> bool:
+        """Take over where a `MOVED SLOT HOST:PORT` leads; whether it leads anywhere."""
+        host, _, port = said.rpartition(" ")[2].rpartition(":")
+        if not port.isdecimal() or len(port) > 5:
+            return False
+        host = (
+            host or (self._moved or (self._url.hostname or "localhost", 0))[0]
+        )  # the node does not know its own name
+        if (host, int(port)) == self._moved:
+            return False
+        self._moved = (host, int(port))
+        return True
+
     def disconnected(self, link: _Link, error: Exception | None) -> None:
         """The connection is gone."""
         if link is not self._newest:
             return
         steps, self._flight = list(self._flight), deque()
+        if not link.left:
+            self._moved = None
         self._link, self._stuck = None, False
         again = [step for step in steps if _open(step) and not step.tries]
         for step in again:
@@ -283,6 +318,8 @@ class _Link(asyncio.Protocol):
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._rest = b""
+        self.left = False
+        """We went to another node: what still comes is for nobody."""
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -293,8 +330,8 @@ class _Link(asyncio.Protocol):
             data = self._rest + data
         at, end = 0, len(data)
         try:
-            while at < end:
-                value, at = _read(data, at)
+            while at < end and not self.left:
+                value, at = read(data, at)
                 self._wire.answered(value)
         except IndexError:  # the rest is under way
             pass
@@ -307,48 +344,15 @@ class _Link(asyncio.Protocol):
             self._over.set_result(None)
         self._wire.disconnected(self, exc)
 
+    def leave(self) -> None:
+        """Close it because our keys are elsewhere."""
+        self.left = True
+        self.transport.abort()
+
     async def close(self) -> None:
         """Close and wait until it is closed."""
         self.transport.abort()
         await self._over
-
-
-def _read(data: bytes, at: int) -> tuple[Any, int]:
-    """One answer from `at` on, and where the next begins. Raises: IndexError when it is not whole yet."""
-    end = data.find(b"\r\n", at)
-    if end < 0:
-        raise IndexError
-    kind, after = data[at], end + 2
-    if kind == 0x3A:  # :
-        return int(data[at + 1 : end]), after
-    if kind == 0x24:  # $
-        length = int(data[at + 1 : end])
-        if length < 0:
-            return None, after
-        if len(data) < after + length + 2:
-            raise IndexError
-        return data[after : after + length], after + length + 2
-    if kind == 0x2A:  # *
-        items = []
-        for _ in range(int(data[at + 1 : end])):
-            item, after = _read(data, after)
-            items.append(item)
-        return items, after
-    if kind == 0x2B:  # +
-        return data[at + 1 : end], after
-    if kind == 0x2D:  # -
-        return RedisError(data[at + 1 : end].decode("utf-8", "replace")), after
-    raise ValueError(f"no RESP: {data[at : at + 1]!r}")
-
-
-def _head(script: str) -> bytes:
-    sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
-    return b"\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % sha
-
-
-def _command(parts: Sequence[str]) -> bytes:
-    texts = [part.encode() for part in parts]
-    return b"*%d\r\n" % len(texts) + b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts])
 
 
 def _open(step: _Step) -> bool:

@@ -62,8 +62,9 @@ _REDIS: dict[str, tuple[str, str]] = {
     "OOM": ("its memory is full", "raise maxmemory; the policy has to be noeviction, or money is forgotten"),
     "MISCONF": ("it can't write its data to disk", "look at the free space of its disk and at its log"),
     "CLUSTERDOWN": ("its cluster is down", "bring the cluster back"),
-    "MOVED": ("it is part of a cluster, and another part has this key", "name a Redis that is no cluster"),
-    "CROSSSLOT": ("it is part of a cluster", "name a Redis that is no cluster"),
+    "MOVED": ("it is part of a cluster whose nodes do not agree which of them has our keys", "look at CLUSTER SLOTS"),
+    "ASK": ("it is part of a cluster that is moving our keys to another node", "wait until it has"),
+    "TRYAGAIN": ("it is part of a cluster that is moving our keys to another node", "wait until it has"),
     "BUSY": ("a script of somebody else runs in it", "wait, or end it with SCRIPT KILL"),
 }  # fmt: skip
 """By the first word of Redis' error."""

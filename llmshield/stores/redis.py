@@ -11,6 +11,10 @@ A Redis that comes back without its data, or with an older copy of it, is not a 
 checks its epoch and its count first. Have Redis keep its data (`appendonly yes`): without, a restart loses what was
 spent and closes the book, and the store says so in `warnings`.
 
+Of a cluster any node may be named: all keys are in one slot (`{book}`), and the wire goes to the node that has it. A
+slot that is moved, or a replica that takes over, is found when the old node says so, or is lost. Sentinels are not
+asked: name the primary, or an address that leads to it.
+
 Needs the extra `[redis]` and Redis 5 or later.
 """
 
@@ -40,8 +44,9 @@ from llmshield.stores import (
     book_lost,
     book_of,
 )
+from llmshield.stores._redis_resp import RedisError
 from llmshield.stores._redis_scripts import SCRIPTS
-from llmshield.stores._redis_wire import RedisError, Wire
+from llmshield.stores._redis_wire import Wire
 from llmshield.stores._trouble import redis_place, redis_trouble
 
 _JOURNAL_KEPT_MS = 32 * 86_400_000
@@ -65,42 +70,53 @@ class RedisStore(Store):
             raise StoreError(f"Store option prefix={prefix!r}: letters, digits, hyphen and underscore only")
         self._book = f"{prefix}:{{book}}:"
         self._book_key = self._book.encode()
-        self._gate = f"{prefix}:{{gate}}:".encode()
+        self._gate = f"{prefix}:{{book}}:gates:".encode()
         self._url = url.text.partition("?")[0]
         self._place = redis_place(self._url)
         if self._place.endswith("?"):  # the reader's library would say the password in its error
             raise StoreError(str(redis_trouble(self._place, ValueError())))
         self._wire = Wire(self._url, SCRIPTS)
         self._reader: Any = None
+        self._reads = ""
+        """The URL that the reader reads."""
         self._trim_ms = 0
 
     async def open(self) -> None:
-        if self._reader is None:
-            try:
-                from redis.asyncio import Redis
-                from redis.asyncio.retry import Retry
-                from redis.backoff import NoBackoff
-            except ImportError as error:
-                raise StoreError(
-                    "A redis:// store needs the extra: pip install 'llmshield-sidecar[redis]'"
-                ) from error
-            self._reader = Redis.from_url(
-                self._url,
-                socket_timeout=_READ_S,
-                socket_connect_timeout=_READ_S,
-                retry=Retry(NoBackoff(), 1),
-                decode_responses=True,
-            )
+        await self._read_at(self._url)
         await self._wire.open(_READ_S)
+        await self._do("leave")  # nothing; in a cluster it leads to the node that has our keys
         await self._agree()
         self.unfit = await self._forgetful()
         self.warnings = await self._worries()
 
     async def close(self) -> None:
         await self._wire.close()
-        if self._reader is not None:
-            await self._reader.aclose()
-        self._reader = None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.aclose()
+
+    async def _read_at(self, url: str) -> None:
+        """Have reports read from this node. Raises: StoreError."""
+        if self._reader is not None and url == self._reads:
+            return
+        try:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError as error:
+            raise StoreError(
+                "A redis:// store needs the extra: pip install 'llmshield-sidecar[redis]'"
+            ) from error
+        before, self._reads = self._reader, url
+        self._reader = Redis.from_url(
+            url,
+            socket_timeout=_READ_S,
+            socket_connect_timeout=_READ_S,
+            retry=Retry(NoBackoff(), 1),
+            decode_responses=True,
+        )
+        if before is not None:
+            await before.aclose()
 
     async def ping(self) -> None:
         await self._step("renew", 0)
@@ -180,6 +196,7 @@ class RedisStore(Store):
         out: list[Balance] = []
         for at in range(0, len(names), 500):
             page = names[at : at + 500]
+            await self._read_at(self._wire.url)
             pipe = self._reader.pipeline(transaction=False)
             for name in page:
                 pipe.hmget(f"{self._book}acc:{name}", "s", "h", "r", "t")
@@ -325,6 +342,7 @@ class RedisStore(Store):
     async def _read(self, command: str, *args: Any, **kwargs: Any) -> Any:
         if self._reader is None:
             raise StoreUnavailable("The Redis store is not open")
+        await self._read_at(self._wire.url)
         try:
             return await getattr(self._reader, command)(*args, **kwargs)
         except Exception as error:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmshield.errors import StoreUnavailable
-from llmshield.stores._redis_wire import RedisError, Wire, _read
+from llmshield.stores._redis_resp import RedisError, read
+from llmshield.stores._redis_wire import Wire
 
 SCRIPTS = {"echo": "return ARGV[1]", "other": "return 1"}
 Answer = Callable[[list[bytes], asyncio.StreamWriter], Awaitable[None]]
@@ -36,19 +37,19 @@ def resp(value: object) -> bytes:
 def test_every_answer_is_read_whole_or_not_at_all(value: object) -> None:
     data = resp(value)
 
-    assert _read(data + b":7\r\n", 0) == (value, len(data))
+    assert read(data + b":7\r\n", 0) == (value, len(data))
     for cut in range(len(data)):
         with pytest.raises(IndexError):
-            _read(data[:cut], 0)
+            read(data[:cut], 0)
 
 
 def test_errors_and_statuses() -> None:
-    assert _read(b"+OK\r\n", 0) == (b"OK", 5)
-    error, at = _read(b"-NOSCRIPT no such\r\n", 0)
+    assert read(b"+OK\r\n", 0) == (b"OK", 5)
+    error, at = read(b"-NOSCRIPT no such\r\n", 0)
     assert isinstance(error, RedisError)
     assert (str(error), at) == ("NOSCRIPT no such", 19)
     with pytest.raises(ValueError, match="no RESP"):
-        _read(b"HTTP/1.1 400 Bad Request\r\n", 0)
+        read(b"HTTP/1.1 400 Bad Request\r\n", 0)
 
 
 async def commands(reader: asyncio.StreamReader) -> list[bytes]:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from llmshield.errors import StoreError, StoreUnavailable
-from llmshield.stores import Labels, Line, Store, _redis_wire, _sqlite_connect, _trouble, open_store, redis
+from llmshield.stores import Labels, Line, Store, _sqlite_connect, _trouble, open_store, redis
+from llmshield.stores._redis_resp import RedisError
 
 Start = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
 LABELS = Labels("acme", "openai", "gpt-4o")
@@ -328,7 +329,7 @@ async def test_redis_at_work(start_redis: Start, tmp_path: Path) -> None:
 
 def test_every_trouble_of_redis_has_a_place_and_a_remedy() -> None:
     said = {
-        word: str(_trouble.redis_trouble("redis://h:1/0", _redis_wire.RedisError(f"{word} x")))
+        word: str(_trouble.redis_trouble("redis://h:1/0", RedisError(f"{word} x")))
         for word in _trouble._REDIS
     }
     inside = (
@@ -339,7 +340,7 @@ def test_every_trouble_of_redis_has_a_place_and_a_remedy() -> None:
     for text in said.values():
         assert text.startswith("Redis at redis://h:1/0: it") or "script of somebody" in text
         assert "; " in text
-    assert "it is a replica" in str(_trouble.redis_trouble("redis://h:1/0", _redis_wire.RedisError(inside)))
+    assert "it is a replica" in str(_trouble.redis_trouble("redis://h:1/0", RedisError(inside)))
 
 
 @pytest.mark.parametrize(
