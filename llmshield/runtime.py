@@ -109,7 +109,7 @@ class Runtime:
     async def start(self) -> None:
         """Open what is needed, warm the detectors. Raises: ShieldError with the remedy; nothing stays open then."""
         try:
-            production.refuse_unsafe(self.policy)
+            await asyncio.to_thread(production.refuse_unsafe, self.policy)
             await self.ledger.start()  # opens the store
             await self.keys.start()
             await self.settings.start()

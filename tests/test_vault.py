@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,36 @@ def test_without_a_key(environment: dict[str, str], words: str, monkeypatch: pyt
     assert vault.has_key() is bool(environment.get(vault.VARIABLE, "").strip())
 
 
+def renewed() -> str:
+    """The ring's id once a thread that was reading it again is through."""
+    vault.ring()
+    for thread in threading.enumerate():
+        if thread.name == "llmshield-key-ring":
+            thread.join(20)
+    return vault.ring().id
+
+
+def test_nobody_waits_for_a_reference_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = FrozenClock()
+    monkeypatch.setattr(_ring, "clock", clock)
+    file = tmp_path / "master"
+    file.write_text(OLD)
+    monkeypatch.setenv(vault.VARIABLE, f"file://{file}")
+    first = vault.ring().id
+    file.unlink()
+    os.mkfifo(file)  # opening it waits for a writer
+    clock.advance(61)
+
+    assert [first] * 5 == [vault.ring().id for _ in range(5)]
+    waiting = [thread for thread in threading.enumerate() if thread.name == "llmshield-key-ring"]
+    assert 1 == len(waiting)
+    while waiting[0].is_alive():
+        with contextlib.suppress(OSError):  # nobody reads yet
+            os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+        waiting[0].join(0.05)
+    assert first == vault.ring().id
+
+
 def test_a_key_in_a_file_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A replaced file counts after a minute; one that is gone changes nothing until the process ends."""
     clock = FrozenClock()
@@ -70,11 +102,15 @@ def test_a_key_in_a_file_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     assert first == vault.ring().id
     clock.advance(61)
-    second = vault.ring().id
+    second = renewed()
     assert second != first
     file.unlink()
     clock.advance(61)
-    assert second == vault.ring().id
+    assert second == renewed()
+    file.write_text(vault.new_key())
+    assert second == renewed()  # not yet again
+    clock.advance(61)
+    assert second != renewed()
     assert ((vault.VARIABLE, f"file://{file}"),) == vault.references()
 
 

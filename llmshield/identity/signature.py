@@ -9,6 +9,7 @@ for as long as its time would be accepted. Nobody but a signer can put one there
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -50,7 +51,9 @@ class Signature(Way):
         for name, signer in self._settings.signers.items():
             place = f"identity.signature.signers.{name}.secret"
             try:
-                secret = resolvers.resolve(signer.secret, self.house.base, f"signer:{name}")
+                secret = await asyncio.to_thread(
+                    resolvers.resolve, signer.secret, self.house.base, f"signer:{name}"
+                )
             except SecretError as error:
                 raise SecretError(f"{place}: {error}") from None
             if len(secret.encode()) < _SHORTEST_SECRET:

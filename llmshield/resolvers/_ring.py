@@ -1,13 +1,16 @@
 """The key ring of this process: LLMSHIELD_SECRET_KEY seals, LLMSHIELD_PREVIOUS_KEYS (commas between) only open.
 
 Each key is 32 bytes in base64, or a reference to that (`file:///run/secrets/llmshield`, `awskms://…`). A reference is
-resolved again after a minute, so that a replaced file is noticed; one that can't be reached keeps the ring as it was.
+resolved again after a minute, in a thread of its own, so that a replaced file is noticed and nobody waits for a network;
+one that can't be reached keeps the ring as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmshield import clock, resolvers
@@ -19,37 +22,65 @@ VARIABLE = "LLMSHIELD_SECRET_KEY"
 PREVIOUS = "LLMSHIELD_PREVIOUS_KEYS"
 _KEPT_S = 60.0
 
-_lock = threading.Lock()
-_held: tuple[tuple[str, str], float, KeyRing] | None = None
-
 
 def ring() -> KeyRing:
     """The ring that the environment describes.
 
     Raises: SecretError, naming the variable and the remedy, when there is no key, or one is none.
     """
-    global _held
-    texts = (os.environ.get(VARIABLE, "").strip(), os.environ.get(PREVIOUS, "").strip())
-    now = clock.monotonic()
     held = _held
-    if held is not None and held[0] == texts and now < held[1]:
-        return held[2]
+    texts = _texts()
+    if held is not None and held.texts == texts:
+        if clock.monotonic() >= held.until and not held.renewing:
+            held.renewing = True
+            threading.Thread(target=_renew, args=(held,), name="llmshield-key-ring", daemon=True).start()
+        return held.ring
     with _lock:
-        try:
-            made = KeyRing(read_master(), _previous(texts[1]))
-        except SecretError:
-            if held is None or held[0] != texts or not any("://" in text for text in texts):
-                raise
-            made = held[
-                2
-            ]  # the reference can't be reached just now; the keys are the same until it says otherwise
-        _held = (texts, now + _KEPT_S, made)
-    return made
+        held = _held
+        return held.ring if held is not None and held.texts == texts else _made(texts).ring
+
+
+@dataclass(slots=True)
+class _Held:
+    """A ring, of which environment, and until when (`clock.monotonic()` seconds) it is not read again."""
+
+    texts: tuple[str, str]
+    ring: KeyRing
+    until: float
+    renewing: bool = False
+
+
+_lock = threading.Lock()
+_held: _Held | None = None
+
+
+def _texts() -> tuple[str, str]:
+    return os.environ.get(VARIABLE, "").strip(), os.environ.get(PREVIOUS, "").strip()
+
+
+def _made(texts: tuple[str, str]) -> _Held:
+    """The ring of these texts, from now on the one that is used. Raises: SecretError."""
+    global _held
+    made = KeyRing(_master(texts[0]), _previous(texts[1]))
+    kept_s = _KEPT_S if any("://" in text for text in texts) else float("inf")
+    _held = _Held(texts, made, clock.monotonic() + kept_s)
+    return _held
+
+
+def _renew(held: _Held) -> None:
+    """Read the references again; what can't be reached just now keeps the keys as they were."""
+    with _lock, contextlib.suppress(SecretError):
+        if held is _held:
+            _made(held.texts)
+    held.until, held.renewing = clock.monotonic() + _KEPT_S, False
 
 
 def read_master() -> bytes:
     """The key that seals, read now. Raises: SecretError with the remedy."""
-    text = os.environ.get(VARIABLE, "").strip()
+    return _master(_texts()[0])
+
+
+def _master(text: str) -> bytes:
     if not text:
         raise SecretError(f"{VARIABLE} is not set; make a key with `llmshield vault key` and export it")
     return _read(text, VARIABLE)

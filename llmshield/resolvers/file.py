@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from llmshield.errors import SecretError
@@ -45,15 +46,29 @@ def _parts(rest: str, base: Path) -> tuple[Path, str]:
     return base / path, name
 
 
+_NAME = re.compile(r"\s*(?:export\s+)?([^\s=#]+)\s*=\s*")
+_DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?')
+"""In double quotes a backslash takes the next character as it is."""
+_SINGLE = re.compile(r"'([^']*)'\s*(?:#.*)?")
+
+
 def _variable(text: str, name: str, ref: str) -> str:
-    """The value of `NAME=value`, `export NAME=value` or `NAME="value"`; the last such line counts."""
+    """The value of `NAME=value`, `export NAME=value`, `NAME="value"` or `NAME='value'`; the last such line counts."""
     value: str | None = None
-    for line in text.splitlines():
-        key, mark, rest = line.strip().removeprefix("export ").partition("=")
-        if mark and key.strip() == name:
-            value = rest.strip()
+    for number, line in enumerate(text.splitlines(), 1):
+        found = _NAME.match(line)
+        if found is None or found[1] != name:
+            continue
+        rest = line[found.end() :]
+        if rest[:1] not in ('"', "'"):
+            value = re.split(r"(?:^|\s)#", rest, maxsplit=1)[0].strip()
+            continue
+        quoted = _DOUBLE.fullmatch(rest.strip()) or _SINGLE.fullmatch(rest.strip())
+        if quoted is None:
+            raise SecretError(
+                f"{ref}: line {number} is not NAME=value: a quote is open, or something stands behind it"
+            )
+        value = re.sub(r"\\(.)", r"\1", quoted[1]) if rest.startswith('"') else quoted[1]
     if value is None:
         raise SecretError(f"{ref}: the file has no line {name}=...; add it")
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-        return value[1:-1]
-    return value.partition(" #")[0]
+    return value

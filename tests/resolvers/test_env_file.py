@@ -31,6 +31,11 @@ def _forget() -> object:
         (f'KEY="{CANARY}"\n', "file://key#KEY"),
         (f"KEY={CANARY} # a comment", "file://key#KEY"),
         (f"KEY=old\nKEY={CANARY}", "file://key#KEY"),
+        (f"KEY='{CANARY}' # quoted, and a comment", "file://key#KEY"),
+        (f'KEY="{CANARY}"# at once', "file://key#KEY"),
+        (f'KEY="\\{CANARY}"', "file://key#KEY"),
+        (f"\texport\tKEY={CANARY}\t# tabs", "file://key#KEY"),
+        (f"# KEY=not this\nOTHER=KEY=x\nKEY={CANARY}", "file://key#KEY"),
     ],
 )
 def test_file(content: str, ref: str, tmp_path: Path) -> None:
@@ -70,6 +75,10 @@ def test_a_resolved_secret_is_hidden_from_then_on(monkeypatch: pytest.MonkeyPatc
         (CANARY.encode() * 10_000, "file://key", "larger than"),
         (f"KEY={CANARY}".encode(), "file://key#OTHER", "no line OTHER="),
         (b"KEY=", "file://key#KEY", "is empty"),
+        (b"KEY= # a comment", "file://key#KEY", "is empty"),
+        (b'KEY=""', "file://key#KEY", "is empty"),
+        (b'KEY="open', "file://key#KEY", "line 1 is not NAME=value"),
+        (b"KEY='a' b", "file://key#KEY", "line 1 is not NAME=value"),
         (b"x", "file://missing", "No such file"),
         (b"x", "file://.", "Is a directory"),
         (b"x", "env://NO_SUCH_VARIABLE", "not set"),
