@@ -17,6 +17,13 @@ class Observer:
     def __init__(self, metrics: Metrics, audit: Audit) -> None:
         self._metrics = metrics
         self._audit = audit
+        if audit.enabled:
+            for name, help, read in (
+                ("records", "Records that were written.", lambda: float(audit.written)),
+                ("dropped", "Records that were lost.", lambda: float(audit.dropped)),
+                ("failing", "1 while no record can be written.", lambda: float(audit.failure is not None)),
+            ):
+                metrics.gauge(f"llmshield_audit_{name}", help, read=read)
 
     @property
     def required(self) -> bool:
@@ -95,14 +102,15 @@ def _subject(x: Exchange, mode: Mode) -> Subject | None:
     """Whom a record is about, and what was said; None where that is nobody and nothing.
 
     Texts are redacted by the plugin `pii`, which sees them before anybody is asked: where it did not, because it is
-    disabled, watches only, failed, or another plugin ended the call first, hashes are kept in their place.
+    disabled, watches only, failed, or another plugin ended the call first, hashes are kept in their place. What no model
+    reads (`user`, `metadata`) is no text.
     """
     call = x.call
     if mode == "redacted" and not (x.attempts and any(map(_edited, x.trail.took))):
         mode = "hash"
     said: list[Said] = []
     if mode != "none" and call is not None:
-        said = [Said(text.role, text.place, text.value) for text in call.texts]
+        said = [Said(text.role, text.place, text.value) for text in call.prompts()]
         said += [Said("output", place, "".join(parts)) for place, parts in (x.heard or {}).items()]
     if not said and not x.user:
         return None

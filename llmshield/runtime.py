@@ -231,6 +231,7 @@ class Runtime:
                 "written": self.audit.written,
                 "dropped": self.audit.dropped,
                 "failure": self.audit.failure,
+                "head": self.audit.head,
             },
         }
 

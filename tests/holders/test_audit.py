@@ -148,6 +148,7 @@ def test_what_is_readable_in_the_chain_is_said(run, tmp_path, capsys):
     file = run("redacted")
     text = everything(tmp_path / "audit").decode("latin-1")
     assert MAIL not in text
+    assert WHO not in text
     assert WORDS in text
     assert "<EMAIL_ADDRESS_1>" in text
 
