@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import re2
 
-from llmshield.redact import shows_secret
+from llmshield.redact import remember, shows_secret
 from llmshield.secrets_patterns import SECRET_NAME, find_credentials
 
 OURS = frozenset({"LLMSHIELD_SECRET_KEY", "LLMSHIELD_PREVIOUS_KEYS", "LLMSHIELD_ADMIN_TOKEN"})
@@ -34,3 +34,13 @@ def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
         if _SECRET_NAME.search(name) is None
         and (len(value) < 8 or not (shows_secret(value) or find_credentials(value)))
     }
+
+
+def remember_environment(environ: Mapping[str, str] | None = None) -> None:
+    """Hide, in every message from now on, what variables hold that are named like secrets: plugins and libraries
+    read them too. Values that are references (`env://NAME`, a path) are none."""
+    for name, value in (os.environ if environ is None else environ).items():
+        if _SECRET_NAME.search(name) is not None and "/" not in value[:1] and "://" not in value[:24]:
+            remember(value)
+            for part in value.split(",") if "," in value else ():
+                remember(part.strip())

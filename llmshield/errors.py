@@ -68,7 +68,10 @@ FailureReason = Literal[
 
 
 class ShieldError(Exception):
-    """Base of every error that llmshield raises on purpose."""
+    """Base of every error that llmshield raises on purpose; its message is redacted, whoever wrote parts of it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact_foreign(message))
 
 
 class PolicyError(ShieldError):
@@ -103,7 +106,7 @@ class WireError(ShieldError):
     """Bytes break their dialect. `place` is a JSON pointer, or empty for the whole."""
 
     def __init__(self, message: str, place: str = "") -> None:
-        super().__init__(redact_foreign(message))
+        super().__init__(message)
         self.place = place
 
 
@@ -127,7 +130,7 @@ class UpstreamError(ShieldError):
         body: bytes = b"",
         refusal: CallError | None = None,
     ) -> None:
-        super().__init__(redact_foreign(message))
+        super().__init__(message)
         self.refusal = refusal
         self.reason: FailureReason = reason
         self.status = status
@@ -156,7 +159,7 @@ class CallError(ShieldError):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(redact_foreign(message))
+        super().__init__(message)
         self.kind: ErrorKind = kind
         self.param = param
         self.plugin = plugin

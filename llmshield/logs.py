@@ -22,6 +22,7 @@ from typing import Any, Final
 import orjson
 
 from llmshield import clock
+from llmshield.child_environment import remember_environment
 from llmshield.errors import ShieldError
 from llmshield.redact import one_line, redact, redact_headers
 
@@ -87,6 +88,7 @@ def configure(level: str | None = None, write: Callable[[str], object] | None = 
     name = (level or os.environ.get("LLMSHIELD_LOG_LEVEL") or "info").strip().lower()
     if name not in LEVELS:
         raise ShieldError(f"LLMSHIELD_LOG_LEVEL is {one_line(name, 40)!r}; it can be {', '.join(LEVELS)}")
+    remember_environment()
     log.level = LEVELS[name]
     log.to_stream(write or _to_stderr)
     root = logging.getLogger()

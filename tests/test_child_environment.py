@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmshield.child_environment import OURS, without_ours, without_secrets
+from llmshield.child_environment import OURS, remember_environment, without_ours, without_secrets
 from llmshield.egress import firewall, interpreter
-from llmshield.redact import forget, remember
+from llmshield.redact import forget, redact, remember
 
 CANARY = "CANARY-x8Jq2LmZ7vRt5Yw1Nc4Kp9Sd3Fg6Hb0A"
 PLAIN = {
@@ -63,3 +63,25 @@ def test_what_is_started_finds_no_canary(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "PATH=" in shown
     assert CANARY not in asked
     assert str(tmp_path) in asked
+
+
+def test_variables_named_like_secrets_are_hidden_from_now_on() -> None:
+    values = {"MY_TOKEN": "CANARY-aaa-1111-bbb", "KEYS": "x", "LLMSHIELD_PREVIOUS_KEYS": "CANARY-ccc-2222,CANARY-ddd-3333",
+              "OTHER_KEY": "file:///run/secrets/key9", "A_PASSWORD": "/run/secrets/pw9", "EDITOR": "CANARY-vi-4444-eee"}  # fmt: skip
+    remember_environment(values)
+    try:
+        hidden = {
+            value
+            for value in " ".join(values.values()).replace(",", " ").split()
+            if redact(f"<{value}>") == "<[redacted]>"
+        }
+    finally:
+        for value in (
+            "CANARY-aaa-1111-bbb",
+            "CANARY-ccc-2222,CANARY-ddd-3333",
+            "CANARY-ccc-2222",
+            "CANARY-ddd-3333",
+        ):
+            forget(value)
+
+    assert hidden == {"CANARY-aaa-1111-bbb", "CANARY-ccc-2222", "CANARY-ddd-3333"}

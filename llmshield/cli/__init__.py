@@ -33,7 +33,8 @@ def main() -> None:
     try:
         build_app(words[0] if words else None)()
     except ShieldError as error:
-        print(f"llmshield: {error}", file=sys.stderr)
+        _hide_environment()
+        print(redact(f"llmshield: {error}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)  # what a shell expects of a program that SIGINT ended
@@ -70,4 +71,11 @@ def build_app(command: str | None = None) -> typer.Typer:
 
 def _say_redacted(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """The last word of a crash: the usual traceback, without what looks like a key."""
+    _hide_environment()
     sys.stderr.write("".join(redact(line) for line in traceback.format_exception(error)))
+
+
+def _hide_environment() -> None:
+    from llmshield.child_environment import remember_environment
+
+    remember_environment()
