@@ -131,7 +131,136 @@ def plugin(name: str) -> str:
     return MADE + "\n" + "\n".join(parts)
 
 
+def admin_api() -> str:
+    """docs/admin-api.md: what the admin port serves, from the table that serves it."""
+    import json
+
+    from llmshield.admin.description import document, problems_of
+    from llmshield.admin.problems import KINDS
+    from llmshield.admin.table import routes
+
+    described = document()
+    schemas = described["components"]["schemas"]
+    parts = [
+        "# The admin API\n",
+        "What operators see and change of a running gateway, on the admin port ([`server.admin`](operations.md#admin-port)).\n"
+        "`GET /openapi.json` describes it for programs (OpenAPI 3.1); this page is made of the same table.\n",
+        "```console\n$ export ADMIN=http://127.0.0.1:9787 KEY=$LLMSHIELD_ADMIN_TOKEN\n```\n",
+        "## Who may\n",
+        "A credential comes as `Authorization: Bearer`: `LLMSHIELD_ADMIN_TOKEN` (role `admin`), a key of the policy's\n"
+        "`admin.keys`, or a token of the issuer in `admin.jwt`. Each role may what those before it may:\n",
+        _table(
+            ("role", "may"),
+            (
+                ("`read`", "look at everything; nothing here shows a key or a text"),
+                (
+                    "`operate`",
+                    "act on what runs: blocks, circuits, budgets, tests, stop the use of a provider's key",
+                ),
+                (
+                    "`admin`",
+                    "make and revoke client keys, set providers' keys and settings, take a revoked one up again",
+                ),
+            ),
+        ),
+        '```yaml\nadmin:\n  keys:\n    grafana: {key: "sha256:...", role: read}     # the hash of the whole key: openssl rand -hex 32\n'
+        "  jwt: {issuer: https://login.example.com/, audience: llmshield-admin, claim: groups, roles: {platform: admin}}\n"
+        "  hosts: [llmshield.internal]\n  configure: [api_key, timeout, models]\n```\n",
+        "Where nothing of it is set up, loopback clients may look and change nothing: whoever else runs on the machine is\n"
+        "loopback too. Ten wrong credentials from one address (IPv6: one /64), and it gets 429 and one more try every six\n"
+        "seconds. Credentials are compared by their SHA-256, all of them, in constant time.\n",
+        "Web pages have no way in: `Host` has to be an address, `localhost` or a name of the policy; `Origin` and\n"
+        "`Sec-Fetch-Site` must not tell of another site; what changes something is `application/json`, also where it has no\n"
+        "body; there are no cookies and no CORS. Every answer forbids keeping, framing and running it.\n",
+        "## Changes\n",
+        "Each is in the [record](evidence.md) before it is made, and again how it went: who (a keyed hash), with which role,\n"
+        "from where (a keyed hash), what, and what was there before. With `audit.required: true` nothing is changed without\n"
+        "its record. What is changed holds in every process of the store within a second.\n",
+        "## Errors\n",
+        "Problem details (RFC 9457, `application/problem+json`): `code` is for programs and stays, `detail` is for people,\n"
+        "`errors` has every value that was not as expected, with its place.\n",
+        _table(
+            ("code", "status", "meaning"),
+            ((f"`{code}`", kind.status, kind.title) for code, kind in KINDS.items()),
+        ),
+    ]
+    order = {"GET": 0, "POST": 1, "PUT": 2, "PATCH": 3, "DELETE": 4}
+    for subject in dict.fromkeys(each.subject for each in routes()):
+        mine = sorted(
+            (each for each in routes() if each.subject == subject),
+            key=lambda each: (order[each.method], each.path),
+        )
+        module = sys.modules[mine[0].run.__module__]
+        parts.append(f"## {subject.capitalize()}\n")
+        parts.append(f"{module.__doc__}\n")
+        for each in mine:
+            made = described["paths"][each.path][each.method.lower()]
+            role = f"role `{each.role}`" if each.role is not None else "whoever reaches the port"
+            parts.append(f"### `{each.method} {each.path}`\n")
+            parts.append(f"{each.summary} ({role})\n")
+            if each.description:
+                parts.append(f"{each.description}\n")
+            rows = [
+                (
+                    f"`{field['name']}`",
+                    field["in"],
+                    _kind(field["schema"], schemas),
+                    _default(field["schema"]),
+                    field["description"],
+                )
+                for field in made.get("parameters", ())
+            ]
+            if each.body is not None:
+                rows += [
+                    (f"`{name}`", "body", *rest)
+                    for name, *rest in _fields(schemas[each.body.__name__], schemas)
+                ]
+            if rows:
+                parts.append(_table(("name", "in", "value", "default", "meaning"), rows))
+            assert each.example is not None
+            where = each.example.path or each.path
+            query = f"?{each.example.query}" if each.example.query else ""
+            words = ["curl -sS"]
+            if each.method != "GET":
+                words.append(f"-X {each.method}")
+            words.append(f'"$ADMIN{where}{query}"')
+            if each.role is not None:
+                words.append('-H "Authorization: Bearer $KEY"')
+            if each.method == "POST":
+                words.append("-H 'Content-Type: application/json'")
+            if each.example.body is not None:
+                words.append(f"-d '{json.dumps(each.example.body)}'")
+            parts.append(f"```console\n$ {' '.join(words)}\n```\n")
+            codes = ", ".join(f"`{code}`" for code in problems_of(each) if code in {"not_found", "conflict"})
+            if codes:
+                parts.append(f"Besides what every request may get: {codes}.\n")
+    return MADE + "\n" + "\n".join(parts)
+
+
+def _fields(
+    schema: dict[str, Any], schemas: dict[str, Any], path: str = ""
+) -> Iterator[tuple[str, str, str, str]]:
+    """One row per field of a body, those of its sections behind it."""
+    for name, value in schema.get("properties", {}).items():
+        default = "required" if name in schema.get("required", ()) else _default(value)
+        yield f"{path}{name}", _kind(value, schemas), default, str(value.get("description", ""))
+        for option in (value, *value.get("anyOf", ())):
+            if "$ref" in option:
+                yield from _fields(schemas[option["$ref"].rsplit("/", 1)[-1]], schemas, f"{path}{name}.")
+
+
+def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """The type of a field in a few words, with an example where it has one."""
+    examples = schema.get("examples") or next(
+        (option["examples"] for option in schema.get("anyOf", ()) if "examples" in option), None
+    )
+    if examples:
+        return " ".join(f"`{each}`" for each in examples[:3])
+    return _words(schema, schemas)
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "admin-api.md": admin_api,
     "policy.md": policy,
     "errors.md": errors,
     "plugins/ensemble.md": lambda: plugin("ensemble"),

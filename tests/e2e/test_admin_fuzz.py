@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from llmshield.admin.table import routes
 from llmshield.simulator import SimulatorThread
 
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
@@ -90,8 +91,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
             assert all(canary not in file.read_text() for file in tmp_path.glob("audit*.jsonl"))
 
 
-def fuzz(served: Served, seconds: int) -> dict[str, int]:
-    """Runs schemathesis for so long; its counts."""
+def fuzz(served: Served, seconds: int) -> dict[str, Any]:
+    """Runs schemathesis for so long; its report."""
     report = served.folder / "report.json"
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.admin}/openapi.json",
@@ -114,14 +115,24 @@ def fuzz(served: Served, seconds: int) -> dict[str, int]:
         check=False,
     )
     assert run.returncode == 0, f"{run.stdout[-6000:]}\n{run.stderr[-2000:]}"
-    found: dict[str, int] = json.loads(report.read_text())
+    found: dict[str, Any] = json.loads(report.read_text())
     return found
 
 
 def test_half_a_minute(served: Served) -> None:
-    fuzz(served, 30)
+    """Enough of them that a run which could not reach anything, or not log in, would be seen."""
+    found = fuzz(served, 30)
+
+    assert found["operations"]["tested"] == len(routes()) - 1  # it leaves out the description itself
+    assert found["test_cases"]["generated"] > 300
+    accepted = {
+        name
+        for name, phases in found["valid_rates"].items()
+        if any(each["accepted"] for each in phases.values())
+    }
+    assert {"POST /v1/blocks", "POST /v1/circuits/open", "GET /v1/usage"} <= accepted
 
 
 @pytest.mark.nightly
 def test_ten_minutes(served: Served) -> None:
-    fuzz(served, 600)
+    assert fuzz(served, 600)["test_cases"]["generated"] > 5_000

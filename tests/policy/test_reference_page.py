@@ -27,6 +27,12 @@ def test_fresh(gen_docs: Any) -> None:
     assert (ROOT / "docs" / "policy.md").read_text() == gen_docs.policy(), "run scripts/gen_docs.py"
 
 
+def test_every_other_page_is_fresh(gen_docs: Any) -> None:
+    stale = [name for name, page in gen_docs.PAGES.items() if (ROOT / "docs" / name).read_text() != page()]
+
+    assert stale == [], "run scripts/gen_docs.py"
+
+
 def test_complete() -> None:
     page = (ROOT / "docs" / "policy.md").read_text()
 

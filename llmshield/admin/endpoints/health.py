@@ -13,10 +13,10 @@ from llmshield.admin.table import Example, Page, route
 
 
 class Health(Shape):
-    """One word, and why it is not the good one."""
+    """Whether it runs."""
 
     status: Literal["ok", "unhealthy"]
-    reason: str | None = Field(default=None, description="What is missing; only where it is `unhealthy`.")
+    reason: str | None = Field(default=None, description="What is not up; only where it is `unhealthy`.")
 
 
 class Readiness(Shape):
