@@ -342,7 +342,8 @@ def _is_placeholder(value: str) -> bool:
     if len(set(low)) <= 2:
         return True
     return low.startswith(("your", "my_", "my-", "example", "changeme", "change_me", "placeholder", "xxxx", "redacted",
-                           "process.env", "os.environ", "env.", "env(", "getenv", "secrets.", "vault:", "env://", "file://"))  # fmt: skip
+                           "process.env", "os.environ", "env.", "env(", "getenv", "secrets.", "vault:", "env://", "file://", "enc://", "keyring://",
+                           "vault://", "awssm://", "awsssm://", "awskms://", "gcpsm://", "azurekv://"))  # fmt: skip
 
 
 def _random_enough(value: str) -> bool:
@@ -352,6 +353,7 @@ def _random_enough(value: str) -> bool:
         and any(c.isalpha() for c in value)
         and entropy(value) >= 3.0
         and not _is_placeholder(value)
+        and not ("." in value and all(part.isidentifier() for part in value.split(".")))  # a dotted name
     )
 
 
