@@ -23,6 +23,7 @@ from llmshield.blocks import Blocks
 from llmshield.errors import CallError
 from llmshield.identity._addresses import Trusted
 from llmshield.identity._sent import as_bearer, carries_key, one_key, without_key
+from llmshield.origins import Origin
 from llmshield.policy import Policy
 from llmshield.stores import Store
 
@@ -85,6 +86,10 @@ class Asked(Protocol):
     def raw_path(self) -> bytes: ...
     @property
     def raw_query(self) -> bytes: ...
+    @property
+    def origin(self) -> Origin | None:
+        """Where an intercepted call was going, and who had sent it; None under the other mounts."""
+        ...
 
     @property
     def read_body(self) -> Callable[[int], Awaitable[bytes]]:

@@ -40,7 +40,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "LS301": ("error", "a route or a plugin names a provider that does not exist"),
     "LS302": ("warning", "a route sends a model to a provider whose `models` deny it"),
     "LS303": ("warning", "a route that no call reaches"),
-    "LS304": ("error", "a tenant names a tier that does not exist"),
+    "LS304": ("error", "a tier, or a tenant under `identity`, that does not exist"),
     "LS305": ("error", "an entry of `identify` that is not known"),
     "LS306": ("warning", "`base_url` does not end as its dialect wants"),
     "LS307": ("error", "`base_url` is no usable address"),

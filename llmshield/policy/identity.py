@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from llmshield.policy.egress import Host
 from llmshield.policy.masking import found
 from llmshield.policy.providers import Secret
 from llmshield.policy.section import Line, Name, Section
+from llmshield.policy.tenants import TrustedNetwork
 from llmshield.policy.units import Duration, PositiveDuration
 
 Algorithm: TypeAlias = Literal[
@@ -143,9 +145,24 @@ class Signature(Section):
     signers: dict[Name, Signer] = Field(min_length=1, description="Signers by the name that they sign with.")
 
 
+Uid: TypeAlias = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9]{1,10}$")]
+"""A user of this machine by number, in quotes: keys of a policy are text."""
+
+
 class Ways(Section):
     """What the ways of `identify` need to know."""
 
     virtual_key: VirtualKeys = Field(default=VirtualKeys(), description="Keys that this gateway gave out.")
     jwt: Jwt | None = Field(default=None, description="Whose tokens are believed.")
     signature: Signature | None = Field(default=None, description="Who may sign requests.")
+    address: dict[TrustedNetwork, Name] | None = Field(
+        default=None, description="Networks of clients, each with its tenant; the narrowest wins."
+    )
+    sni: dict[Host, Name] | None = Field(
+        default=None,
+        description="Hosts that TLS handshakes name under the transparent mount, each with its tenant.",
+    )
+    uid: dict[Uid, Name] | None = Field(
+        default=None,
+        description="Users of this machine under the transparent mount, by number, each with its tenant.",
+    )

@@ -230,6 +230,12 @@ def _identify(draft: Draft, report: Report) -> None:
         if signer.tier is None and signer.tenant not in tenants:
             message = f"the tier of {signer.tenant!r} is missing: it is none of `tenants` either"
             report.add("LS202", path, message, "without a tier there would be no limits")
+    for kind in ("address", "sni", "uid"):
+        for key, tenant in (getattr(ways, kind) or {}).items():
+            if tenant not in tenants:
+                message = f"found the tenant {tenant!r}, which does not exist"
+                hint = report.suggest(tenant, tenants) or "without a tier there would be no limits"
+                report.add("LS304", ("identity", kind, str(key)), message, hint)
     for path, tier in named:
         if tier is not None and tier not in tiers:
             hint = report.suggest(tier, tiers)

@@ -68,3 +68,23 @@ def test_findings(text: str, codes: set[str], judge: Any) -> None:
     findings = judge(TWO + text)[1]
 
     assert codes == {item.code for item in findings}, "\n".join(map(str, findings))
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("identify: [address]\nidentity: {address: {10.0.0.0/8: acme}}", set()),
+        ("identify: [address]\nidentity: {address: {10.0.0.0/8: nobody}}", {"LS304"}),
+        ("identify: [address]\nidentity: {address: {nowhere: acme}}", {"LS206"}),
+        ("identify: [address]", {"LS202"}),
+        ("identity: {sni: {a.test: acme}}", {"LS319"}),
+        ("identify: [sni, uid]\nidentity: {sni: {a.test: acme}, uid: {'1000': acme}}", set()),
+        ("identify: [uid]\nidentity: {uid: {root: acme}}", {"LS206"}),
+        ("identify: ['uid:1000']\nidentity: {uid: {'1000': acme}}", {"LS305"}),
+    ],
+)
+def test_who_is_calling(text: str, codes: set[str], judge: Any) -> None:
+    findings = judge(f"version: 1\ntenants: {{acme: {{}}}}\n{text}")[1]
+
+    assert codes <= {item.code for item in findings}, "\n".join(map(str, findings))
+    assert bool(codes) == bool(findings)
