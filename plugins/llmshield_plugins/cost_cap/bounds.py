@@ -15,6 +15,7 @@ from typing import Any
 
 from llmshield.call import Attempt, Tree
 from llmshield.prices import Bound, ModelPrice
+from llmshield_plugins.cost_cap.sound import all_dense
 from llmshield_plugins.cost_cap.tools import SEARCHES, Offered
 
 TEMPLATE_TOKENS = 64
@@ -81,6 +82,8 @@ def seen_whole(attempt: Attempt) -> bool:
     Gemini counts sound by its length (32 tokens a second) and takes formats that say a second of silence in a byte.
     """
     if attempt.dialect == "gemini" and "audio" in attempt.unseen:
+        return False
+    if "audio_data" in attempt.unseen and not all_dense(attempt.body):
         return False
     return _IN_BYTES.issuperset(attempt.unseen)
 
