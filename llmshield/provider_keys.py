@@ -317,6 +317,13 @@ async def revoked(store: Store) -> dict[str, dict[str, Any]]:
     return {name: mark for name, mark in found.items() if _ms(mark, "revoked_ms")}
 
 
+async def configured(store: Store) -> dict[str, str]:
+    """The store's keys, sealed, by provider. Raises: StoreUnavailable."""
+    notes = await store.notes(SHELF, _now_ms())
+    found = {key.removeprefix(_KEY): _loaded(note) for key, note in notes.items() if key.startswith(_KEY)}
+    return {name: str(note["sealed"]) for name, note in found.items() if note.get("sealed")}
+
+
 async def configure(store: Store, name: str, secret: str) -> None:
     """Put a provider's key into the store, sealed for it: every process uses it within a second, before the policy's.
 

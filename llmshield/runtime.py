@@ -41,6 +41,7 @@ from llmshield.usage import usage
 T = TypeVar("T")
 
 _CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
+_KEY = {"good": 0, "outage": 1, "lost": 2, "revoked": 3}
 
 
 class Runtime:
@@ -187,10 +188,10 @@ class Runtime:
 
     async def render_metrics(self) -> bytes:
         """The exposition for Prometheus, rendered off the event loop."""
-        self._count_circuits()
+        self._count_states()
         return await asyncio.to_thread(self.metrics.render)
 
-    def _count_circuits(self) -> None:
+    def _count_states(self) -> None:
         states = self.metrics.gauge(
             "llmshield_circuit_state", "Circuits that had failures: 0 closed, 1 half open, 2 open.", "provider", "model"
         )  # fmt: skip
@@ -201,6 +202,11 @@ class Runtime:
         self.metrics.gauge(
             "llmshield_circuits_alone", "1 while the store is away and each process has circuits of its own."
         ).set(int(self.circuits.alone))
+        keys = self.metrics.gauge(
+            "llmshield_provider_key_state", "Providers' keys: 0 good, 1 the last value goes on, 2 lost, 3 revoked.", "provider"
+        )  # fmt: skip
+        for name in self.policy.providers:
+            keys.set(_KEY[self.keys.status(name)["state"]], name)
 
     async def status(self) -> dict[str, Any]:
         """What runs here, and each provider's figures of today."""

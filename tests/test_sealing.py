@@ -49,6 +49,18 @@ def test_what_is_sealed_opens_in_its_own_context_only(data: bytes, context: str,
             ring.unseal(sealed, other)
 
 
+@given(st.text(max_size=200) | st.text("enc:/v1._gA-Az09", max_size=200), st.binary(max_size=100))
+def test_anything_is_opened_or_refused(text: str, data: bytes) -> None:
+    ring = KeyRing(NEW)
+    for attempt in (
+        lambda: ring.unseal_reference(text),
+        lambda: ring.is_current_reference(text),
+        lambda: ring.unseal(data, ""),
+    ):
+        with pytest.raises(SecretError):
+            attempt()
+
+
 def test_every_flipped_bit_of_100_sealed_records_is_found() -> None:
     ring = KeyRing(NEW)
     flips = found = 0

@@ -45,9 +45,65 @@ def check(policy: Policy) -> int:
     for name, provider in policy.providers.items():
         if provider.api_key is None and provider.dialect is not None:
             print(f"good    providers.{name}: no key here, the client's own is passed on to it")
-    if not needs_previous and not bad and _has_previous():
-        print(f"advice  {vault.PREVIOUS}: no key of this policy needs it any more; take it away")
-    return 1 if bad else 0
+    stored, old = _store(policy)
+    if not (needs_previous or old or bad or stored) and _has_previous():
+        print(
+            f"advice  {vault.PREVIOUS}: no key of this policy needs it any more; take it away, unless sealed records of"
+            " the audit log are to be read with it"
+        )
+    return 1 if bad or stored else 0
+
+
+def _store(policy: Policy) -> tuple[int, bool]:
+    """What is bad about the keys in the store that gateways share, and whether one needs a previous master key."""
+    import asyncio
+
+    from llmshield import provider_keys
+    from llmshield.cli._reading import shared_state
+    from llmshield.errors import ShieldError
+    from llmshield.stores import open_store
+
+    store = open_store(policy.server.store)
+    if not store.shared or (store.url.scheme == "sqlite" and not Path(store.url.path).is_file()):
+        return 0, False
+
+    async def look() -> tuple[dict[str, str], dict[str, dict[str, object]]]:
+        store, state = shared_state(policy, "vault")
+        state.recall(store)
+        await store.open()
+        try:
+            return await provider_keys.configured(store), await provider_keys.revoked(store)
+        finally:
+            await store.close()
+
+    try:
+        configured, revoked = asyncio.run(look())
+    except ShieldError as error:
+        print(f"advice  server.store: keys in it were not looked at: {error}")
+        return 0, True
+    bad, old = 0, False
+    for name in sorted(configured):
+        found = _stored(name, configured[name])
+        bad += found.startswith("bad")
+        old |= found.startswith("advice")
+        print(found)
+    for name in sorted(revoked):
+        print(f"advice  providers.{name}: revoked; `llmshield vault revoke {name} --lift` ends it")
+    return bad, old
+
+
+def _stored(name: str, reference: str) -> str:
+    """A line about a key that was configured in the store."""
+    from llmshield import vault
+
+    try:
+        ring = vault.ring()
+        ring.unseal_reference(reference, name)
+        if ring.is_current_reference(reference):
+            return f"good    providers.{name}: its key is in the store"
+        return f"advice  providers.{name}: its key in the store is sealed with a previous key; `llmshield vault rotate --store`"
+    except SecretError as error:
+        return f"bad     providers.{name}: its key in the store: {error}"
 
 
 def _advice(reference: SecretRef, base: Path, owner: str) -> tuple[str, bool]:

@@ -42,6 +42,18 @@ def revoke(provider: str, policy: Path | None, url: str | None, reason: str, *, 
     )
 
 
+def configure(provider: str | None, secret: str, url: str) -> None:
+    """Put a provider's key into the store, sealed. Raises: ShieldError."""
+    from llmshield import provider_keys
+
+    if provider is None:
+        raise ShieldError("a key in a store needs a name; say --provider NAME")
+    _with(None, url, lambda store: provider_keys.configure(store, provider, secret))
+    print(
+        f"running gateways use the key for {provider} within a second, before the policy's", file=sys.stderr
+    )
+
+
 def reseal(url: str) -> int:
     """How many keys and settings of providers in a store were sealed anew. Raises: ShieldError."""
     from llmshield import provider_keys, provider_settings

@@ -45,9 +45,21 @@ def register(app: typer.Typer) -> None:
         print(new_key())
 
     @vault.command("seal")
-    def seal_command(provider: ProviderOption = None, file: FileOption = None) -> None:
-        """Read a key from standard input, print its reference for the policy."""
-        print(seal(_secret(), provider or "", file))
+    def seal_command(
+        provider: ProviderOption = None,
+        file: FileOption = None,
+        store: Annotated[
+            str | None,
+            typer.Option(help="Put it into this store: gateways use it within a second.", show_default=False),
+        ] = None,
+    ) -> None:
+        """Read a key from standard input, print its reference for the policy; or put it into a file or a store."""
+        if store is not None:
+            from llmshield.cli import _vault_store
+
+            _vault_store.configure(provider, _secret(), store)
+        else:
+            print(seal(_secret(), provider or "", file))
 
     @vault.command("unseal")
     def unseal_command(provider: ProviderOption = None, file: FileOption = None) -> None:

@@ -30,7 +30,7 @@ class SecretRef:
     def parse(cls, text: str) -> SecretRef | None:
         """The reference in `text`, or None if it is none (and so perhaps the secret itself)."""
         scheme, mark, rest = text.partition("://")
-        if not mark or not rest or not _is_scheme(scheme) or any(char.isspace() for char in rest):
+        if not mark or not rest or not _is_scheme(scheme) or not rest.isprintable() or " " in rest:
             return None
         return cls(scheme, rest)
 

@@ -201,5 +201,35 @@ def test_check_a_weak_or_missing_master_key(monkeypatch: pytest.MonkeyPatch) -> 
     assert 1 == checked(p="env://HOME")[0]
 
 
+def test_keys_in_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/book.db"
+    result = run("seal", "--provider", "p", "--store", store, text=KEY)
+    assert (0, "") == (result.exit_code, result.stdout)
+    assert 1 == run("seal", "--store", store, text=KEY).exit_code
+    Path("policy.yaml").write_text(
+        f"version: 1\nserver: {{store: '{store}'}}\nproviders: {{p: {{dialect: openai, api_key: env://HOME}}}}\n"
+    )
+
+    def said() -> str:
+        result = run("check", "--policy", "policy.yaml")
+        return f"{result.exit_code} {result.stdout}"
+
+    assert said().startswith("0 ")
+    assert "good    providers.p: its key is in the store" in said()
+    assert "take it away" in said()
+    older, newer = os.environ[vault.VARIABLE], vault.new_key()
+    monkeypatch.setenv(vault.VARIABLE, newer)
+    assert said().startswith("1 ")
+    assert "its key in the store: it was sealed with the key" in said()
+    monkeypatch.setenv(vault.PREVIOUS, older)
+    assert "sealed with a previous key; `llmshield vault rotate --store`" in said()
+    assert "take it away" not in said()
+    assert "1 keys in the store are sealed with" in run("rotate", "--store", store).stderr
+    assert "take it away" in said()
+    assert 0 == run("revoke", "p", "--policy", "policy.yaml").exit_code
+    assert "advice  providers.p: revoked; `llmshield vault revoke p --lift` ends it" in said()
+    assert "CANARY" not in said()
+
+
 def test_check_reads_a_policy() -> None:
     assert 2 == run("check", "--policy", "nowhere.yaml").exit_code

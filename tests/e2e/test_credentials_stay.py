@@ -13,7 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from llmshield.mounts.asgi import ShieldMiddleware
 from llmshield.testing import gateway
+from llmshield.testing import policy as loaded
 
 KEYS = {name: f"sk-CANARY{name}0123456789abcdef" for name in ("one", "two", "three", "other")}
 CLIENT, OWN = "llm-CANARYclient-000111222", "sk-CANARYown-333444555666"
@@ -63,6 +65,7 @@ class Recorder:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = field(default_factory=lambda: REPLY)
+    delay_s: float = 0.0
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
     port: int = 0
@@ -84,6 +87,7 @@ class Recorder:
                     0,
                 )
                 self.requests.append(head + await reader.readexactly(length))
+                await asyncio.sleep(self.delay_s)
                 data = json.dumps(self.body).encode()
                 lines = {"content-type": "application/json", **self.headers, "content-length": str(len(data))}
                 text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -239,6 +243,53 @@ async def test_never_to_a_failover_target(name: str, status: int, recorders: Any
     assert OWN in fields(one.requests[0])["authorization"]
     assert 1 == len(two.requests)
     assert b"CANARY" not in two.requests[0], two.requests[0]
+
+
+@pytest.mark.parametrize("how", ["other dialect", "hedge", "retry"])
+async def test_nor_to_one_of_another_dialect_or_beside_the_first(how: str, recorders: Any) -> None:
+    one, two = (
+        await recorders(status=500 if how != "hedge" else 200, delay_s=1.0 if how == "hedge" else 0.0),
+        await recorders(),
+    )
+    text = policy(one, two, keys=False)
+    to = "[one, claude2]" if how == "other dialect" else "[one, other]"
+    more = {"hedge": "hedge: {after: 50ms, max_extra_cost: 100%}, ", "retry": "", "other dialect": ""}[how]
+    attempts = 2 if how == "retry" else 1
+    text = text.replace(
+        "to: [one, other], retry: {attempts: 1}",
+        f"to: {to}, {more}retry: {{attempts: {attempts}, backoff: 1ms..2ms}}",
+    )
+    text = text.replace(
+        "routes:\n", f"  claude2: {{dialect: anthropic, base_url: '{two.url}'}}\nroutes:\n", 1
+    )
+    async with gateway(text) as (url, _):
+        await ask(url, "openai", OWN)
+
+    assert {f"Bearer {OWN}"} == {fields(request)["authorization"] for request in one.requests}
+    assert (2 if how == "retry" else 1) == len(one.requests)
+    assert 1 == len(two.requests)
+    assert b"CANARY" not in two.requests[0], two.requests[0]
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini stream"])
+async def test_the_middleware_does_the_same(name: str, recorders: Any, serving_app: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        raise AssertionError("nobody asks the application")
+
+    one, two = await recorders(), await recorders()
+    async with serving_app(ShieldMiddleware(app, policy=loaded(policy(one, two)))) as url:
+        got = await ask(url, name, CLIENT)
+    family = {"anthropic": "two", "gemini stream": "three"}.get(name, "one")
+
+    assert KEYS[family] in fields(one.requests[0])[CALLS[name][3]]
+    assert b"CANARY" not in one.requests[0].replace(KEYS[family].encode(), b"")
+    assert "CANARY" not in got.text
 
 
 @pytest.mark.parametrize("status", [500, 429])

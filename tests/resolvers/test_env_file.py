@@ -121,6 +121,8 @@ def test_open_file(mode: int, warns: bool, tmp_path: Path) -> None:
         ("env://", None),
         ("://A", None),
         ("env://A B", None),
+        ("env://A\0", None),
+        ("file://a\u2028b", None),
         ("sk-123", None),
         ("1x://A", None),
     ],
