@@ -114,7 +114,7 @@ class SqliteFile:
         )
         self._thread.start()
         self._reader = ThreadPoolExecutor(1, "llmshield-sqlite-read")
-        self._log.begin(flusher)
+        await asyncio.to_thread(self._log.begin, flusher)
         self.writer = writer
 
     async def close(self) -> None:

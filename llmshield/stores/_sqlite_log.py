@@ -7,6 +7,7 @@ locked meanwhile: it is done here too, and seldom.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -62,7 +63,10 @@ class Log:
         """Set by whoever has written."""
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """From here on look after it, on this connection."""
+        """From here on look after it, on this connection. Takes a moment where crashes have left a long one: whoever opens
+        the file after a crash of all has to read it whole, and it must not grow from crash to crash."""
+        with contextlib.suppress(OSError, sqlite3.OperationalError):  # somebody else is at it
+            self.flush(connection)
         self._ending.clear()
         self._thread = threading.Thread(
             target=self._keep, args=(connection,), name="llmshield-sqlite-log", daemon=True

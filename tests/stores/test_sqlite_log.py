@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -79,6 +80,29 @@ async def test_a_log_that_others_keep_writing_does_not_grow_for_ever(
 
     assert len(await store.notes("shelf", 0)) == 800
     assert largest < 3_000_000  # 800 notes are 6 MB of log
+
+
+async def test_crashes_leave_no_log_that_grows(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are killed before their first second is over never get to it; the next one does, at its start."""
+    monkeypatch.setattr(_sqlite_log, "LONG", 200_000)
+    script = (
+        "import asyncio, os, sys\nfrom llmshield.stores import open_store\n"
+        "async def main():\n"
+        " s = open_store(sys.argv[1]); await s.open()\n"
+        " for i in range(150): await s.put('shelf', f'{i}', os.urandom(900))\n"
+        " os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())"
+    )
+    for _ in range(2):
+        killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script, f"sqlite:///{file}")
+        assert await killed.wait() == -9
+    assert log_size(file) > 500_000
+    store = open_store(f"sqlite:///{file}")
+    await store.open()
+
+    assert log_size(file) < 20_000
+    assert len(await store.notes("shelf", 0)) == 150
+    await store.close()
 
 
 async def test_what_is_old_is_forgotten_beside_the_writers(store: Store) -> None:
