@@ -29,6 +29,7 @@ ELSEWHERE = {
     "llmshield/cli/egress.py": "finds its commands, and imports the one that was typed; tests/cli/_egress",
     "llmshield/cli/_egress/__init__.py": "a sentence",
     "llmshield/cli/_egress/_serving.py": "addresses and the loop; tests/cli/_egress",
+    "llmshield/policy/intercepting.py": "tests/policy/test_egress.py",
     "llmshield/cli/schema.py": "prints a schema; tests/policy/test_schema.py",
     "llmshield/cli/simulate.py": "serves the simulator; tests/cli/test_demo.py and tests/simulator",
     "llmshield/mounts/cors.py": "tests/mounts/test_gateway.py",

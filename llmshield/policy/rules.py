@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmshield import clock, registry
-from llmshield.policy import addresses
+from llmshield.policy import addresses, intercepting
 from llmshield.policy.admin import Admin
 from llmshield.policy.apps import Audit
-from llmshield.policy.egress import Egress
 from llmshield.policy.entries import used_names
 from llmshield.policy.findings import Path, did_you_mean
 from llmshield.policy.globs import is_glob
@@ -312,24 +311,6 @@ def _members(draft: Draft, report: Report) -> None:
                 report.add("LS301", (*at, *place), message, report.suggest(name, names))
 
 
-def _egress(draft: Draft, report: Report) -> None:
-    """Intercepted hosts that stand for nobody, or for somebody who can't be asked from there."""
-    egress: Egress | None = draft.sections["egress"]
-    if egress is None:
-        return
-    names = dict.fromkeys(name for name in draft.written("providers") if name != APP)
-    for host, name in egress.hosts.items():
-        if name not in names:
-            message = f"found the provider {name!r}, which does not exist"
-            report.add("LS301", ("egress", "hosts", host), message, report.suggest(name, names))
-    if not egress.hosts:
-        report.add("LS319", ("egress",), "`egress` has no effect: it names no `hosts`", at="key")
-    for index, host in enumerate(egress.bypass.hosts):
-        if egress.provider_of(host) is None:
-            message = f"{host!r} has no effect: `hosts` does not have it"
-            report.add("LS319", ("egress", "bypass", "hosts", index), message)
-
-
 def _audit(draft: Draft, report: Report) -> None:
     """A record that is required and can't be kept, or that would keep what nobody has edited."""
     audit: Audit | None = draft.sections["audit"]
@@ -398,6 +379,6 @@ def _is_free(key: str) -> bool:
 
 
 RULES: tuple[Callable[[Draft, Report], None], ...] = (
-    _server, _providers, _routes, _choices, _tenants, _identify, _admin, _overrides, _budgets, _members, _egress,
+    _server, _providers, _routes, _choices, _tenants, _identify, _admin, _overrides, _budgets, _members, intercepting.check,
     _audit, _unenforced, _variables,
 )  # fmt: skip
