@@ -53,6 +53,9 @@ class Asked(NamedTuple):
     path: str
     headers: Mapping[str, str]
 
+    def __repr__(self) -> str:  # the head holds the credential
+        return f"<Asked {self.method} {self.path!r}>"
+
 
 @dataclass(slots=True, frozen=True)
 class Route:

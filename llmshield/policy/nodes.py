@@ -69,6 +69,9 @@ class Node:
     count: int = 1
     height: int = 1
 
+    def __repr__(self) -> str:  # a value may be a secret that stands where none belongs
+        return f"<Node {type(self.value).__name__} at {self.line}:{self.column}>"
+
     def plain(self) -> Any:
         """The value as plain Python data."""
         if isinstance(self.value, dict):

@@ -49,6 +49,9 @@ class _Held:
     until: float
     renewing: bool = False
 
+    def __repr__(self) -> str:  # the texts are the keys
+        return f"<_Held {self.ring!r} until {self.until}>"
+
 
 _lock = threading.Lock()
 _held: _Held | None = None

@@ -28,10 +28,13 @@ import orjson
 import pytest
 
 from llmshield import logs, redact, vault
-from llmshield.admin.table import routes
+from llmshield.admin.table import Asked, routes
+from llmshield.dialects import WireReply, WireRequest
 from llmshield.errors import ShieldError
+from llmshield.identity import Caller
 from llmshield.mounts.gateway import serve
 from llmshield.policy import inspect_text
+from llmshield.policy.nodes import Node
 from llmshield.policy.units import HostPort
 from llmshield.simulator import Scripted, Simulator
 from llmshield.simulator.table import FAULTS
@@ -591,6 +594,28 @@ def _objects(world: World) -> None:
 
     assert shown == {}
     assert seen > 100
+
+
+HOLDERS = (
+    WireRequest(
+        "POST",
+        "/x",
+        f"key={CANARIES['url key']}",
+        {"authorization": CANARIES["own key"]},
+        CANARIES["own key"].encode(),
+    ),
+    WireReply(200, {"x": CANARIES["own key"]}, CANARIES["own key"].encode()),
+    Caller("acme", None, None, CANARIES["client key"], "192.0.2.1", secret=CANARIES["client key"]),
+    Asked("GET", "/status", {"authorization": f"Bearer {CANARIES['admin token']}"}),
+    Node(CANARIES["literal"], 1, 1, (1, 9)),
+    vault.KeyRing(base64.urlsafe_b64decode(CANARIES["vault master"])),
+)
+
+
+@pytest.mark.parametrize("thing", HOLDERS, ids=lambda thing: type(thing).__name__)
+def test_what_holds_a_secret_does_not_show_it(thing: object) -> None:
+    """Without anything that could have been told what to hide."""
+    assert leaks(f"{thing!r} {thing!s} {[thing]}") == []
 
 
 async def test_no_canary_on_paths_that_fail(world: World) -> None:
