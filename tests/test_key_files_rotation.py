@@ -124,3 +124,28 @@ def _started(code: str, *words: str) -> subprocess.Popen[str]:
     assert process.stdout is not None
     assert "ready\n" == process.stdout.readline()
     return process
+
+
+ADDER = """
+import sys
+from pathlib import Path
+from llmshield import key_files
+from llmshield.sealing import KeyRing
+
+path, ring, who = Path(sys.argv[1]), KeyRing(bytes.fromhex(sys.argv[2])), sys.argv[3]
+print("ready", flush=True)
+for number in range(10):
+    name = f"{who}-{number}"
+    key_files.change(path, ring, lambda entries: entries.update({name: ring.seal_reference(name, name)}), make=True)
+"""
+
+
+def test_writers_take_turns(tmp_path: Path) -> None:
+    """Four processes add ten keys each to one file: none is lost."""
+    path = tmp_path / "keys"
+    adders = [_started(ADDER, str(path), KEYS[0].hex(), f"w{number}") for number in range(4)]
+    for adder in adders:
+        adder.communicate()
+    held = key_files.read(path, KeyRing(KEYS[0]))
+
+    assert (40, 40) == (len(held.entries), held.revision)
