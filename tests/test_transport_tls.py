@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from llmshield.dialects import WireRequest
 from llmshield.errors import UpstreamError
-from llmshield.transport import HttpTransport, Timeouts
+from llmshield.transport import HttpTransport, Timeouts, roots_and_more
 
 SOON = Timeouts(connect=0.5, first_token=0.7, idle=0.5, total=2.0)
 POST = WireRequest("POST", "/chat", "", {}, b"{}")
@@ -284,3 +284,54 @@ def test_a_client_that_reads_slowly_holds_tls_back_too(
             assert 32_000_000 == taken
 
     run(scenario())
+
+
+def test_a_certificate_of_our_own_making_is_no_provider_s(
+    run: Run, listening: Listening, certificates: tuple[Path, Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a gateway whose traffic is redirected too would ask itself, for ever."""
+    roots, made = certificates
+    monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+
+    async def scenario() -> None:
+        async with listening(well, ssl=made("api.example")) as port:
+            ours = HttpTransport(
+                "https://api.example", connect=("127.0.0.1", port), not_by=roots.read_bytes()
+            )
+            other = HttpTransport("https://api.example", connect=("127.0.0.1", port), not_by=stranger())
+            with pytest.raises(UpstreamError, match="No connection to the provider: TLS") as raised:
+                await ours.ask(POST, SOON)
+            assert raised.value.reason == "connect"
+            assert not ours._open
+            assert await read(await other.ask(POST, SOON)) == b"hi"
+            await ours.close()
+            await other.close()
+
+    run(scenario())
+
+
+def stranger() -> bytes:
+    """A certificate that has signed nothing here."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "somebody else")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_roots_of_the_environment_are_added(
+    certificates: tuple[Path, Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL by itself takes those of SSL_CERT_FILE or the system's, and all other providers would be lost."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    usual = Path(ssl.get_default_verify_paths().openssl_cafile)
+    if not usual.is_file():
+        pytest.skip("the system's roots are in no file here")
+    before = {each["serialNumber"] for each in roots_and_more().get_ca_certs()}
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates[0]))
+    after = {each["serialNumber"] for each in roots_and_more().get_ca_certs()}
+
+    assert before < after
+    assert len(after) == len(before) + 1

@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmshield.errors import ShieldError
 from llmshield.logs import log
 
 
@@ -50,11 +51,21 @@ class Process:
 
 
 async def spawn(name: str, command: list[str], user: int | None, **more: Any) -> Process:
-    """Start one, in a session of its own: a Ctrl-C at the terminal is ours to pass on. `user` is whom it runs as."""
+    """Start one, in a session of its own: a Ctrl-C at the terminal is ours to pass on. `user` is whom it runs as.
+
+    Raises: ShieldError where it can't be started.
+    """
     if user is not None:
         more |= {"user": user, "group": user, "extra_groups": []}
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-        limit=2**22, **more,
-    )  # fmt: skip
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+            limit=2**22, **more,
+        )  # fmt: skip
+    except OSError as error:
+        who = f" as user {user}" if user is not None else ""
+        raise ShieldError(
+            f"The {name} can't be started{who}: {command[0]}: {error.strerror}"
+            + (" (that user needs to reach the interpreter, the policy and the store)" if who else "")
+        ) from None
     return Process(name, process)

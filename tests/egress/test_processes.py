@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import pytest
+
 from llmshield.egress.processes import spawn
+from llmshield.errors import ShieldError
 
 ECHO = "import sys\nfor line in sys.stdin: print(line.strip()[::-1], flush=True)"
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
@@ -21,6 +24,11 @@ async def test_what_is_told_arrives() -> None:
     assert made.process.returncode != 0
     made.tell(a=2)  # nobody reads any more
     made.stop()
+
+
+async def test_what_is_not_there() -> None:
+    with pytest.raises(ShieldError, match="can't be started: /no/such/python"):
+        await spawn("proxy", ["/no/such/python"], None)
 
 
 async def test_an_end_is_made() -> None:

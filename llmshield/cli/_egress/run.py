@@ -70,7 +70,7 @@ def register(group: typer.Typer) -> None:
     ) -> None:
         """Run the transparent mount: services that nobody touches obey the policy."""
         from llmshield import logs
-        from llmshield.cli._egress._serving import address, loop_factory
+        from llmshield.cli._egress._serving import address
         from llmshield.egress import interpreter
         from llmshield.egress.ca import Store
         from llmshield.egress.running import Run, Wanted
@@ -108,8 +108,7 @@ def register(group: typer.Typer) -> None:
         async def serve() -> None:
             await Run(wanted).until_stopped()
 
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serve())
+        asyncio.run(serve())  # uvloop starts no process as another user
 
 
 def _say(listening: list[str], admin: str | None) -> None:
