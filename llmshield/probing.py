@@ -31,6 +31,7 @@ from llmshield.traffic import Dialects
 from llmshield.translation import Translations
 from llmshield.transport import Timeouts, Transport
 from llmshield.verdicts import Block, Target
+from llmshield.witness import Notary, Witness
 
 MOST_TOKENS = 16
 """OpenAI's Responses API takes no less."""
@@ -73,6 +74,7 @@ class Probe:
         transports: Mapping[str, Transport],
         keys: Keys,
         observe: Callable[[Exchange], None],
+        notary: Notary | None = None,
     ) -> None:
         self._policy = policy
         self._chain = chain
@@ -80,6 +82,7 @@ class Probe:
         self._transports = transports
         self._keys = keys
         self._observe = observe
+        self._witness = Witness(notary) if notary is not None else None
         self._endings = Endings()
         attempts = Attempts(policy, transports, keys, Translations(dialects), {})
         self._gathering = Gathering(attempts, self._endings, Replies(dialects, "", debug=False))
@@ -126,7 +129,7 @@ class Probe:
         )
         x.dialect, x.chain = self._dialects["openai_chat"], self._chain
         x.caller = Caller(tenant, self._tier(tenant), None, None, "")
-        x.deadline = x.started_at + LONGEST_S
+        x.deadline, x.witness = x.started_at + LONGEST_S, self._witness
         try:
             x.status = 200
             return await self._asked(x, Target(name, model), tenant)

@@ -134,11 +134,14 @@ class Runtime:
             raise
         self.metrics.policy(self.policy.hash)
         observer = Observer(self.metrics, self.audit)
-        self._probe = Probe(self.policy, self.chain, self.dialects, self.transports, self.keys, observer)
+        notary = observer if observer.required else None
+        self._probe = Probe(
+            self.policy, self.chain, self.dialects, self.transports, self.keys, observer, notary
+        )
         self._engine = Engine(
             self.policy, self.chain, self.dialects, self.transports, self.keys, observer, _simulated(self.policy), self.identity,
             Repeats(self.policy.server.idempotency, self.store) if self.policy.server.idempotency is not None else None,
-            observer if observer.required else None, keeps_texts=observer.keeps_texts,
+            notary, keeps_texts=observer.keeps_texts,
         )  # fmt: skip
         self.ready = True
 

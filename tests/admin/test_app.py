@@ -1,6 +1,7 @@
 """A request on its way: door, credential, role, body, handler; and the same headers on every way out."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -143,3 +144,28 @@ async def test_a_try_without_the_right_is_recorded(desk: Any) -> None:
     (record,) = desk.records()
 
     assert ("add_block", "refused", "read") == (record["action"], record["outcome"], record["role"])
+
+
+@pytest.mark.parametrize("route", [each for each in routes() if each.changes], ids=lambda route: route.name)
+async def test_every_change_is_recorded_before_and_after(
+    desk: Any, monkeypatch: pytest.MonkeyPatch, route: Any
+) -> None:
+    """The table is generated: a new route that changes something without its record fails here."""
+    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", secrets.token_urlsafe(32) + "=")
+    key = (await desk.ask("POST", "/v1/keys", {"tenant": "acme"})).json["id"]
+    await desk.ask("POST", "/v1/blocks", {"target": "192.0.2.7"})
+    where, query = (
+        (route.example.path or route.path).replace("openai", "a").replace("$ID", key),
+        route.example.query,
+    )
+    body = {name: "a" if value == "openai" else value for name, value in (route.example.body or {}).items()}
+    said = await desk.ask(route.method, f"{where}?{query}" if query else where, body if route.body else None)
+
+    assert said.status in {200, 201}, said.body
+    begun, done = desk.records()[-2:]
+    assert ("begun", "done") == (begun["outcome"], done["outcome"])
+    assert begun["action"] == done["action"] not in {"block.add", "key.create"} or route.name in {
+        "add_block",
+        "create_key",
+    }
+    assert "admin" == begun["role"]

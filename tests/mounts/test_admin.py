@@ -1,10 +1,13 @@
 """The admin port: who may look, what is there, and that the data port leads nowhere near it."""
 
+import asyncio
+import contextlib
 from typing import Any
 
 import aiohttp
 import pytest
 
+from llmshield.admin.table import routes
 from llmshield.mounts.admin import Admin
 from llmshield.runtime import Runtime
 from llmshield.simulator import Simulator
@@ -111,10 +114,98 @@ async def test_who_may_look(
         assert token.encode() not in said[1]["body"] or not token
 
 
-@pytest.mark.parametrize("path", ["/status", "/metrics", "/usage", "/healthz", "/readyz"])
-async def test_the_data_port_has_no_admin_route(primary: Simulator, path: str) -> None:
-    async with gateway(POLICY.format(url=primary.url)) as (url, _):
-        assert 404 == await get(url + path)
+async def test_the_data_port_has_no_admin_route(primary: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole table, with the right credential in hand."""
+    monkeypatch.setenv("LLMSHIELD_ADMIN_TOKEN", "right-and-long-enough")
+    head = {"authorization": "Bearer right-and-long-enough"}
+    async with (
+        gateway(POLICY.format(url=primary.url)) as (url, _),
+        aiohttp.ClientSession(headers=head) as http,
+    ):
+        for route in routes():
+            path = route.path.replace("{", "").replace("}", "")
+            async with http.request(route.method, url + path, json={} if route.body else None) as reply:
+                assert reply.status in {404, 405, 501}, path
+                assert "problem" not in reply.headers["content-type"]
+
+    assert [] == primary.calls
+
+
+RAW = [
+    # the bytes of a request, and how the answer begins
+    (b"GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"200"),
+    (b"GET /status HTTP/1.1\r\n\r\n", b"421"),
+    (b"GET /status HTTP/1.0\r\n\r\n", b"421"),
+    (b"GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nhost: evil.example.com\r\n\r\n", b"400"),
+    (b"GET /status HTTP/1.1\r\nhost: evil.example.com\r\nx-forwarded-host: 127.0.0.1\r\n\r\n", b"421"),
+    (b"GET /healthz HTTP/1.1\r\nhost: evil.example.com\r\n\r\n", b"421"),
+    (b"GET http://evil.example.com/status HTTP/1.1\r\nhost: evil.example.com\r\n\r\n", b"421"),
+    (b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-original-url: /status\r\n\r\n", b"200"),
+    (b"GET /status%00 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"400"),
+    (b"GET //status HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"400"),
+    (b"GET /v1/../status HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"400"),
+    (b"OPTIONS * HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"400"),
+    (b"OPTIONS /v1/blocks HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: https://evil.example.com\r\n"
+     b"access-control-request-method: POST\r\n\r\n", b"403"),
+    (b"POST /v1/blocks HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: https://evil.example.com\r\n"
+     b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}", b"403"),
+    (b"POST /v1/blocks HTTP/1.1\r\nhost: 127.0.0.1\r\nsec-fetch-site: cross-site\r\nsec-fetch-mode: no-cors\r\n"
+     b"content-type: text/plain\r\ncontent-length: 2\r\n\r\n{}", b"403"),
+    (b"POST /v1/blocks HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/x-www-form-urlencoded\r\n"
+     b"cookie: session=x\r\ncontent-length: 18\r\n\r\ntarget=192.0.2.7&x", b"403"),
+    (b"GET /status?key=right HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"422"),
+    (b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"405"),
+    (b"GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nrange: bytes=0-0,1-1\r\n\r\n", b"200"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "status"), RAW)
+async def test_what_a_page_or_a_scanner_sends(primary: Simulator, data: bytes, status: bytes) -> None:
+    """Without a token set, as a browser on this machine could: whatever changes something is refused."""
+    async with gateway(POLICY.format(url=primary.url)) as (_, admin):
+        answer = await raw(admin, data)
+
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:300]
+    assert b"access-control-allow" not in answer
+    if status != b"200":
+        assert b"uptime_s" not in answer
+
+
+async def raw(url: str, data: bytes) -> bytes:
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    out = b""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while b"\r\n\r\n" not in out and (chunk := await reader.read(65536)):
+                out += chunk
+    writer.close()
+    return out
+
+
+BIG = [
+    (b"content-length: 100000\r\n\r\n" + b"x" * 100_000, b"413"),
+    (b"transfer-encoding: chunked\r\n\r\n" + b"2000\r\n" + b"x" * 0x2000 + b"\r\n", b"408"),
+    (b"content-length: 10\r\n\r\n{", b"408"),
+]
+
+
+@pytest.mark.parametrize(("rest", "status"), BIG)
+async def test_bodies_that_are_too_large_or_do_not_come(
+    primary: Simulator, monkeypatch: pytest.MonkeyPatch, rest: bytes, status: bytes
+) -> None:
+    monkeypatch.setenv("LLMSHIELD_ADMIN_TOKEN", "right-and-long-enough")
+    head = (
+        b"POST /v1/blocks HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer right-and-long-enough\r\n"
+        b"content-type: application/json\r\n"
+    )
+    text = "server: {limits: {receive: 300ms}}\n" + POLICY.format(url=primary.url)
+    async with gateway(text) as (_, admin):
+        answer = await raw(admin, head + rest)
+
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:300]
 
 
 async def test_status_tells_how_providers_do(primary: Simulator) -> None:
