@@ -54,6 +54,7 @@ COMPANIONS = {
     "grpcio": "google-cloud-secret-manager",
     "langchain-core": "langchain-openai",
     "protobuf": "google-cloud-secret-manager",
+    "numpy": "onnxruntime",
     "pydantic-core": "pydantic",
     "regex": "presidio-analyzer",
     "requests": "google-cloud-secret-manager",  # its REST transport

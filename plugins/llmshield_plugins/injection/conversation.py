@@ -11,12 +11,25 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 
-from llmshield.call import Text
+from llmshield.call import Call, Text
 
 from .judgement import Hit
 
+
+def last_turn(call: Call, texts: Sequence[Text]) -> list[Text]:
+    """Those of `texts` that came after the last answer: what a user or a tool has just said, and what is outside of the
+    conversation (tools, system prompts), which comes anew with every call."""
+    last = -1
+    for index, text in enumerate(call.texts):
+        if text.role == "assistant" and text.place.startswith(_TALK):
+            last = index
+    after = {id(text) for text in call.texts[last + 1 :]}
+    return [text for text in texts if id(text) in after or not text.place.startswith(_TALK)]
+
+
 # What of a signature's match may lie on one side of a cut; literals of the policy may be longer, then the ends are.
 _END = 64
+_TALK = ("/messages/", "/input/", "/contents/")
 _SURE = 0.9
 # No signature reaches over this: a line break and twelve words that are in no filler.
 _BREAK = "\n" + "qx " * 12 + "\n"

@@ -50,7 +50,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a scanner looks for, beside the built-in signatures."""
+    """What a scanner looks for, beside the built-in signatures. `points` are `flag_at` and `block_at` of single roles."""
 
     block_at: float = 0.90
     flag_at: float = 0.60
@@ -60,13 +60,15 @@ class Rules:
     weights: Mapping[str, float] = field(default_factory=dict)
     monitored: frozenset[str] = frozenset()
     budget: Budget = Budget()
+    points: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    canary: str = ""
 
 
 CLEAN: Final = Judgement("allow", 0.0)
 
 
-def judge(rules: Rules, hits: Iterable[Hit]) -> Judgement:
-    """The judgement that these hits make together."""
+def judge(rules: Rules, hits: Iterable[Hit], role: str = "") -> Judgement:
+    """The judgement that these hits make together in a text of a role."""
     hits = sorted(hits, key=lambda hit: (hit.start, hit.end, hit.signature))
     if not hits:
         return CLEAN
@@ -78,9 +80,10 @@ def judge(rules: Rules, hits: Iterable[Hit]) -> Judgement:
     for hit in hits:
         families[hit.family] = max(families.get(hit.family, 0.0), hit.score)
     action: Action = "allow"
-    if enforced >= rules.block_at:
+    flag_at, block_at = rules.points.get(role, (rules.flag_at, rules.block_at))
+    if enforced >= block_at:
         action = "block"
-    elif total >= rules.flag_at:
+    elif total >= flag_at:
         action = "flag"
     return Judgement(
         action,

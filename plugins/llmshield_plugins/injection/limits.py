@@ -19,10 +19,14 @@ Length = Annotated[int, Field(ge=1, le=100_000_000)]
 class LengthSettings(Base):
     """The largest number of characters; nothing is cut, a longer text is refused."""
 
-    text: Length | None = Field(None, description="One text of a scanned role.")
-    user: Length | None = Field(None, description="One text of a user.")
-    tool: Length | None = Field(None, description="One text of a tool.")
-    total: Length | None = Field(None, description="All scanned texts of a call together.")
+    text: Length | None = None
+    """One text of a scanned role."""
+    user: Length | None = None
+    """One text of a user."""
+    tool: Length | None = None
+    """One text of a tool."""
+    total: Length | None = None
+    """All scanned texts of a call together."""
 
 
 class FieldSettings(Base):

@@ -29,8 +29,10 @@ _IMAGE: Final = re2.compile(
     r"(?i)(?:!\[[^\]\n]{0,1000}\]\(\s*<?|(?:^|\n)\s{0,3}\[[^\]\n]{1,200}\]:\s*<?|\b(?:src|srcset|poster|data|background|href)\s*=\s*[\"']?|"
     r"url\(\s*[\"']?)$"
 )
-_OPEN: Final = re2.compile(r"(?i)(?:\b[a-z]{2,5}:?[\\/]{0,4}|[\\/]{1,2})(?:[^\s\"'<>()`|{}]{0,500})$")
-_ENDS: Final = frozenset(" \t\r\n/?#:\"'<>()`|{}\\")
+# The end of a piece that may be the beginning of an address: a word that may be a scheme, and what follows it.
+_OPEN: Final = re2.compile(
+    r"(?i)(?:\b[a-z]{1,5}(?::(?:[\\/]{1,4}[^\s\"'<>()`|{}]{0,500})?)?|[\\/]{1,2}[^\s\"'<>()`|{}]{0,500})$"
+)
 _CONTEXT: Final = 1_100
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re2
 
 from .folds import PLAIN, SKELETON
-from .signatures import GAP
+from .signatures import GAP, Signature
 
 
 def literal(text: str, *, squeezed: bool = False) -> str:
@@ -29,3 +29,8 @@ def speakable(text: str) -> str:
     except UnicodeEncodeError:
         return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
     return text
+
+
+def marked(name: str, family: str, form: str) -> Signature:
+    """A literal that is sure by itself, as a signature."""
+    return Signature(name, family, "", 1.0, 1.0, literal(form), literal(form, squeezed=True) or None, "", "")

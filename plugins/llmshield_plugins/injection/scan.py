@@ -18,7 +18,7 @@ from llmshield import clock
 from . import contexts, learned, views
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
-from .literals import forms, literal, speakable
+from .literals import forms, literal, marked, speakable
 from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .matches import finditer
@@ -59,22 +59,13 @@ class Scanner:
         signatures = [s for s in builtin() if rules.weights.get(s.family, 1.0) > 0]
         signatures += rules.own
         for number, text in enumerate(rules.deny):
-            signatures += [
-                Signature(
-                    f"deny[{number}]",
-                    "deny",
-                    "",
-                    1.0,
-                    1.0,
-                    literal(form),
-                    literal(form, squeezed=True) or None,
-                    "",
-                    "",
-                )
-                for form in forms(text)
-            ]
+            signatures += [marked(f"deny[{number}]", "deny", form) for form in forms(text)]
+        if rules.canary:
+            signatures.append(marked("canary", "prompt_leak", rules.canary))
         self._signatures: Sequence[Signature] = signatures
-        self._triggers = views.triggers(word for text in rules.deny for word in forms(text) if word.isascii())
+        self._triggers = views.triggers(
+            word for text in (*rules.deny, rules.canary) for word in forms(text) if word.isascii()
+        )
         self._first_trigger = len(signatures)
         self._talk = self._first_trigger + len(self._triggers)
         self._common = self._talk + 1
@@ -100,9 +91,14 @@ class Scanner:
         )
         self._long_words = LongWords(self._squeezed_matcher)
         # Alone, a likeness below this changes no verdict.
-        self._least = max(_LIKELY, min(1.0, rules.flag_at / self._learned)) if self._learned else 1.0
-        self._raw = bool(rules.own or rules.deny)
-        self._own = [index for index, s in enumerate(signatures) if not s.example and s.family != "deny"]
+        first = min((rules.flag_at, *(flag_at for flag_at, _ in rules.points.values())))
+        self._least = max(_LIKELY, min(1.0, first / self._learned)) if self._learned else 1.0
+        self._raw = bool(rules.own or rules.deny or rules.canary)
+        self._own = [
+            index
+            for index, s in enumerate(signatures)
+            if not s.example and s.family not in ("deny", "prompt_leak")
+        ]
         self._overlap = max(OVERLAP, 2 * max(map(len, rules.deny), default=0))
         self._allow = (
             re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in forms(text)))
@@ -140,13 +136,13 @@ class Scanner:
         if len(text) >= views.BLOB_MIN:
             text = views.without_blobs(speakable(text))
         if len(text) <= WHOLE or role == "joined":
-            return judge(self.rules, self._hits_in(text, role, exact=exact, deadline=deadline))
+            return judge(self.rules, self._hits_in(text, role, exact=exact, deadline=deadline), role)
         hits: dict[Hit, None] = {}
         for start, passage in passages(text, self._overlap):
             found = self._hits_in(passage, role, exact=exact, deadline=deadline, length=len(text))
             hits.update(dict.fromkeys(moved(hit, start) for hit in found))
         hits.update(dict.fromkeys(self._anywhere(text)))
-        return judge(self.rules, hits)
+        return judge(self.rules, hits, role)
 
     def _anywhere(self, text: str) -> Iterator[Hit]:
         """The user's own patterns, which may reach over passages, in the text as it stands."""
@@ -203,7 +199,7 @@ class Scanner:
         for view in forms:
             for index in self._by_sight.match(view.text):
                 hits += self._inside(index, view, begins=begins)
-        return judge(self.rules, hits)
+        return judge(self.rules, hits, "output")
 
     def _inside(self, index: int, view: View, *, begins: bool) -> list[Hit]:
         """The first hit of a signature that touches no end of a view behind which there may be more."""
@@ -349,6 +345,8 @@ class Scanner:
             signature = self._signatures[index]
             spans, view = self._first_spans(index, where)
             if view is None:
+                continue
+            if signature.family == "prompt_leak" and role != "output":
                 continue
             score = signature.tool_score if role == "tool" else signature.score
             if (

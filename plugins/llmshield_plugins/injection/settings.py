@@ -10,10 +10,14 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from llmshield.hookspecs import Settings as Base
 
+from .engines import EngineSettings
 from .judgement import Budget, Rules
+from .limits import FieldSettings, LengthSettings
+from .links import LinkSettings
 from .signatures import FAMILIES, Signature
 
 Role = Literal["system", "user", "assistant", "tool", "output"]
+Action = Literal["block", "flag", "wrap", "answer"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Phrase = Annotated[str, StringConstraints(min_length=2, max_length=1_000)]
 
@@ -58,12 +62,32 @@ class BudgetSettings(Base):
     score: Share = 0.60
 
 
+class RoleSettings(Base):
+    """What is different for the texts of one role."""
+
+    block_at: Share | None = None
+    flag_at: Share | None = None
+    action: Action | None = None
+
+
 class InjectionSettings(Base):
     """Everything that may stand beside `use: injection`."""
 
     scan: tuple[Role, ...] = ("user", "tool")
+    view: Literal["conversation", "last_turn"] = "conversation"
     block_at: Share = 0.90
     flag_at: Share = 0.60
+    action: Action = "block"
+    answer: Annotated[str, StringConstraints(min_length=1, max_length=10_000)] = "I can't help with that."
+    roles: Mapping[Role, RoleSettings] = {}
+    wrap: tuple[Literal["user", "tool"], ...] = ()
+    strip: tuple[Literal["system", "user", "assistant", "tool"], ...] = ()
+    limits: LengthSettings = LengthSettings()
+    fields: tuple[FieldSettings, ...] = ()
+    canary: bool = False
+    repeat: Annotated[int, Field(ge=0, le=1_000)] = 0
+    links: LinkSettings | None = None
+    engines: tuple[EngineSettings, ...] = ()
     deny: tuple[Phrase, ...] = ()
     allow: tuple[Phrase, ...] = ()
     families: Mapping[str, FamilySettings] = {}
@@ -84,15 +108,47 @@ class InjectionSettings(Base):
             raise ValueError(
                 f"flag_at ({self.flag_at}) is above block_at ({self.block_at}): what is blocked is flagged as well"
             )
-        known = {*FAMILIES, "deny", "learned", "unscanned", *(own.family for own in self.signatures)}
+        for role, own in self.roles.items():
+            flag_at, block_at = self._points(own)
+            if flag_at > block_at:
+                raise ValueError(f"roles.{role}: flag_at ({flag_at}) is above block_at ({block_at})")
+            if "wrap" in (own.action, self.action if own.action is None else "") and role not in (
+                "user",
+                "tool",
+            ):
+                raise ValueError(f"roles.{role}: only texts of user and tool can be wrapped")
+        if self.canary and "output" not in self.scan:
+            raise ValueError("canary: it is looked for in replies; add `output` to `scan`")
+        known = {
+            *FAMILIES,
+            "deny",
+            "learned",
+            "unscanned",
+            "prompt_leak",
+            "engine",
+            *(own.family for own in self.signatures),
+        }
         unknown = sorted(set(self.families) - known)
         if unknown:
             raise ValueError(f"families: {unknown[0]!r} is none of {', '.join(sorted(known))}")
         return self
 
-    def rules(self) -> Rules:
+    def _points(self, own: RoleSettings) -> tuple[float, float]:
+        return (
+            self.flag_at if own.flag_at is None else own.flag_at,
+            self.block_at if own.block_at is None else own.block_at,
+        )
+
+    def action_for(self, role: str) -> Action:
+        """What happens to a text of this role from its `block_at` on."""
+        own = self.roles.get(role)  # type: ignore[call-overload]
+        return self.action if own is None or own.action is None else own.action
+
+    def rules(self, canary: str = "") -> Rules:
         """The same for the scanner."""
         return Rules(
+            points={role: self._points(own) for role, own in self.roles.items()},
+            canary=canary,
             block_at=self.block_at,
             flag_at=self.flag_at,
             deny=self.deny,

@@ -42,11 +42,10 @@ def is_result(text: Text) -> bool:
     return _CALLS.isdisjoint(steps[1:])
 
 
-def wrap(text: Text, mark: str) -> None:
-    """Propose a frame around a text. A mark that the text should hold all the same is taken out of it."""
-    source = _SOURCES.get(text.role, "outside")
-    value = text.value
-    text.set(f"{_BEFORE.format(mark=mark, source=source)}{value.replace(mark, '')}{_AFTER.format(mark=mark)}")
+def framed(value: str, role: str, mark: str) -> str:
+    """A text in its frame. A mark that the text should hold all the same is taken out of it."""
+    source = _SOURCES.get(role, "outside")
+    return f"{_BEFORE.format(mark=mark, source=source)}{value.replace(mark, '')}{_AFTER.format(mark=mark)}"
 
 
 def hidden(value: str) -> Iterator[tuple[int, int]]:
@@ -66,16 +65,16 @@ def hidden(value: str) -> Iterator[tuple[int, int]]:
         yield start, len(value)
 
 
-def strip(text: Text) -> int:
-    """Propose to take the hidden characters out of a text; how many there are."""
-    value = text.value
+def without_hidden(value: str) -> str:
+    """The text without its hidden characters; the same object if it has none."""
     if value.isascii():
-        return 0
-    count = 0
+        return value
+    parts: list[str] = []
+    last = 0
     for start, end in hidden(value):
-        text.replace(start, end, "")
-        count += end - start
-    return count
+        parts.append(value[last:start])
+        last = end
+    return "".join((*parts, value[last:])) if last else value
 
 
 def _spells(value: str, index: int) -> bool:
