@@ -63,6 +63,6 @@ def test_a_long_text_is_left_at_the_deadline(scanner: Scanner) -> None:
     text = "Ünal says: aGVsbG8gd29ybGQgYWdhaW4gYW5kIGFnYWlu " * 1_000
 
     with pytest.raises(TimeoutError):
-        scanner.scan(text, deadline=clock.monotonic() - 1)
+        scanner.scan(text, deadline=clock.monotonic() - 100_000)
 
     assert scanner.scan(text, deadline=clock.monotonic() + 60).action == "allow"
