@@ -22,6 +22,7 @@ from llmshield.circuits.breaker import BY_HAND, Breaker, Change, CircuitSettings
 from llmshield.circuits.notes import Key, Note, now_ms
 from llmshield.circuits.sharing import Sharing
 from llmshield.logs import log
+from llmshield.redact import shows_secret
 from llmshield.stores import Store
 
 __all__ = ["Breakable", "CircuitSettings", "Circuits", "Permit", "State"]
@@ -158,7 +159,7 @@ class Circuits:
 
     def _make(self, provider: str, model: str) -> Breaker:
         """The breaker of this provider and model, made if it is new."""
-        if len(model) > _LONGEST_MODEL:
+        if len(model) > _LONGEST_MODEL or shows_secret(model):  # callers name models: one may send its key
             model = OTHER
         key = (provider, model)
         breaker = self._breakers.get(key)

@@ -319,6 +319,18 @@ class World:
         self.admins: dict[str, str] = {}
         self.lines: list[str] = []
         self.count = 0
+        self.troubles = (
+            "echo",
+            "echo",
+            "echo",
+            "fault",
+            "fault",
+            "body",
+            "boom",
+            "path",
+            "type",
+            "simulated",
+        )
 
     def see(self, where: str, text: str) -> None:
         self.count += 1
@@ -355,15 +367,18 @@ class World:
                 headers["authorization"] = f"Bearer {key}"
         self.sim.reset()
         self.sim.set(reply=None)
-        trouble = rng.choice(
-            ("echo", "echo", "echo", "fault", "fault", "body", "boom", "path", "type", "simulated")
-        )
+        trouble = rng.choice(self.troubles)
         if trouble == "echo":
             self.sim.set(reply=echo(rng))
         elif trouble == "fault":
             self.sim.set(fault=rng.choice(QUICK), after=rng.choice((0, 1)))
         elif trouble == "body":
             body = broken(rng, body)
+        elif trouble == "model":  # a client that puts its key where a model's name belongs
+            body = body.replace(b'"' + model.encode() + b'"', b'"' + key.encode() + b'"')
+            path = path.replace("gemini-x", key)
+            headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+            self.sim.set(fault=rng.choice(("404", "500", "503")))
         elif trouble == "boom":
             headers["x-boom"] = rng.choice(BOOMS)
             if headers["x-boom"] == "on_failure":
@@ -553,15 +568,24 @@ async def fuzz(world: World, runs: int) -> None:
             world.misread(rng, where)
         else:
             await world.start_badly(rng, where)
-        if world.lines:
-            for line in world.lines:
-                assert [] == leaks(line), f"{where}: log"
-                assert line.count("\n") == 1
-                assert line.strip().isprintable()
-            world.lines.clear()
+        _logs(world, where)
+    await _look(world)
+    _objects(world)
+
+
+def _logs(world: World, where: str) -> None:
+    for line in world.lines:
+        assert [] == leaks(line), f"{where}: log"
+        assert line.count("\n") == 1
+        assert line.strip().isprintable()
+    world.lines.clear()
+
+
+async def _look(world: World) -> None:
+    """What the admin port shows and what was recorded."""
     headers = {"authorization": f"Bearer {CANARIES['admin token']}"}
     for url in world.admins.values():
-        for path in ("/metrics", "/status", "/usage"):
+        for path in ("/metrics", "/status", "/usage", "/v1/circuits"):
             async with world.http.get(url + path, headers=headers) as reply:
                 assert reply.status == 200
                 world.see(path, await reply.text())
@@ -570,7 +594,6 @@ async def fuzz(world: World, runs: int) -> None:
     for path in audits:
         for line in path.read_text().splitlines():
             assert [] == leaks(line), f"audit {path.name}"
-    _objects(world)
 
 
 def _objects(world: World) -> None:
@@ -622,6 +645,15 @@ async def test_no_canary_on_paths_that_fail(world: World) -> None:
     await fuzz(world, 1000)
 
     assert world.count > 1200
+
+
+async def test_a_key_in_place_of_a_models_name(world: World) -> None:
+    """A model's name is kept: in metrics, records and circuits. A client's key is not."""
+    world.troubles = ("model",)
+    for number in range(80):
+        await world.ask(random.Random(number), f"seed {number}")
+        _logs(world, f"seed {number}")
+    await _look(world)
 
 
 @pytest.mark.nightly
