@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Clamp
@@ -122,6 +124,11 @@ class Attempts:
             attempt.dialect, attempt.lost = dialect.name, translation.lost
         posts = call.method == "POST"
         body = attempt.body = dialect.write_call(asked, attempt.model) if posts else {}
+        if not own_key and name != APP and _carries_credential(body) and not self._is_first_host(x, provider):
+            raise UpstreamError(
+                "skipped", f"The call carries a credential for its tools, which provider {name!r} is not to see.",
+                code="credential",
+            )  # fmt: skip
         if provider is not None and provider.adapts and call.operation == "generate":
             self._translations.adapt(dialect.name, body, provider)
         if x.trail.clamp is not None:
@@ -149,6 +156,13 @@ class Attempts:
             await x.witness.ask(x)
         listed = provider.reply_headers if provider is not None else frozenset[str]()
         return Prepared(request, transport, timeouts, dialect, asked, translation, listed)
+
+    def _is_first_host(self, x: Exchange, provider: Provider | None) -> bool:
+        """Whether this provider is at the host of the first one that the policy's route names."""
+        first = self._policy.providers.get(x.to[0].provider) if x.to else None
+        if first is None or provider is None:
+            return False
+        return urlsplit(first.base_url).netloc == urlsplit(provider.base_url).netloc
 
     def shadow(self, x: Exchange, codec: StreamCodec) -> Shadow | None:
         """Watches a stream that may be resumed; None where its route, its dialect, or several answers to one call
@@ -251,6 +265,19 @@ class Attempts:
                 attempt.output_bound = dialect.bound(attempt.body)
                 x.trail.took.append(Took(guard.plugin, "attempt", "clamp", True, 0.0))
         return changed
+
+
+def _carries_credential(body: Mapping[str, Any]) -> bool:
+    """Whether a body shows a key of the client's for a server of tools (MCP): OpenAI's `tools[].authorization` and
+    `headers`, Anthropic's `mcp_servers[].authorization_token`."""
+    tools, servers = body.get("tools"), body.get("mcp_servers")
+    if type(tools) is list and any(
+        type(tool) is dict and (tool.get("authorization") or tool.get("headers")) for tool in tools
+    ):
+        return True
+    return type(servers) is list and any(
+        type(server) is dict and server.get("authorization_token") for server in servers
+    )
 
 
 def timeouts_of(provider: Provider | None, *, streamed: bool) -> Timeouts:

@@ -271,6 +271,41 @@ async def test_nor_to_one_of_another_dialect_or_beside_the_first(how: str, recor
     assert b"CANARY" not in two.requests[0], two.requests[0]
 
 
+MCP = {"type": "mcp", "server_label": "s", "server_url": "https://mcp.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("responses", {"tools": [{**MCP, "authorization": "CANARY-mcp"}]}),
+        ("responses", {"tools": [{**MCP, "headers": {"x-key": "CANARY-mcp"}}]}),
+        ("anthropic", {"mcp_servers": [{"type": "url", "name": "s", "url": "https://mcp.example.com",
+                                        "authorization_token": "CANARY-mcp"}]}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("same_host", [False, True])
+async def test_a_key_for_tools_goes_to_the_first_target_only(
+    name: str, fields: dict[str, Any], same_host: bool, recorders: Any
+) -> None:
+    """Nor is it left out for the second one: what the call was to do could then not be done."""
+    one, two = await recorders(status=500, body={"error": {"message": "no"}}), await recorders()
+    second = one if same_host else two
+    text = policy(one, second).replace(
+        '{model: "claude-*"}, to: [claude]', '{model: "claude-*"}, to: [claude, again]'
+    )
+    text = text.replace(
+        "routes:\n",
+        f"  again: {{dialect: anthropic, base_url: '{second.url}', api_key: env://KEY_OTHER}}\nroutes:\n",
+        1,
+    )
+    async with gateway(text) as (url, _):
+        await ask(url, name, CLIENT, **fields)
+
+    assert all(b"CANARY-mcp" in request for request in one.requests)
+    assert (2 if same_host else 1) == len(one.requests)
+    assert 0 == two.connections
+
+
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini stream"])
 async def test_the_middleware_does_the_same(name: str, recorders: Any, serving_app: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
