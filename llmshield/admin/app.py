@@ -20,6 +20,7 @@ from llmshield.admin.entrance import Entrance, check_type
 from llmshield.admin.house import House
 from llmshield.admin.problems import MEDIA_TYPE, Code, Problem
 from llmshield.admin.reading import BODY_LIMIT, read_body, read_path, read_query
+from llmshield.admin.shapes import Nothing
 from llmshield.admin.table import Asked, Page, Route, find
 from llmshield.errors import CallError, ShieldError, StoreError
 from llmshield.logs import log
@@ -153,8 +154,8 @@ class AdminApi:
                 raise Problem(code, error.message, headers=error.headers) from None
             if route.body is not None:
                 given["body"] = read_body(route.body, data)
-            elif data not in (b"", b"{}"):
-                raise Problem("bad_request", "This takes no body.")
+            elif data:
+                read_body(Nothing, data)
         if not route.early and not self._runtime.started:
             raise Problem("unavailable", "The gateway is starting; try again.", headers=_SOON)
         return {name: given[name] for name in route.wants}

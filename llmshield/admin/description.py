@@ -63,7 +63,7 @@ def problems_of(route: Route) -> tuple[Code, ...]:
     codes: tuple[Code, ...] = _ALWAYS
     if route.role is not None:
         codes += _CREDENTIAL
-    if route.path_model is not None or route.query is not None or route.body is not None:
+    if route.path_model is not None or route.query is not None or route.changes:
         codes += _VALUES
     if route.changes:
         codes += _CHANGES
@@ -98,6 +98,9 @@ def _operation(route: Route) -> dict[str, Any]:
                 "application/json": {"schema": {"$ref": _REFERENCE.format(model=route.body.__name__)}}
             },
         }
+    elif route.method == "POST":
+        nothing = {"type": "object", "additionalProperties": False}
+        made["requestBody"] = {"required": False, "content": {"application/json": {"schema": nothing}}}
     return made
 
 

@@ -21,6 +21,10 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
+class Nothing(Shape):
+    """The body of a request that takes none: an empty mapping, where a client has to send something."""
+
+
 class Query(BaseModel):
     """What may stand behind the `?` of a request; also the names in its path."""
 

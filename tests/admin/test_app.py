@@ -58,6 +58,8 @@ REFUSALS = [
     ("OPTIONS", "/v1/blocks", {"origin": "http://127.0.0.1:9787"}, "method_not_allowed"),
     ("POST", "/v1/blocks", {"x_http_method_override": "DELETE"}, "invalid"),
     ("GET", "/v1/blocks?x=1", {}, "bad_request"),
+    ("POST", "/v1/budgets/acme/unlock", {"raw": "{\"x\": 1}"}, "invalid"),
+    ("POST", "/v1/budgets/acme/unlock", {"raw": "nonsense"}, "bad_request"),
     ("GET", "/v1/keys", {"host": "evil.example.com"}, "wrong_host"),
     ("POST", "/v1/blocks", {"origin": "https://evil.example.com"}, "cross_site"),
     ("POST", "/v1/blocks", {"content_type": "text/plain"}, "unsupported_media"),
@@ -69,7 +71,8 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("method", "path", "headers", "code"), REFUSALS)
 async def test_refusals(desk: Any, method: str, path: str, headers: dict[str, str], code: str) -> None:
-    said = await desk.ask(method, path, {} if method == "POST" else None, **headers)
+    raw = headers.pop("raw").encode() if "raw" in (headers := dict(headers)) else None
+    said = await desk.ask(method, path, {} if method == "POST" else None, raw=raw, **headers)
 
     if code == "not_found" and "%" in path:
         assert said.code in {"not_found", "bad_request"}
