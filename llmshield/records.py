@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmshield.redact import one_line, redact
+from llmshield.redact import one_line, redact, version
 
 if TYPE_CHECKING:
     from llmshield.call import Attempt, Finding
@@ -25,19 +25,25 @@ _ITEMS = 200
 _DEPTH = 6
 _KNOWN = 8192
 
-_plain: dict[str, str] = {}
+_version: object = None
+_plain: dict[str | None, str] = {}
 """Strings that were written before -> JSON."""
 _steps: dict[tuple[str, str, str, bool], str] = {}
 """The beginning of a verdict, up to its milliseconds."""
 
 
 def quoted(text: str | None) -> str:
-    """A string as JSON in ASCII, without secrets, line breaks or more than `LONGEST_VALUE` characters."""
+    """A string as JSON in ASCII, without secrets, line breaks or more than `LONGEST_VALUE` characters.
+
+    What was clean before is not looked at again until a secret is learned (`fresh`); the secrets of single calls are
+    looked for in what is new, and what is old stands in the log already.
+    """
+    return _plain.get(text) or _quoted(text)
+
+
+def _quoted(text: str | None) -> str:
     if text is None:
         return "null"
-    known = _plain.get(text)
-    if known is not None and redact(text) is text:  # asked each time: a secret may have been learned since
-        return known
     clean = redact(text)
     made = json.dumps(one_line(clean, LONGEST_VALUE))
     if clean is text and len(text) <= LONGEST_VALUE:
@@ -45,6 +51,16 @@ def quoted(text: str | None) -> str:
             _plain.clear()
         _plain[text] = made
     return made
+
+
+def fresh() -> None:
+    """Forget which strings were clean, if a secret was learned since."""
+    global _version
+    now = version()
+    if now is not _version:
+        _plain.clear()
+        _steps.clear()
+        _version = now
 
 
 def call_record(
@@ -63,6 +79,7 @@ def call_record(
     is a constant. `kind` is `call` for an exchange that is over; `ask` and `answer` are written on the way where
     records are required.
     """
+    fresh()
     call, reply, caller = x.call, x.reply, x.caller
     usage = reply.usage if reply is not None else None
     if caller is not None:
@@ -80,7 +97,7 @@ def call_record(
         f'"provider":{quoted(x.attempts[-1].provider) if x.attempts else "null"},'
         f'"answered_model":{quoted(reply.model) if reply is not None else "null"},'
         f'"attempts":[{",".join([_attempt(attempt) for attempt in x.attempts])}],'
-        f'"verdicts":[{",".join([_verdict(took) for took in x.trail.took])}],'
+        f'"verdicts":[{_verdicts(x.trail.took)}],'
         f'"action":"{x.action}","status":{status},"error":{quoted(_ending(x))},'
         f'"finish":{quoted(reply.finish) if reply is not None else "null"},'
         f'"input_tokens":{_number(usage.input) if usage is not None else "null"},'
@@ -125,14 +142,23 @@ def _attempt(attempt: Attempt) -> str:
     )
 
 
-def _verdict(took: Took) -> str:
-    """What one plugin decided at one hook. `mode` is `enforce` or `monitor`; `error` stands there if it failed."""
-    step = (took.plugin, took.hook, took.action, took.enforced)
-    begin = _steps.get(step) or _step(*step)
-    if not took.findings and took.error is None:
-        return f'{begin}{_ms_text(took.ms)},"findings":[],"error":null}}'
-    findings = ",".join([_finding(each) for each in took.findings[:_ITEMS]])
-    return f'{begin}{_ms_text(took.ms)},"findings":[{findings}],"error":{quoted(took.error)}}}'
+def _verdicts(tooks: Iterable[Took]) -> str:
+    """What each plugin decided at each hook. `mode` is `enforce` or `monitor`; `error` stands there if it failed.
+
+    Writing a float is the dearest part of a verdict, so the few milliseconds that hooks take are looked up.
+    """
+    steps, micros, parts = _steps, _MICROS, []
+    for took in tooks:
+        step = (took.plugin, took.hook, took.action, took.enforced)
+        begin = steps.get(step) or _step(*step)
+        spent = int(took.ms * 1000 + 0.5)
+        ms = micros[spent] if 0 <= spent < _SHORT else str(spent / 1000)
+        if not took.findings and took.error is None:
+            parts.append(f'{begin}{ms},"findings":[],"error":null}}')
+        else:
+            findings = ",".join([_finding(each) for each in took.findings[:_ITEMS]])
+            parts.append(f'{begin}{ms},"findings":[{findings}],"error":{quoted(took.error)}}}')
+    return ",".join(parts)
 
 
 def _step(plugin: str, hook: str, action: str, enforced: bool) -> str:
@@ -143,12 +169,6 @@ def _step(plugin: str, hook: str, action: str, enforced: bool) -> str:
     if len(_steps) < _KNOWN:
         _steps[plugin, hook, action, enforced] = made
     return made
-
-
-def _ms_text(ms: float) -> str:
-    """Milliseconds, to the microsecond: hooks take few of them, and writing a float is the dearest part of a verdict."""
-    micros = int(ms * 1000 + 0.5)
-    return _MICROS[micros] if 0 <= micros < _SHORT else str(micros / 1000)
 
 
 def _finding(found: Finding) -> str:

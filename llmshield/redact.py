@@ -136,6 +136,11 @@ def forget(secret: str) -> None:
         _known.expressions = None
 
 
+def version() -> object:
+    """Another object after a secret was learned or forgotten: what was found clean before has to be looked at again."""
+    return _known.compiled()
+
+
 class _OfCall:
     """What one client sent along; taken apart when something is to be redacted, which most calls never need."""
 

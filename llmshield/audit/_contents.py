@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from llmshield.evidence.identifiers import TEXTS, text_hash
 from llmshield.evidence.people import Person
 from llmshield.evidence.searching import seal_texts
-from llmshield.records import quoted
+from llmshield.records import fresh, quoted
 from llmshield.redact import redact
 from llmshield.sealing import KeyRing
 
@@ -35,6 +35,7 @@ def content_field(
     mode: Mode, said: list[Said], person: Person | None, ring: KeyRing, mac: bytes, request_id: str
 ) -> str:
     """The `content` of a record, as JSON. `ring` and `mac` are the sink's, for calls that name no person."""
+    fresh()
     kept, cut = _bounded(said)
     if mode == "hash":
         key = person.ring.derive(TEXTS) if person is not None else mac
