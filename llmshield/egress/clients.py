@@ -148,7 +148,9 @@ def _java(environ: Mapping[str, str]) -> dict[str, str]:
     words = " ".join(
         environ.get(name, "") for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
     ).split()
-    return dict(word.partition("=")[::2] for word in words if word.startswith("-D"))
+    return {
+        name: value for name, _, value in (word.partition("=") for word in words) if name.startswith("-D")
+    }
 
 
 def _address(text: str, port: str | None = None) -> tuple[str, int] | None:

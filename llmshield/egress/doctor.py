@@ -120,9 +120,8 @@ def patient_of(pid: int, proc: Path = Path("/proc")) -> Patient:
     """Environment, user and program of a process. Raises: OSError when it isn't there, or isn't ours to look at."""
     entry = proc / str(pid)
     words = entry.joinpath("environ").read_bytes().split(b"\0")
-    environ = dict(
-        word.decode(errors="surrogateescape").partition("=")[::2] for word in words if b"=" in word
-    )
+    pairs = [word.decode(errors="surrogateescape").partition("=") for word in words if b"=" in word]
+    environ = {name: value for name, _, value in pairs}
     program = entry.joinpath("comm").read_text().strip()
     try:
         program = (entry / "exe").readlink().name or program

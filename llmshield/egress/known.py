@@ -14,7 +14,7 @@ from importlib import resources
 def hosts() -> dict[str, str]:
     """Name patterns, each with the provider's name."""
     found: dict[str, str] = json.loads(
-        resources.files(__package__).joinpath("providers.json").read_text(encoding="utf-8")
+        resources.files("llmshield.egress").joinpath("providers.json").read_text(encoding="utf-8")
     )
     return found
 

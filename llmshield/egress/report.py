@@ -242,17 +242,19 @@ def as_csv(report: Report) -> str:
     A cell that a spreadsheet would take for a formula gets an apostrophe in front: names come from strangers.
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, _COLUMNS, restval="")
-    table.writeheader()
+    table = csv.writer(text)
+    table.writerow(_COLUMNS)
     for kind, rows in (("host", report.hosts), ("program", report.programs), ("spend", report.spend)):
         for row in rows:
-            cells = {name: "" if value is None else value for name, value in asdict(row).items()}
+            cells: dict[str, object] = {
+                name: "" if value is None else value for name, value in asdict(row).items()
+            }
             if "cost_usd" in cells:
                 cells["cost_usd"] = _amount(cells["cost_usd"])
             for name in ("first", "last"):
                 if name in cells:
                     cells[name] = _stamp(float(str(cells[name])))
-            table.writerow({"kind": kind, **{name: _harmless(value) for name, value in cells.items()}})
+            table.writerow([kind, *(_harmless(cells.get(name, "")) for name in _COLUMNS[1:])])
     return text.getvalue()
 
 
