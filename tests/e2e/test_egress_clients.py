@@ -1,0 +1,406 @@
+"""Clients that nobody changed: every kind, whole and streamed, gets through the transparent mount what it gets through
+the ASGI mount, and the provider is asked the same bytes. In three ways in: by variables, in a closed room, by rules.
+
+Clients are programs of their own (clients/, node/), started with the environment that a user would give them. The
+provider is the simulator behind TLS, under the real hosts' names. For rules there is a namespace with a cable to a
+second one, in which the provider lives; root only.
+"""
+
+import base64
+import contextlib
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from llmshield.egress.ca import Store
+
+HERE = Path(__file__).parent
+HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
+URLS = tuple(f"https://{host}" for host in HOSTS)
+OTHER = "untouched.example"
+GROUP = 48_213
+"""The group of proxy and gateway in the namespace, which rules leave out: everything there runs as root."""
+
+PLUGINS = """\
+version: 1
+defaults: {timeout: 10s}
+server: {store: "memory://", admin: null}
+plugins:
+  - {use: injection, scan: [system, user, assistant, tool]}
+  - {use: pii, entities: {EMAIL_ADDRESS: {action: replace}}, restore: true, scan: [user, tool]}
+"""
+EGRESS = (
+    PLUGINS.replace(", admin: null", "")
+    + """\
+providers:
+  openai: {dialect: openai, base_url: "https://api.openai.com/v1"CONNECT}
+  anthropic: {dialect: anthropic, base_url: "https://api.anthropic.com"CONNECT}
+  gemini: {dialect: gemini, base_url: "https://generativelanguage.googleapis.com"CONNECT}
+routes:
+  - {match: {model: "claude-*"}, to: [anthropic]}
+  - {match: {model: "gemini-*"}, to: [gemini]}
+  - {match: {any: true}, to: [openai]}
+egress:
+  hosts: {api.openai.com: openai, api.anthropic.com: anthropic, generativelanguage.googleapis.com: gemini}
+"""
+)
+
+PYTHON = ("openai", "anthropic", "google-genai", "requests", "httpx", "aiohttp")
+NODE = ("node-fetch", "openai-node", "anthropic-node")
+CLIENTS = (*PYTHON, *NODE, "curl", "java")
+KNOW_NO_PROXY = ("aiohttp", *NODE)
+"""Clients that obey no proxy variable (Node 20; aiohttp unless its session is told to)."""
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+Answers = dict[str, Any]
+
+
+def missing(client: str) -> str:
+    """Why a client can't be tried here."""
+    program = {"java": "javac", "curl": "curl"}.get(client, "node" if client in NODE else "")
+    if program and shutil.which(program) is None:
+        return f"no {program} here"
+    if client in NODE and not (HERE / "node" / "node_modules" / ".package-lock.json").exists():
+        return "the npm packages are not installed: make npm"
+    return ""
+
+
+def ask_all(run: Runner, folder: Path, urls: tuple[str, ...], clients: tuple[str, ...] = CLIENTS) -> Answers:
+    """What each of these clients gets; `run` starts a program where and as it is to be."""
+    found: Answers = {}
+    said = run(
+        sys.executable, str(HERE / "clients" / "ask.py"), *urls, *(each for each in PYTHON if each in clients)
+    )
+    assert said.returncode == 0, said.stderr
+    found |= json.loads(said.stdout)
+    if "node-fetch" in clients and not missing("node-fetch"):
+        said = run("node", str(HERE / "node" / "ask.mjs"), *urls[:2])
+        assert said.returncode == 0, said.stderr
+        found |= json.loads(said.stdout)
+    if not missing("java"):
+        if not (folder / "Ask.class").exists():
+            subprocess.run(["javac", "-d", str(folder), str(HERE / "clients" / "Ask.java")], check=True)
+        said = run("java", "-cp", str(folder), "Ask", urls[0])
+        assert said.returncode == 0, said.stderr
+        found |= dict(zip(("java whole", "java stream"), said.stdout.splitlines(), strict=True))
+    for way in ("whole", "stream"):
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Please write to ada.lovelace@example.com \U0001f30a Grüße\u2028!"}],
+                "stream": way == "stream"}  # fmt: skip
+        said = run("curl", "-sS", "-N", "-H", "authorization: Bearer sk-any", "-H", "content-type: application/json", "-d",
+                   json.dumps(body), f"{urls[0]}/v1/chat/completions")  # fmt: skip
+        found[f"curl {way}"] = (
+            base64.b64encode(said.stdout.encode()).decode() if said.returncode == 0 else said.stderr
+        )
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        found: int = probe.getsockname()[1]
+        return found
+
+
+@contextlib.contextmanager
+def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of ours that says `ready`."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, **options)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def certificate(folder: Path) -> Path:
+    """A provider's certificate for all hosts, as one file with its key; `roots.pem` beside it trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provider of tests")])
+    names = [x509.DNSName(host) for host in (*HOSTS, OTHER)]
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(
+            x509.SubjectAlternativeName([*names, x509.IPAddress(ipaddress.ip_address("10.77.0.2"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "roots.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    path = folder / "provider.pem"
+    path.write_bytes(
+        made.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return path
+
+
+def calls_at(run: Runner, control: int) -> list[tuple[str, str]]:
+    """What a provider was asked: path and body of each call, in an order of its own."""
+    said = run("curl", "-sS", "--noproxy", "*", f"http://127.0.0.1:{control}/__sim__/calls")
+    assert said.returncode == 0, said.stderr
+    return sorted((call["path"], json.dumps(call["body"])) for call in json.loads(said.stdout))
+
+
+def plainly(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+
+
+@dataclass
+class Reference:
+    """What all clients got by the ASGI mount, and what the provider behind it was asked."""
+
+    answers: Answers
+    calls: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("asgi")
+    (folder / "policy.yaml").write_text(PLUGINS + "providers: {app: {}}\n")
+    port, control = free_port(), free_port()
+    words = [sys.executable, str(HERE / "clients" / "provider.py"), "127.0.0.1", str(port), str(control),
+             "--policy", str(folder / "policy.yaml")]  # fmt: skip
+    with started(words, cwd=folder):
+        answers = ask_all(plainly, folder, (f"http://127.0.0.1:{port}",) * 3)
+        calls = calls_at(plainly, control)
+    for name, answer in answers.items():
+        assert "ada.lovelace@example.com" in readable(answer), (name, answer)
+    assert all("ada.lovelace" not in body for _, body in calls)
+    return Reference(answers, calls)
+
+
+def readable(answer: Any) -> str:
+    """The text that an answer spells, its pieces put together."""
+    if isinstance(answer, str):
+        try:
+            text = base64.b64decode(answer, validate=True).decode()
+        except ValueError:
+            return answer
+        if not text.startswith("data:"):
+            return text
+        answer = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    if not isinstance(answer, list):
+        return json.dumps(answer)
+    texts = []
+    for event in answer:
+        event = event or {}
+        for choice in event.get("choices") or []:
+            texts.append((choice.get("delta") or {}).get("content") or "")
+        texts.append((event.get("delta") or {}).get("text") or "")
+        for candidate in event.get("candidates") or []:
+            texts += [part.get("text") or "" for part in (candidate.get("content") or {}).get("parts") or []]
+    return "".join(texts)
+
+
+@dataclass
+class Room:
+    """A place from which clients ask: what they get, and what the provider was asked."""
+
+    answers: Answers
+    calls: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def regular(egress: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Room]]:
+    """A proxy in regular mode; `regular(*options)` runs all clients with `llmshield egress exec OPTIONS --`."""
+    folder = tmp_path_factory.mktemp("regular")
+    port, control = free_port(), free_port()
+    words = [sys.executable, str(HERE / "clients" / "provider.py"), "127.0.0.1", str(port), str(control),
+             "--tls", str(certificate(folder))]  # fmt: skip
+    policy = EGRESS.replace("CONNECT", f', connect: "127.0.0.1:{port}"')
+    trusting = {"SSL_CERT_FILE": str(folder / "roots.pem")}
+    with started(words), egress(policy, folder / "run", "--mode", "regular", **trusting) as mount:
+        proxy = mount.proxy.removeprefix("http://")
+
+        def through(*options: str, clients: tuple[str, ...] = CLIENTS) -> Room:
+            plainly(
+                "curl", "-sS", "--noproxy", "*", "-X", "DELETE", f"http://127.0.0.1:{control}/__sim__/calls"
+            )
+            base = [sys.executable, "-m", "llmshield", "egress", "exec", "--policy", str(folder / "run" / "policy.yaml"),
+                    "--ca", str(folder / "run" / "ca"), "--dir", str(folder / "public"), "--proxy", proxy, *options, "--"]  # fmt: skip
+            answers = ask_all(lambda *words: plainly(*base, *words), folder, URLS, clients)
+            return Room(answers, calls_at(plainly, control))
+
+        yield through
+
+
+@pytest.fixture(scope="module")
+def by_variables(regular: Callable[..., Room]) -> Room:
+    """Only those that obey a proxy variable: the others would go past, and ask the real provider."""
+    return regular(clients=PLACES["by_variables"])
+
+
+@pytest.fixture(scope="module")
+def in_a_room(regular: Callable[..., Room]) -> Room:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-Un", "true"], check=False).returncode != 0
+    ):
+        pytest.skip("this system makes no user and network namespaces for this user")
+    return regular("--isolate")
+
+
+def space(parent: int | None = None) -> subprocess.Popen[bytes]:
+    """A namespace of network and mounts, alive as long as this process is."""
+    script = "ip link set lo up && mount --make-rprivate / && echo ready && exec sleep 100000"
+    process = subprocess.Popen(["unshare", "-nm", "sh", "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.fixture(scope="module")
+def by_rules(tmp_path_factory: pytest.TempPathFactory, egress: Any) -> Iterator[Room]:
+    """Transparent mode: rules in a namespace, proxy and clients in it, and the provider at the other end of a cable."""
+    tools = [tool for tool in ("nft", "ip", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None]
+    if sys.platform != "linux" or os.geteuid() != 0 or tools:
+        pytest.skip(f"namespaces and rules need Linux and root{', and ' + ', '.join(tools) if tools else ''}")
+    folder = tmp_path_factory.mktemp("transparent")
+    with contextlib.ExitStack() as stack:
+        near, far = space(), space()
+        for process in (near, far):
+            stack.callback(end, process)
+
+        def within(process: subprocess.Popen[bytes], *words: str) -> list[str]:
+            return ["nsenter", "-t", str(process.pid), "-n", "-m", *words]
+
+        def inside(*words: str) -> subprocess.CompletedProcess[str]:
+            return plainly(*within(near, *words))
+
+        def done(process: subprocess.Popen[bytes], *words: str) -> None:
+            subprocess.run(within(process, *words), check=True, capture_output=True)
+
+        done(
+            near, "ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(far.pid)
+        )
+        for process, last in ((near, 1), (far, 2)):
+            done(process, "ip", "addr", "add", f"10.77.0.{last}/24", "dev", "cable")
+            done(process, "ip", "link", "set", "cable", "up")
+        hosts = folder / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n" + "".join(f"10.77.0.2 {host}\n" for host in (*HOSTS, OTHER)))
+        done(near, "mount", "--bind", str(hosts), "/etc/hosts")
+        words = [
+            sys.executable,
+            str(HERE / "clients" / "provider.py"),
+            "0.0.0.0",
+            "443",
+            "9000",
+            "--tls",
+            str(certificate(folder)),
+        ]
+        stack.enter_context(started(within(far, *words)))
+
+        (folder / "policy.yaml").write_text(EGRESS.replace("CONNECT", ""))
+        Store(folder / "ca").init(HOSTS)
+        shield = [sys.executable, "-m", "llmshield", "egress"]
+        log = stack.enter_context((folder / "log.txt").open("wb"))
+        run = ["setpriv", "--regid", str(GROUP), "--clear-groups", *shield, "run", "--policy", str(folder / "policy.yaml"),
+               "--ca", str(folder / "ca"), "--mode", "transparent", "--listen", "127.0.0.1:8080", "--admin", "127.0.0.1:9787"]  # fmt: skip
+        proxy = subprocess.Popen(
+            within(near, *run),
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "SSL_CERT_FILE": str(folder / "roots.pem")},
+        )
+        stack.callback(end, proxy)
+        before = inside("nft", "list", "ruleset").stdout
+        up = inside(*shield, "rules", "up", "--policy", str(folder / "policy.yaml"), "--listen", "127.0.0.1:8080",
+                    "--uid", "1337", "--gid", str(GROUP), "--wait", "60")  # fmt: skip
+        assert up.returncode == 0, up.stderr + (folder / "log.txt").read_text()
+        inside(
+            "curl",
+            "-sS",
+            "--retry",
+            "60",
+            "--retry-delay",
+            "1",
+            "--retry-all-errors",
+            "-f",
+            "http://127.0.0.1:9787/healthz",
+        )
+
+        told = inside(
+            *shield, "env", "--shell", "json", "--ca", str(folder / "ca"), "--dir", str(folder / "public")
+        )
+        trust = [f"{name}={value}" for name, value in json.loads(told.stdout).items()]
+        answers = ask_all(lambda *words: inside("env", *trust, *words), folder, URLS)
+        calls = calls_at(lambda *words: plainly(*within(far, *words)), 9000)
+        # A host that the policy does not list: the provider's own certificate is seen, and believed by its own roots.
+        passed = inside("curl", "-sS", "--cacert", str(folder / "roots.pem"), f"https://{OTHER}/v1/models")
+        answers["unlisted"] = passed.stdout if passed.returncode == 0 else passed.stderr
+        assert inside(*shield, "rules", "down").returncode == 0
+        assert inside("nft", "list", "ruleset").stdout == before
+        yield Room(answers, calls)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+PLACES = {
+    "by_variables": tuple(client for client in CLIENTS if client not in KNOW_NO_PROXY),
+    "in_a_room": CLIENTS,
+    "by_rules": CLIENTS,
+}
+
+
+@pytest.mark.parametrize("way", ["whole", "stream"])
+@pytest.mark.parametrize(
+    ("place", "client"), [(place, client) for place in PLACES for client in PLACES[place]]
+)
+def test_a_client_that_nobody_changed(
+    place: str, client: str, way: str, reference: Reference, request: pytest.FixtureRequest
+) -> None:
+    if reason := missing(client):
+        pytest.skip(reason)
+    room: Room = request.getfixturevalue(place)
+    name = f"{client} {way}"
+
+    assert room.answers[name] == reference.answers[name]
+
+
+@pytest.mark.parametrize("place", ["in_a_room", "by_rules"])
+def test_the_provider_is_asked_the_same_bytes(
+    place: str, reference: Reference, request: pytest.FixtureRequest
+) -> None:
+    room: Room = request.getfixturevalue(place)
+    calls = [call for call in room.calls if call[0] != "/v1/models"]
+
+    assert calls == reference.calls
+    assert len(calls) == 2 * len([client for client in CLIENTS if not missing(client)])
+
+
+def test_a_host_that_is_not_listed_is_not_touched(by_rules: Room) -> None:
+    assert '"data"' in by_rules.answers["unlisted"]
