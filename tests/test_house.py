@@ -48,6 +48,7 @@ COMPANIONS = {
     "botocore": "boto3",
     "google-api-core": "google-cloud-secret-manager",  # `google` is a namespace that several distributions share
     "google-auth": "google-cloud-secret-manager",
+    "httpx": "google-genai",
     "google-genai": "google-cloud-secret-manager",
     "googleapis-common-protos": "google-cloud-secret-manager",
     "grpc-google-iam-v1": "google-cloud-secret-manager",
