@@ -157,7 +157,7 @@ class ProviderKeys:
             return ""
         reference: str | SecretRef | None = held.sealed or held.reference
         assert reference is not None
-        turn = held.turn
+        turn, value = held.turn, ""
         try:
             if held.reading is not None and held.reading.running():
                 raise TimeoutError  # one that hangs takes one thread, not one more with each try

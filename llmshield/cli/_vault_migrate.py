@@ -164,6 +164,7 @@ def _json(text: str, plan: Plan) -> str:
         rows = ((f"[{name!r:.60}]", row, name) for name, row in tree.items())
     else:
         raise SecretError("expected a list of objects, or an object")
+    holder: Any
     for place, row, name in list(rows):
         if isinstance(row, dict):
             if plan.column not in row:

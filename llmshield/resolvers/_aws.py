@@ -60,7 +60,7 @@ def _client(service: str, region: str) -> Any:
         client = _clients.get(key)
         if client is None:
             config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 2})
-            session = boto3.session.Session()
+            session: Any = boto3.Session()
             client = _clients[key] = session.client(service, region_name=region or None, config=config)
     return client
 
