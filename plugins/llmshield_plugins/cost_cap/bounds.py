@@ -5,7 +5,8 @@ JSON around each message are more bytes than the few tokens that a chat template
 serialised body's length in bytes is an upper bound of its text in tokens. Not in those bytes are: what a provider
 adds for tools, pictures, and what it holds itself. These have bounds of their own below, or none.
 
-An exact tokenizer would make reservations four times smaller. It is left out: tiktoken fetches its tables from the
+An exact tokenizer would make reservations four times smaller. It is left out: what providers put around messages and tools
+is not published, so its count is no bound; and tiktoken fetches its tables from the
 network when it is first used, and has none for Anthropic and Gemini.
 """
 
