@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import json
 import logging
 import os
@@ -33,8 +32,10 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
 
 if TYPE_CHECKING:
+    from llmshield_addons.llmshield_known import Known, ip_of
     from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
 else:  # mitmproxy and Python put a script's own folder on the path
+    from llmshield_known import Known, ip_of
     from llmshield_splice import Closed, Splice, to_gateway
 
 log = logging.getLogger("llmshield")
@@ -49,10 +50,13 @@ _PARALLEL = 10_000
 an HTTP/2 client (mitmproxy#8322)."""
 
 
-def _fails_closed(refuse: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Hook = Callable[..., None]
+
+
+def _fails_closed(refuse: str) -> Callable[[Hook], Hook]:
     """Whatever the hook raises, `refuse` (a method of the addon) ends what the hook was asked about."""
 
-    def wrap(hook: Callable[..., None]) -> Callable[..., None]:
+    def wrap(hook: Hook) -> Hook:
         @functools.wraps(hook)
         def guarded(self: Any, about: Any) -> None:
             try:
@@ -67,7 +71,7 @@ def _fails_closed(refuse: str) -> Callable[[Callable[..., None]], Callable[..., 
     return wrap
 
 
-class LLMShield:
+class LLMShield(Known):
     """The addon. `said` is what `llmshield egress` hands over; without it, it is read from the file that
     `LLMSHIELD_EGRESS` names. `counts` holds connections by what became of them, host and client."""
 
@@ -75,27 +79,14 @@ class LLMShield:
         if said is None:
             said = json.loads(Path(os.environ["LLMSHIELD_EGRESS"]).read_text(encoding="utf-8"))
         assert said is not None
-        self.gateway: tuple[str, int] = (said["gateway"][0], said["gateway"][1])
+        super().__init__(said)
         self.token: str = said["token"]
         self.errors: dict[str, dict[str, Any]] = said["errors"]
-        self.exact: dict[str, dict[str, Any]] = {
-            k: v for k, v in said["hosts"].items() if not k.startswith("*.")
-        }
-        self.below = sorted(
-            ((k[1:], v) for k, v in said["hosts"].items() if k.startswith("*.")),
-            key=lambda item: -len(item[0]),
-        )
         self.unlisted: str = said["unlisted"]
         self.on_no_sni: str = said["on_no_sni"]
         self.passes = {"websocket": said["websocket"] == "pass", "grpc": said["grpc"] == "pass"}
-        self.ports = frozenset(said["ports"])
-        self.own = {tuple(each) for each in said["own"]} | {self.gateway}
-        self.clients = [ipaddress.ip_network(each) for each in said["bypass"]["clients"]]
-        self.closed = said["bypass"]["hosts"]
         self.bypasses: bool = said["on_crash"] == "bypass"
         self.gateway_up = True
-        self.addresses: frozenset[str] = frozenset()
-        """Where the listed hosts live, as far as DNS tells."""
         self.let: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
         """Destinations that a client's connection may go to past the gateway."""
         self.waiting: set[str] = set()
@@ -136,37 +127,6 @@ class LLMShield:
         if key in self.counts or len(self.counts) < 10_000:
             self.counts[key] = self.counts.get(key, 0) + 1
 
-    # -- what is known -----------------------------------------------------------------------------------------
-
-    def find(self, host: str | None) -> dict[str, Any] | None:
-        """What the policy says of a host; None for one that it does not list."""
-        if not host:
-            return None
-        name = host.lower().rstrip(".")
-        found = self.exact.get(name)
-        if found is None:
-            found = next((about for suffix, about in self.below if name.endswith(suffix)), None)
-        return found
-
-    def _is_bypassed(self, client: connection.Client, host: str) -> bool:
-        name = host.lower().rstrip(".")
-        if any(name == each or (each[:2] == "*." and name.endswith(each[1:])) for each in self.closed):
-            return True
-        return bool(self.clients) and any(_ip(client.peername[0]) in network for network in self.clients)
-
-    def _may_go(self, address: tuple[str, int]) -> str | None:
-        """Why nobody may be connected to this address, if so."""
-        host, port = address[0], address[1]
-        ip = _ip(host)
-        if port not in self.ports:
-            return f"port {port} is none of egress.ports"
-        if ip is not None and (ip.is_link_local or str(ip) in {"fd00:ec2::254", "100.100.100.200"}):
-            return "link-local addresses (metadata of clouds) are closed"
-        if any(port == own and (host in {there, "localhost"} or (ip is not None and (ip.is_loopback or ip.is_unspecified)))
-               for there, own in self.own):  # fmt: skip
-            return "this is llmshield itself"
-        return None
-
     # -- refusals ----------------------------------------------------------------------------------------------
 
     def _refuse_tls(self, data: tls.ClientHelloData) -> None:
@@ -176,6 +136,12 @@ class LLMShield:
 
     def _refuse_server(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = "refused by llmshield"
+
+    def _hang_up(self, data: server_hooks.ServerConnectionHookData) -> None:
+        handler = ctx.master.addons.get("proxyserver").connections.get(data.client.id)
+        if handler is not None:
+            handler.close_connection(data.client)
+            handler.close_connection(data.server)
 
     def _refuse_layer(self, nextlayer: layer.NextLayer) -> None:
         nextlayer.layer = Closed(nextlayer.context.fork())
@@ -196,8 +162,7 @@ class LLMShield:
 
     @_fails_closed("_ignore")
     def client_connected(self, client: connection.Client) -> None:
-        server = ctx.master.addons.get("proxyserver")
-        handler = server.connections.get(client.id) if server is not None else None
+        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(_PARALLEL))
 
@@ -213,8 +178,8 @@ class LLMShield:
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """CONNECT: refused at once where it could only fail."""
         host, port = flow.request.host, flow.request.port
-        why = self._may_go((host, port))
-        if why is None and self.unlisted == "block" and not self.find(host) and _ip(host) is None:
+        why = self.may_go((host, port))
+        if why is None and self.unlisted == "block" and not self.find(host) and ip_of(host) is None:
             why = "this host is none of the policy's egress.hosts"
             self.count("blocked", host, flow.client_conn.peername[0])
         if why is not None:
@@ -239,7 +204,7 @@ class LLMShield:
             if how == "log":
                 log.warning("llmshield: %s passes undecrypted to %s", peer, host)
             self._let_by(data, "passed", host)
-        elif self._is_bypassed(client, host):
+        elif self.is_bypassed(peer, host):
             self._let_by(data, "bypassed", host)
         elif not self.gateway_up and self.bypasses:
             self._let_by(data, "crash_bypassed", host)
@@ -258,7 +223,7 @@ class LLMShield:
         """It passes as it is, undecrypted."""
         client, to = data.context.client, data.context.server.address
         self.count(how, host, client.peername[0])
-        if to and self._may_go((to[0], to[1])) is None:
+        if to and self.may_go((to[0], to[1])) is None:
             self.let[client.id].add((to[0], to[1]))
         data.ignore_connection = True
 
@@ -290,8 +255,7 @@ class LLMShield:
         inner = context.fork()
         inner.server = to_gateway(self.gateway)
         to = getattr(context.server, "llmshield_to", None) or (client.sni, 443)
-        said = {"t": self.token, "peer": list(client.peername[:2]), "sni": client.sni, "dst": [to[0], to[1]]}
-        line = b"LLMSHIELD/1 " + json.dumps(said, separators=(",", ":")).encode() + b"\r\n"
+        line = b"LLMSHIELD/1 " + self._origin(client, client.sni, to).encode() + b"\r\n"
         nextlayer.layer = Splice(
             inner, line, self.errors.get(about["family"]) or self.errors[""], self.waiting
         )
@@ -307,7 +271,7 @@ class LLMShield:
         let = self.let.get(client.id, ())
         if to == self.gateway and to in let:
             return
-        why = "this connection was refused" if mark == "refused" else self._may_go(to)
+        why = "this connection was refused" if mark == "refused" else self.may_go(to)
         if why is None and to not in let:
             if self.find(to[0]) is not None or to[0] in self.addresses:
                 why = "it is neither TLS nor HTTP, to a host of the policy"
@@ -323,18 +287,15 @@ class LLMShield:
             server.sni = server.sni or to[0]
             server.address = (about["connect"][0], about["connect"][1])
 
-    @_fails_closed("_ignore")
+    @_fails_closed("_hang_up")
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """A name may have led where no address may: nothing has been sent yet, and nothing will be."""
-        address = data.server.peername[0] if data.server.peername else ""
-        ip = _ip(address)
-        if ip is None or not ip.is_link_local:
+        to = data.server.peername
+        if getattr(data.server, "llmshield", "") == "gateway" or not to or to[:2] == self.gateway:
             return
-        handler = ctx.master.addons.get("proxyserver").connections.get(data.client.id)
-        if handler is not None:
-            self.count("refused", address, data.client.peername[0])
-            handler.close_connection(data.client)
-            handler.close_connection(data.server)
+        if self.is_closed(to[0], to[1]) is not None:
+            self.count("refused", to[0], data.client.peername[0])
+            self._hang_up(data)
 
     @_fails_closed("_refuse_flow")
     def requestheaders(self, flow: http.HTTPFlow) -> None:
@@ -349,7 +310,7 @@ class LLMShield:
                 self._refuse(flow, "this address belongs to a host of the policy")
             elif self.unlisted == "block":
                 self._refuse(flow, "this host is none of the policy's egress.hosts")
-            elif why := self._may_go((request.host, request.port)):
+            elif why := self.may_go((request.host, request.port)):
                 self._refuse(flow, why)
             else:
                 self.count("passed", host, client.peername[0])
@@ -361,20 +322,28 @@ class LLMShield:
             self.count(kind, host, client.peername[0])
             self.let[client.id].add((request.host, request.port))
             return
+        if not self.gateway_up and self.bypasses:
+            self.count("crash_bypassed", host, client.peername[0])
+            self.let[client.id].add((request.host, request.port))
+            return
         if not self.gateway_up:
             request.stream = False
             flow.response = self.answer(about["family"])
             return
         self.count("rewritten", host, client.peername[0])
         to = getattr(flow.server_conn, "llmshield_to", None) or (request.host, request.port)
-        said = {"t": self.token, "peer": list(client.peername[:2]), "sni": sni, "dst": [to[0], to[1]]}
         named = request.host_header or host
         self.let[client.id].add(self.gateway)
         if request.is_http2 and "content-length" not in request.headers and request.method in _WITH_BODY:
             request.headers["transfer-encoding"] = "chunked"  # else nothing would tell where the body ends
         request.scheme, request.host, request.port = "http", self.gateway[0], self.gateway[1]
         request.host_header = named
-        request.headers[HEADER] = json.dumps(said, separators=(",", ":"))
+        request.headers[HEADER] = self._origin(client, sni, to)
+
+    def _origin(self, client: connection.Client, sni: str | None, to: Any) -> str:
+        """What the gateway is told (`llmshield.origins`)."""
+        said = {"t": self.token, "peer": list(client.peername[:2]), "sni": sni, "dst": [to[0], to[1]]}
+        return json.dumps(said, separators=(",", ":"))
 
     def _refuse(self, flow: http.HTTPFlow, why: str) -> None:
         flow.request.stream = False
@@ -385,14 +354,6 @@ class LLMShield:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None:
             flow.response.stream = True
-
-
-def _ip(text: str) -> Any:
-    try:
-        found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
 
 
 addons = [LLMShield()] if os.environ.get("LLMSHIELD_EGRESS") else []

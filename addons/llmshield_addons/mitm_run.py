@@ -16,6 +16,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from mitmproxy.addons.block import Block
 from mitmproxy.addons.core import Core
 from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -48,7 +49,8 @@ async def run() -> int:
     said = json.loads(await lines.readline())
     master = Master(Options(confdir=said["confdir"], mode=said["mode"]))
     shield, server = LLMShield(said), Proxyserver()
-    master.addons.add(Core(), shield, server, NextLayer(), TlsConfig())  # ours before those that would choose
+    # Ours before those that would choose. Block refuses clients with public addresses: this is no open proxy.
+    master.addons.add(Core(), Block(), shield, server, NextLayer(), TlsConfig())
     master.options.update(connection_strategy="lazy", upstream_cert=False)
     if said.get("roots"):
         master.options.update(ssl_verify_upstream_trusted_ca=said["roots"])

@@ -110,7 +110,7 @@ BROKEN = (
 class Broken(LLMShield):
     def find(self, host):
         raise RuntimeError("broken on purpose")
-    _may_go = find
+    may_go = is_closed = find
 
 shield = Broken(given)
 data = hello(shield, "api.openai.com", ("api.openai.com", 443))
