@@ -93,7 +93,9 @@ class Probe:
         provider = self._policy.providers[name]
         status = None
         try:
-            dialect_name, path, more = _LISTS[provider.dialect or ""]
+            if name not in self._transports or provider.dialect is None:
+                raise UpstreamError("skipped", "The wrapped app can't be asked for its models.")
+            dialect_name, path, more = _LISTS[provider.dialect]
             dialect = self._dialects[dialect_name]
             asked = WireRequest("GET", path, "", dict(more))
             call = dialect.read_call(new_id(), "models", asked, {})

@@ -27,8 +27,10 @@ from llmshield.logs import log
 from llmshield.runtime import Runtime
 from llmshield.traffic import canonical_path, checked_query
 
-PLACES = 16
-"""Requests that are answered at the same time; further ones wait, `_PLACE_S` at most."""
+PLACES, LONG_PLACES = 16, 2
+"""Requests that are answered at the same time, and those among them that may take long; further ones wait, `_PLACE_S` at
+most. Health, readiness and counts need no place: whoever adds up a year must not have the gateway restarted."""
+_LONG_S = 20.0
 _PLACE_S = 5.0
 JSON = "application/json"
 
@@ -63,6 +65,7 @@ class AdminApi:
         self._access = Access(settings, runtime.policy.base or Path(), token)
         self._entrance = Entrance((*settings.hosts, *names))
         self._places = asyncio.Semaphore(PLACES)
+        self._long_places = asyncio.Semaphore(LONG_PLACES)
 
     async def start(self) -> None:
         """Get what credentials are checked with. Raises: ShieldError with the remedy."""
@@ -116,18 +119,21 @@ class AdminApi:
                    if self._access.open else ""),
             )  # fmt: skip
         check_type(method, headers)
+        given = await self._given(route, names, query, body, who, Asked(method, path, headers))
+        if route.early:
+            return await self._run(route, given)
+        places = self._long_places if route.timeout_s > _LONG_S else self._places
         try:
             async with asyncio.timeout(_PLACE_S):
-                await self._places.acquire()
+                await places.acquire()
         except TimeoutError:
             raise Problem(
                 "unavailable", "Too many requests are under way; try again.", headers=_SOON
             ) from None
         try:
-            given = await self._given(route, names, query, body, who, Asked(method, path, headers))
             return await self._run(route, given)
         finally:
-            self._places.release()
+            places.release()
 
     async def _given(
         self,

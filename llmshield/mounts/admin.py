@@ -20,7 +20,7 @@ class Admin:
     def __init__(self, runtime: Runtime, names: Iterable[str] = ()) -> None:
         self._api = AdminApi(
             runtime,
-            token=os.environ.get("LLMSHIELD_ADMIN_TOKEN", ""),
+            token=os.environ.get("LLMSHIELD_ADMIN_TOKEN", "").strip(),
             names=(*names, os.environ.get("LLMSHIELD_ADMIN_HOST", "localhost")),
         )
 

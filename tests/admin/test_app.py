@@ -119,7 +119,7 @@ async def test_what_goes_wrong_inside(
 async def test_a_handler_has_a_time_and_the_port_has_places(
     desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever finds no place is told so; health is told beside them all once a place is free."""
+    """Whoever finds no place is told so; health, readiness and counts need none."""
     held = asyncio.Event()
 
     async def waits(*_: Any) -> dict[str, bytes]:
@@ -133,6 +133,9 @@ async def test_a_handler_has_a_time_and_the_port_has_places(
     said = await desk.ask("GET", "/v1/blocks")
 
     assert (503, "2") == (said.status, said.headers["retry-after"])
+    assert [200] * 4 == [
+        (await desk.ask("GET", path)).status for path in ("/healthz", "/readyz", "/metrics", "/status")
+    ]
     held.set()
     assert {200} == {(await each).status for each in busy}
     assert 200 == (await desk.ask("GET", "/v1/blocks")).status

@@ -99,6 +99,16 @@ async def test_a_provider_that_refuses(open_desk: Any, text: str) -> None:
     assert b"CANARY" not in said.body
 
 
+@pytest.mark.parametrize("body", [{}, {"ask": "generate", "model": "gpt-4o"}])
+async def test_the_wrapped_app_is_no_provider_to_ask(open_desk: Any, body: dict[str, Any]) -> None:
+    async with open_desk("providers: {app: {models: {deny: x}}}", token=TOKEN) as desk:
+        said = await desk.ask("POST", "/v1/providers/app/test", body, key=TOKEN)
+        shown = await desk.ask("GET", "/v1/providers/app", key=TOKEN)
+
+    assert (200, False, "skipped") == (said.status, said.json["ok"], said.json["reason"])
+    assert (200, None) == (shown.status, shown.json["dialect"])
+
+
 @pytest.mark.parametrize(
     ("name", "body", "status"),
     [
