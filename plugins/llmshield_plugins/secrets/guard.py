@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmshield.call import Stop
-from llmshield.secrets_patterns import Credential
-from llmshield_plugins.secrets.reader import CONTINUED, Find, Reader
+from llmshield.secrets_patterns import BREAKS, Credential
+from llmshield_plugins.secrets.reader import CONTINUED, WINDOW, Find, Reader
 
 Treat = Callable[[Credential], "str | Stop | None"]
 """A find -> what to write instead, Stop to end the reply, None to leave it."""
@@ -26,6 +26,10 @@ class Guard:
         self._hides = False
 
     def feed(self, text: str) -> str | Stop:
+        held = self._held
+        if BREAKS.isdisjoint(text) and len(held) + len(text) < WINDOW and self._reader.waits:
+            self._held = held + text
+            return ""
         return self._settle(text, False)
 
     def flush(self) -> str | Stop:

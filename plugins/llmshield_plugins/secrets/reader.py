@@ -8,6 +8,7 @@ Rule 2: a run without such a place is judged in windows of WINDOW characters; on
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import re2
 
@@ -48,6 +49,11 @@ class Reader:
         self._torn: Credential | None = None
         self._low = 0
 
+    @property
+    def waits(self) -> bool:
+        """Whether a piece without a break changes nothing: the text before it waits for one."""
+        return self._torn is None
+
     def settle(self, text: str, final: bool, deadline: float | None = None) -> tuple[list[Credential], int]:
         """The credentials in `text[:upto]`, and `upto`; the next `text` begins there. `final`: nothing follows.
 
@@ -78,8 +84,12 @@ class Reader:
                 for item in more
                 if item.end + begin <= cut
             ]
+            all_seen = not window and not final and size <= begin + WINDOW
             begin, self._low = cut, 0
-        return _joined(found), begin
+            if all_seen and text.find(_BEGIN, begin) < 0:
+                self._low = size - begin  # the cut was at the last place that was good for one
+                break
+        return _joined(found) if found else found, begin
 
     def _cut(self, text: str, begin: int, final: bool) -> tuple[int, bool]:
         """Where the part that begins at `begin` ends, and whether that is the end of a window; -1: not known yet."""
@@ -88,12 +98,12 @@ class Reader:
             return size, False
         limit = min(size, begin + WINDOW)
         keys = _private_keys(text, begin, limit, final) if text.find(_BEGIN, begin, limit + 16) >= 0 else []
-        waits = min((first for first, last in keys if last > size), default=limit)
+        waits = min((first for first, last in keys if last > size), default=limit) if keys else limit
         for place in range(min(limit, waits), begin + self._low, -1):
             if (
                 text[place - 1] in BREAKS
-                and not any(first < place < last for first, last in keys)
-                and _OPEN.search(_utf8(text[max(begin, place - _NAME) : place])) is None
+                and not (keys and any(first < place < last for first, last in keys))
+                and not _opens(text[max(begin, place - _NAME) : place])
             ):
                 return place, False
         if size - begin < WINDOW:
@@ -120,6 +130,23 @@ class Reader:
                 self._torn = item
                 return size
         return cut
+
+
+def _searcher(expression: Any) -> Callable[[bytes], bool]:
+    """Whether an expression matches anywhere, in C: its wrapper costs three times what the question does."""
+    inner: Any = getattr(expression, "_regexp", None)
+    if inner is None:  # another build of re2
+        return lambda data: expression.search(data) is not None
+    match, anywhere = inner.Match, type(inner).Anchor.UNANCHORED
+    return lambda data: match(anywhere, data, 0, len(data))[0][0] >= 0
+
+
+_open = _searcher(_OPEN)
+
+
+def _opens(text: str) -> bool:
+    """Whether what ends here may have begun a match that goes on."""
+    return _open(text.encode() if text.isascii() else _utf8(text).encode())
 
 
 def _private_keys(text: str, begin: int, limit: int, final: bool) -> list[tuple[int, int]]:
