@@ -99,7 +99,7 @@ class Access:
         given = headers.get("authorization")
         if given is None:
             raise _refusal(
-                "Send `Authorization: Bearer` with an admin key, an admin token or LLMSHIELD_ADMIN_TOKEN."
+                "Send an admin key, a token of the issuer or LLMSHIELD_ADMIN_TOKEN in the Authorization header, as Bearer."
             )
         wait_s = self._throttle.wait_s(peer)
         if wait_s:
@@ -119,7 +119,7 @@ class Access:
     async def _known(self, given: str, peer: str) -> Officer:
         scheme, _, key = given.partition(" ")
         if scheme.lower() != "bearer":
-            raise _refusal("The credential is not of the kind `Authorization: Bearer KEY`.")
+            raise _refusal("The Authorization header is not the word Bearer and a key.")
         key = key.strip()
         # Latin-1 gives back the bytes that came: a token may be any text.
         digest = hashlib.sha256(key.encode("latin-1", "replace")).digest()
