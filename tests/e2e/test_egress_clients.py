@@ -33,7 +33,8 @@ from llmshield.egress.ca import Store
 HERE = Path(__file__).parent
 HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 URLS = tuple(f"https://{host}" for host in HOSTS)
-OTHER = "untouched.example"
+OTHER = "api.mistral.ai"
+"""A provider that the policy does not list."""
 GROUP = 48_213
 """The group of proxy and gateway in the namespace, which rules leave out: everything there runs as root."""
 
@@ -353,6 +354,17 @@ def by_rules(tmp_path_factory: pytest.TempPathFactory, egress: Any) -> Iterator[
         # A host that the policy does not list: the provider's own certificate is seen, and believed by its own roots.
         passed = inside("curl", "-sS", "--cacert", str(folder / "roots.pem"), f"https://{OTHER}/v1/models")
         answers["unlisted"] = passed.stdout if passed.returncode == 0 else passed.stderr
+        policy = ["--policy", str(folder / "policy.yaml")]
+        asked = [word for client in CLIENTS for word in ("--client", client)]
+        told = inside("env", *trust, *shield, "doctor", *policy, "--ca", str(folder / "ca"), "--dir", str(folder / "public"),
+                      "--listen", "127.0.0.1:8080", "--format", "json", *asked)  # fmt: skip
+        answers["doctor"] = (told.returncode, json.loads(told.stdout))
+        for _ in range(20):  # who was seen is written every two seconds
+            answers["report"] = json.loads(
+                inside(*shield, "report", *policy, "--format", "json", "--no-live").stdout
+            )
+            if answers["report"]["shadow"]:
+                break
         assert inside(*shield, "rules", "down").returncode == 0
         assert inside("nft", "list", "ruleset").stdout == before
         yield Room(answers, calls)
@@ -404,3 +416,20 @@ def test_the_provider_is_asked_the_same_bytes(
 
 def test_a_host_that_is_not_listed_is_not_touched(by_rules: Room) -> None:
     assert '"data"' in by_rules.answers["unlisted"]
+
+
+def test_the_doctor_says_that_all_of_them_obey(by_rules: Room) -> None:
+    status, found = by_rules.answers["doctor"]
+
+    assert status == 0, found
+    assert {each["client"]: each["outcome"] for each in found["clients"]} == dict.fromkeys(CLIENTS, "obeys")
+
+
+def test_the_report_names_hosts_without_reading_what_they_were_told(by_rules: Room) -> None:
+    found = by_rules.answers["report"]
+    outcomes = {
+        each["host"]: each["outcome"] for each in found["hosts"] if each["client"].startswith("10.77.0.1")
+    }
+
+    assert found["shadow"] == [OTHER]
+    assert outcomes == {**dict.fromkeys(HOSTS, "intercepted"), OTHER: "passed"}
