@@ -100,11 +100,18 @@ def ask_all(run: Runner, folder: Path, urls: tuple[str, ...], clients: tuple[str
         said = run("java", "-cp", str(folder), "Ask", urls[0])
         assert said.returncode == 0, said.stderr
         found |= dict(zip(("java whole", "java stream"), said.stdout.splitlines(), strict=True))
+    found |= by_curl(run, urls[0])
+    return found
+
+
+def by_curl(run: Runner, url: str) -> Answers:
+    """What curl gets."""
+    found: Answers = {}
     for way in ("whole", "stream"):
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Please write to ada.lovelace@example.com \U0001f30a Grüße\u2028!"}],
                 "stream": way == "stream"}  # fmt: skip
         said = run("curl", "-sS", "-N", "-H", "authorization: Bearer sk-any", "-H", "content-type: application/json", "-d",
-                   json.dumps(body), f"{urls[0]}/v1/chat/completions")  # fmt: skip
+                   json.dumps(body), f"{url}/v1/chat/completions")  # fmt: skip
         found[f"curl {way}"] = (
             base64.b64encode(said.stdout.encode()).decode() if said.returncode == 0 else said.stderr
         )
@@ -266,7 +273,21 @@ def in_a_room(regular: Callable[..., Room]) -> Room:
     return regular("--isolate")
 
 
-def space(parent: int | None = None) -> subprocess.Popen[bytes]:
+def test_curl_by_socks5(egress: Any, reference: Reference, tmp_path: Path) -> None:
+    port, control = free_port(), free_port()
+    words = [sys.executable, str(HERE / "clients" / "provider.py"), "127.0.0.1", str(port), str(control),
+             "--tls", str(certificate(tmp_path))]  # fmt: skip
+    policy = EGRESS.replace("CONNECT", f', connect: "127.0.0.1:{port}"')
+    trusting = {"SSL_CERT_FILE": str(tmp_path / "roots.pem")}
+    with started(words), egress(policy, tmp_path / "run", "--mode", "socks5", **trusting) as mount:
+        proxy = mount.proxy.replace("http://", "socks5h://")
+        environ = ["env", f"ALL_PROXY={proxy}", f"CURL_CA_BUNDLE={mount.bundle}"]
+        answers = by_curl(lambda *words: plainly(*environ, *words), URLS[0])
+
+    assert answers == {name: reference.answers[name] for name in ("curl whole", "curl stream")}
+
+
+def space() -> subprocess.Popen[bytes]:
     """A namespace of network and mounts, alive as long as this process is."""
     script = "ip link set lo up && mount --make-rprivate / && echo ready && exec sleep 100000"
     process = subprocess.Popen(["unshare", "-nm", "sh", "-c", script], stdout=subprocess.PIPE)
