@@ -4,6 +4,8 @@
 #   make test    linters, types, import contracts, tests
 #   make lint    ruff and the import contracts          make types   mypy and pyright
 #   make fix     what can be repaired mechanically      make bench   figures of speed, on two cores
+#   make train-injection   the injection plugin's model and lexicon, from DATA
+#   make eval-injection    every figure of the injection plugin, and plots
 #   make crash   21 faults of a provider, and what a caller gets
 #   make egress  mitmproxy beside it, for the transparent mount (`make test` does it too)
 #   make dist    wheel and sdist                        make lock    resolve the lock files anew
@@ -18,8 +20,10 @@ TESTS ?= tests
 PYTEST_FLAGS ?= -q -n 2
 BENCH_FLAGS ?=
 CRASH_FLAGS ?=
+DATA ?= ../shared/data/injection
+PLOTS ?= plots
 
-.PHONY: demo test lint types npm egress fix bench crash dist lock clean
+.PHONY: demo test lint types npm egress fix bench train-injection eval-injection crash dist lock clean
 .NOTPARALLEL:
 
 demo: $(DEMO)
@@ -61,6 +65,12 @@ fix: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python tests/bench/run.py $(BENCH_FLAGS)
+
+train-injection: $(DEV)
+	$(BIN)/python scripts/train_injection.py $(DATA)
+
+eval-injection: $(DEV)
+	$(BIN)/python tests/bench/injection_eval.py $(DATA) --plots $(PLOTS)
 
 crash: $(DEV)
 	@$(BIN)/python tests/bench/crash.py $(CRASH_FLAGS)

@@ -153,7 +153,7 @@ def load() -> None:
 
 
 # The highest of many windows of an honest text is higher than that of a few; by how much, on the dev set.
-_FOR_MANY: Final = 0.25
+_FOR_MANY: Final = 0.45
 _WINDOW_LENGTH: Final = 6 * STEP
 
 
@@ -171,15 +171,17 @@ def rate(text: str, least: float = 0.0, length: int = 0) -> Learned:
     bias, flag, block, weights, bounds = _model()
     bias -= allowance(max(length, len(text)))
     parts = words(text)
+    likely: list[int] | None = None
     if least > 0.0:
         limit = flag + (min(least, 0.6) - 0.6) / _SLOPE - bias - _ROUNDING
-        if _bound(parts, bounds) < limit:
+        likely = _likely(parts, bounds, limit)
+        if not likely:
             return NOTHING
     if len(parts) <= WINDOW:
         total = sum(map(weights.__getitem__, weights.keys() & ngrams(parts)))
         worst, first, last = bias + total, 0, len(parts)
     else:
-        worst, first, last = _worst_window(parts, weights)
+        worst, first, last = _worst_window(parts, weights, likely)
         worst += bias
     if worst < flag:
         score = max(0.0, 0.6 + _SLOPE * (worst - flag))
@@ -190,30 +192,35 @@ def rate(text: str, least: float = 0.0, length: int = 0) -> Learned:
     return Learned(score, first, last)
 
 
-def _bound(parts: list[bytes], bounds: dict[bytes, float]) -> float:
-    """No window's n-grams sum up to more than this."""
+def _likely(parts: list[bytes], bounds: dict[bytes, float], limit: float) -> list[int]:
+    """The windows, by number, whose n-grams may sum up to as much as `limit`; no other window's do."""
     if len(parts) <= WINDOW:
-        return sum(map(bounds.__getitem__, bounds.keys() & parts))
+        return [0] if sum(map(bounds.__getitem__, bounds.keys() & parts)) >= limit else []
     # A window is two steps; what lowers the score of one may stand in the other as well, so it doesn't count.
     gains = _gains()
     known, gain = gains.keys(), gains.__getitem__
     steps = [sum(map(gain, known & parts[at : at + STEP])) for at in range(0, len(parts), STEP)]
-    return max(map(sum, pairwise(steps)))
+    return [number for number, (one, two) in enumerate(pairwise(steps)) if one + two >= limit]
 
 
-def _worst_window(parts: list[bytes], weights: dict[bytes, float]) -> tuple[float, int, int]:
-    """The highest sum of a window's n-grams, each counted once, and where that window is.
+def _worst_window(
+    parts: list[bytes], weights: dict[bytes, float], likely: list[int] | None = None
+) -> tuple[float, int, int]:
+    """The highest sum of a window's n-grams, each counted once, and where that window is; of `likely` windows only.
 
     A window is two steps, so each step's known n-grams (the pair that leads out of it included) are found once.
     """
     known = weights.keys()
-    steps = [
-        (known & parts[at : at + STEP]) | (known & list(map(b" ".join, pairwise(parts[at : at + STEP + 1]))))
-        for at in range(0, len(parts), STEP)
-    ]
+    steps: dict[int, set[bytes]] = {}
     worst, first = -inf, 0
-    for number, (one, two) in enumerate(pairwise(steps)):
-        total = sum(map(weights.__getitem__, one | two))
+    for number in range((len(parts) - 1) // STEP) if likely is None else likely:
+        for step in (number, number + 1):
+            if step not in steps:
+                at = step * STEP
+                steps[step] = (known & parts[at : at + STEP]) | (
+                    known & list(map(b" ".join, pairwise(parts[at : at + STEP + 1])))
+                )
+        total = sum(map(weights.__getitem__, steps[number] | steps[number + 1]))
         if total > worst:
             worst, first = total, number * STEP
     return worst, first, min(first + WINDOW, len(parts))

@@ -308,7 +308,7 @@ class Scanner:
                     fired.append(index - self._first_trigger)
             if rateable > 0 and (self._common in indices or view.depth == 0) and view.name not in _UNRATED:
                 rateable -= len(view.text)
-                rated = learned.rate(view.text, _LIKELY, length)
+                rated = learned.rate(view.text, max(_LIKELY, like.score), length)
                 if rated.score > like.score:
                     like, liked = rated, view
             if not again:
