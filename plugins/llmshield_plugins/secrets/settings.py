@@ -13,7 +13,7 @@ from llmshield.secrets_patterns import GROUPS, RULES
 
 Action = Literal["redact", "block", "flag", "ignore"]
 
-_STRICTEST = ("block", "redact", "flag", "ignore")
+_STRICTEST: tuple[Action, ...] = ("block", "redact", "flag", "ignore")
 
 _ENTROPY = {"assignment": 2.2, "service": 3.0}
 """Bits for each character that a value needs at the least; what has a shape of its own needs 1.5: drawn keys
@@ -96,11 +96,12 @@ class SecretsSettings(Settings):
             self.rules[group] for group, names in GROUPS.items() if name in names and group in self.rules
         ]
         own = self.rules.get(name)
+        action: Action = self.action
+        named = [group.action for group in groups if group.action is not None]
         if own is not None and own.action is not None:
             action = own.action
-        else:
-            named = [group.action for group in groups if group.action is not None]
-            action = min(named, key=_STRICTEST.index) if named else self.action
+        elif named:
+            action = next(each for each in _STRICTEST if each in named)
         bits = own.min_entropy if own is not None else None
         if bits is None:
             bits = min((group.min_entropy for group in groups if group.min_entropy is not None), default=None)
