@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -59,3 +62,69 @@ def test_a_port_that_is_taken(python: str, said: dict[str, Any], tmp_path: Path)
 
     assert process.returncode == 4
     assert "in use" in json.loads(out.splitlines()[0])["failed"]
+
+
+BROKEN = """
+import asyncio, sys
+sys.path.insert(0, {folder!r})
+import mitm, mitm_run
+
+def broken(*about):
+    raise RuntimeError("broken on purpose")
+
+mitm.LLMShield.{method} = broken
+sys.exit(asyncio.run(mitm_run.run()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "listed"),
+    [
+        ("find", "localhost"),
+        ("find", "api.openai.com"),
+        ("is_bypassed", "localhost"),
+        ("_origin", "localhost"),
+        ("may_go", "api.openai.com"),
+        ("is_closed", "api.openai.com"),
+        ("_let_by", "api.openai.com"),
+    ],
+)
+async def test_with_an_addon_that_breaks_nothing_goes_out(
+    python: str, said: dict[str, Any], tmp_path: Path, method: str, listed: str
+) -> None:
+    """The whole of mitmproxy around it: `localhost` gets no byte, whether the policy lists it or not."""
+    got = b""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        got += await reader.read(100)
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN.format(folder=str(addon("mitm_run").parent), method=method))
+    process = await asyncio.create_subprocess_exec(
+        python, str(script), stdin=-1, stdout=-1, stderr=-1, env=interpreter.clean()
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    told = {**said, "ports": [80, 443, port], "mode": ["regular@127.0.0.1:0"], "confdir": str(tmp_path), "drain_s": 0.1,
+            "hosts": {listed: {"family": "openai", "connect": None}}}  # fmt: skip
+    process.stdin.write(json.dumps(told).encode() + b"\n")
+    (address,) = json.loads(await process.stdout.readline())["listening"]
+    insecure = ssl._create_unverified_context()
+    reader, writer = await asyncio.open_connection(*address)
+    with contextlib.suppress(OSError, ssl.SSLError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(30):
+            writer.write(f"CONNECT localhost:{port} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            await writer.start_tls(insecure, server_hostname="localhost")
+            writer.write(b"GET /secret HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert b"200" not in await reader.read(100)
+    writer.transport.abort()
+    process.terminate()
+    await process.communicate()
+    server.close()
+
+    assert got == b""
