@@ -26,7 +26,7 @@ def test_a_connection_of_this_process_is_found(family: socket.AddressFamily) -> 
     assert found.process is not None
     assert (found.process.pid, found.process.uid, found.uid) == (os.getpid(), os.geteuid(), os.geteuid())
     assert "python" in found.process.program or "pytest" in found.process.program
-    assert listening == [(host, os.geteuid())]
+    assert (host, os.geteuid()) in listening, "others may listen at the same port of another address"
 
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
