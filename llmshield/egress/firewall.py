@@ -128,7 +128,7 @@ def _number(value: int | str, key: str) -> int:
 
 
 def _iptables_set(rules: Rules) -> None:
-    if 6 not in _versions() and _has_ipv6():
+    if 6 not in _versions() and has_ipv6():
         raise RulesError(
             "No ip6tables is installed here, and IPv6 is on: calls would go past; install it, or nftables"
         )
@@ -195,7 +195,8 @@ def _words(version: int, table: str, *words: str) -> tuple[str, ...]:
     return (_name(version), "-w", "-t", table, *words)
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
+    """Whether this network namespace has IPv6 at all; many containers have none, not even on loopback."""
     try:
         return bool(Path("/proc/net/if_inet6").read_text().strip())
     except OSError:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llmshield import clock
-from llmshield.egress import interpreter, standing
+from llmshield.egress import firewall, interpreter, standing
 from llmshield.egress.ca import Authority, write_signing_folder
 from llmshield.egress.handover import handover
 from llmshield.egress.processes import Process, spawn
@@ -339,7 +339,7 @@ def modes(wanted: Wanted) -> list[str]:
     if wanted.mode == "local":
         return [f"local:{wanted.local}" if wanted.local else "local"]
     at = f"@{wanted.listen.host}:{wanted.listen.port}"
-    if wanted.mode == "transparent" and wanted.listen.host == "127.0.0.1":
+    if wanted.mode == "transparent" and wanted.listen.host == "127.0.0.1" and firewall.has_ipv6():
         return [f"transparent{at}", f"transparent@::1:{wanted.listen.port}"]
     return [f"{wanted.mode}{at}"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmshield.egress import firewall
 from llmshield.egress.running import Wanted, addon, modes, reserved
 from llmshield.policy.units import HostPort
 
@@ -45,12 +46,17 @@ def test_the_port_stays_ours_while_nobody_listens() -> None:
         ("local", "127.0.0.1", "", ["local"]),
     ],
 )
-def test_modes(mode: Any, host: str, local: str, wanted: list[str]) -> None:
+def test_modes(mode: Any, host: str, local: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firewall, "has_ipv6", lambda: True)
     nothing: Any = None
     given = Wanted(nothing, Path(), mode, HostPort(host, 8080), None, "", nothing, local=local)
 
     assert wanted == modes(given)
     assert dataclasses.replace(given, user=1337).user == 1337
+    monkeypatch.setattr(firewall, "has_ipv6", lambda: False)
+    assert modes(given) == [each for each in wanted if "::1" not in each], (
+        "nobody can listen on what is not there"
+    )
 
 
 @pytest.mark.parametrize("name", ["mitm", "mitm_run", "llmshield_splice"])
