@@ -661,6 +661,22 @@ async def test_plain_http_to_a_listed_host_obeys_the_policy(
     assert len(provider.sim.calls) == 1
 
 
+async def test_socks(start: Start, provider: Provider, spare: Simulator) -> None:
+    fresh(provider, spare)
+    said = ("-H", "content-type: application/json", "-d")
+    async with start("--mode", "socks5") as mount:
+        proxy = ("-x", mount.proxy.replace("http:", "socks5h:"))
+        url = "https://api.openai.com/v1/chat/completions"
+        good = await curl(mount, *proxy, url, *said, json.dumps(chat("tide")))
+        bad = await curl(mount, *proxy, url, *said, json.dumps(chat("raise")))
+        closed = await curl(mount, *proxy, "-k", "https://169.254.169.254/")
+
+    assert "You said: tide" in good[1]
+    assert "policy_unavailable" in bad[1]
+    assert closed[0] != 0
+    assert len(provider.sim.calls) == 1
+
+
 @pytest.mark.parametrize(
     "url", ["https://169.254.169.254/", "https://localhost:22/", "https://localhost:25/", "ADMIN"]
 )
