@@ -656,6 +656,38 @@ async def test_a_key_in_place_of_a_models_name(world: World) -> None:
     await _look(world)
 
 
+async def test_calls_at_once_hide_what_their_own_client_sent(primary: Simulator) -> None:
+    """The secrets of a call are held for it alone, however many calls there are on how many connections."""
+
+    def reply(call: Any) -> Scripted:
+        key = dict(call.headers)["authorization"].removeprefix("Bearer ")
+        body = json.dumps({"error": {"message": f"you sent {key[::-1]} {key.encode().hex()}", "type": "x"}})
+        return Scripted(
+            status=400,
+            headers={"content-type": "application/json"},
+            body=body,
+            simulate=f"delay={len(key) % 3 * 8}ms",
+        )
+
+    primary.set(reply=reply)
+    asked = f"providers: {{a: {{dialect: openai, base_url: '{primary.url}/v1'}}}}\n"
+    async with gateway(asked) as (url, _), aiohttp.ClientSession() as http:
+
+        async def one(number: int) -> None:
+            key = f"own-{number:04}-" + "q7Zx81Lm"[: 3 + number % 5] * 4
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+            async with http.post(
+                f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+            ) as got:
+                text = await got.text()
+            assert got.status == 400
+            assert "you sent" in text
+            assert key[::-1] not in text
+            assert key.encode().hex() not in text
+
+        await asyncio.gather(*(one(number) for number in range(150)))
+
+
 @pytest.mark.nightly
 async def test_no_canary_on_paths_that_fail_nightly(world: World) -> None:
     await fuzz(world, RUNS)
