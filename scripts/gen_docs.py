@@ -167,8 +167,8 @@ def admin_api() -> str:
         "  jwt: {issuer: https://login.example.com/, audience: llmshield-admin, claim: groups, roles: {platform: admin}}\n"
         "  hosts: [llmshield.internal]\n  configure: [api_key, timeout, models]\n```\n",
         "Where nothing of it is set up, loopback clients may look and change nothing: whoever else runs on the machine is\n"
-        "loopback too. Ten wrong credentials from one address (IPv6: one /64), and it gets 429 and one more try every six\n"
-        "seconds. Credentials are compared by their SHA-256, all of them, in constant time.\n",
+        "loopback too. Thirty wrong credentials from one address (IPv6: one /64), and it gets 429 and one more try every two\n"
+        "seconds; keys that were right before go on. Credentials are compared by their SHA-256, all of them, in constant time.\n",
         "Web pages have no way in: `Host` has to be an address, `localhost` or a name of the policy; `Origin` and\n"
         "`Sec-Fetch-Site` must not tell of another site; what changes something is `application/json`, also where it has no\n"
         "body; there are no cookies and no CORS. Every answer forbids keeping, framing and running it.\n",

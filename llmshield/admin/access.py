@@ -5,7 +5,8 @@ sends by itself. Secrets are compared by their SHA-256, all of them, in constant
 all, loopback clients may look and change nothing: whoever else runs on this machine reaches loopback too, the guarded
 service included.
 
-Wrong credentials are throttled by address. A request without one is no guess, and is not.
+Wrong credentials are throttled by address. A request without one is no guess, and is not. A key that was right before goes
+on meanwhile: whoever shares an address with a guesser, as everything on one machine does, keeps its metrics.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Access:
             else None
         )
         self._throttle = Throttle()
+        self._proven: set[bytes] = set()
+        """Digests of keys that were shown and right; never more than there are keys."""
 
     async def start(self) -> None:
         """Get the issuer's keys. Raises: ShieldError for a file of them that can't be used, and in production for a
@@ -102,7 +105,7 @@ class Access:
                 "Send an admin key, a token of the issuer or LLMSHIELD_ADMIN_TOKEN in the Authorization header, as Bearer."
             )
         wait_s = self._throttle.wait_s(peer)
-        if wait_s:
+        if wait_s and not self._is_proven(given):
             raise Problem(
                 "too_many_attempts",
                 f"Too many wrong credentials came from this address; try again in {math.ceil(wait_s)} s.",
@@ -121,13 +124,13 @@ class Access:
         if scheme.lower() != "bearer":
             raise _refusal("The Authorization header is not the word Bearer and a key.")
         key = key.strip()
-        # Latin-1 gives back the bytes that came: a token may be any text.
-        digest = hashlib.sha256(key.encode("latin-1", "replace")).digest()
+        digest = _digest(key)
         found: Officer | None = None
         for held, name, role in self._held:  # all of them: which one it was must not be timed
             if hmac.compare_digest(held, digest):
                 found = Officer(name, role, peer)
         if found is not None:
+            self._proven.add(digest)
             return found
         if self._tokens is not None:
             try:
@@ -142,6 +145,11 @@ class Access:
                 return self._of_claims(claims, peer)
         raise _refusal("The credential is none that this gateway knows.")
 
+    def _is_proven(self, given: str) -> bool:
+        """Whether this is a key that was right before."""
+        digest = _digest(given.partition(" ")[2].strip())
+        return sum([hmac.compare_digest(held, digest) for held in self._proven]) > 0
+
     def _of_claims(self, claims: Claims, peer: str) -> Officer:
         assert self._jwt is not None
         said = claim(claims, self._jwt.claim)
@@ -155,6 +163,11 @@ class Access:
         if not name:
             raise _refusal(f"The token has no `{self._jwt.name}` that could name its owner.")
         return Officer(f"jwt:{name}", max(roles, key=RANK.__getitem__), peer)
+
+
+def _digest(key: str) -> bytes:
+    """Of the bytes that came: latin-1 gives them back, and a token may be any text."""
+    return hashlib.sha256(key.encode("latin-1", "replace")).digest()
 
 
 def _refusal(detail: str) -> Problem:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from llmshield import clock
 from llmshield.addresses import network_of
 
-BURST = 10
-EVERY_S = 6.0
-"""Ten wrong ones, and then ten a minute."""
+BURST = 30
+EVERY_S = 2.0
+"""Thirty wrong ones, and then thirty a minute."""
 _KEPT = 4096
 
 

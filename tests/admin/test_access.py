@@ -83,20 +83,25 @@ async def test_without_any_credential_loopback_may_look(peer: str, said: str) ->
 
 
 async def test_wrong_ones_are_throttled_and_none_is_no_guess() -> None:
-    made = access(keys())
+    made = access(keys(), TOKEN)
     with FrozenClock() as clock:
         for _ in range(50):
             assert "unauthenticated" == await who(made, None)
-        said = [await who(made, f"Bearer wrong-{each}") for each in range(30)]
+        assert "token admin" == await who(made, f"Bearer {TOKEN}")
+        said = [await who(made, f"Bearer wrong-{each}") for each in range(50)]
 
-        assert ["unauthenticated"] * 10 + ["too_many_attempts"] * 20 == said
-        assert "too_many_attempts" == await who(made, "Bearer operators-own-key")
+        assert ["unauthenticated"] * 30 + ["too_many_attempts"] * 20 == said
+        assert "too_many_attempts" == await who(made, "Bearer operators-own-key")  # it could be a guess
+        assert "token admin" == await who(made, f"Bearer {TOKEN}")  # it was right before
         assert "key:ops operate" == await who(made, "Bearer operators-own-key", peer="10.0.0.8")
+        assert "key:ops operate" == await who(made, "Bearer operators-own-key")
         with pytest.raises(Problem) as refused:
             await made.officer({"authorization": "Bearer x"}, "10.0.0.7")
-        assert "6" == refused.value.headers["retry-after"]
-        clock.advance(6)
-        assert "key:ops operate" == await who(made, "Bearer operators-own-key")
+        assert "2" == refused.value.headers["retry-after"]
+        clock.advance(2)
+        assert "unauthenticated" == await who(made, "Bearer x")
+        assert "too_many_attempts" == await who(made, "Bearer x")
+        assert "key:prom read" == await who(made, "Bearer what-prometheus-has", peer="10.0.0.8")
 
 
 @pytest.mark.parametrize("length", [1, 15])
