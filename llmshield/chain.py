@@ -108,7 +108,7 @@ class _Entry:
         blocking = self.plugin.blocking and not is_async
         return Step(
             self.name, hook, run, is_async, blocking, self.mode == "enforce", self.fail_open, self.timeout_s,
-            self.plugin.computes and not is_async and hook == "pre_request",
+            self.plugin.computes and not is_async and hook == "pre_request", self.plugin.long_from,
         )  # fmt: skip
 
     def under(self, exemptions: Sequence[Exemption]) -> _Entry:

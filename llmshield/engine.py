@@ -43,8 +43,6 @@ _SINGLE = frozenset(
 )  # fmt: skip
 _LARGE = 256 * 1024
 """Bytes of a body that is read in a thread: a body of many small values takes 40 ms for each half megabyte."""
-_LONG = 16 * 1024
-"""Bytes of a body from which hooks that compute leave the event loop: below it they take a few milliseconds."""
 
 
 class Engine:
@@ -169,7 +167,7 @@ class Engine:
         if tenant is not None:
             call.tags.update(tenant.tags)
         x.take(call, keeps_texts=self._keeps_texts)
-        x.trail.stretch, x.trail.long = stretch_for(len(body)), len(body) > _LONG
+        x.trail.stretch, x.trail.size = stretch_for(len(body)), len(body)
         route = self._routing.route(x, call)
         active = self._overrides(call)
         chain = x.chain = self.chain.under(active) if active else self.chain

@@ -71,6 +71,8 @@ class Plugin:
     computes: ClassVar[bool] = False
     """True: the work of `pre_request` grows with the text; for long calls it runs in a thread as well, so that one
     prompt of a megabyte does not keep all other calls waiting. It may use nothing that belongs to the event loop."""
+    long_from: int = 16 * 1024
+    """Bytes of a body above which a call is long, where `computes`: below it a hook should take a few milliseconds."""
 
     once: ClassVar[bool] = False
     """True: a policy may use it once only, under whatever name (two would count the same thing twice)."""

@@ -47,6 +47,8 @@ class Step:
     fail_open: bool
     timeout_s: float
     computes: bool = False
+    long_from: int = 0
+    """Bytes of a body from which a hook that computes leaves the event loop."""
     waits: bool = field(init=False)
     """Whether it can't be run on the spot."""
 
@@ -69,12 +71,12 @@ class Took:
 
 @dataclass(slots=True)
 class Trail:
-    """What all steps of one call did, in order. `stretch` multiplies every time limit; `long` sends hooks that
-    compute to a thread."""
+    """What all steps of one call did, in order. `stretch` multiplies every time limit; `size` are the bytes of
+    the body, which send hooks that compute to a thread."""
 
     took: list[Took] = field(default_factory=list)
     stretch: float = 1.0
-    long: bool = False
+    size: int = 0
     clamp: int | None = None
     edited: bool = False
 
@@ -90,7 +92,7 @@ def run_now(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
     Where the hook has to wait (async, or in a thread), an awaitable of that comes back instead.
     Raises: CallError (`policy_unavailable`, or `store_unavailable`) when it fails and is `on_error: closed`.
     """
-    if step.waits or (trail.long and step.computes):
+    if step.waits or (step.computes and trail.size > step.long_from):
         return _run_waiting(step, trail, call, rest)
     started = clock.monotonic()
     limit = step.timeout_s * trail.stretch

@@ -15,6 +15,8 @@ from llmshield.policy import Policy, loads
 from llmshield.testing import call
 from llmshield.verdicts import Answer, Block, Route, Target
 
+pytestmark = pytest.mark.usefixtures("idle_machine")
+
 HEAD = "from llmshield.hookspecs import Plugin, hookimpl\nfrom llmshield.verdicts import *\nimport time, asyncio\n"
 
 

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "llmshield/process_figures.py": "tests/test_metrics.py",
     "llmshield/verdicts.py": "shapes; tests/test_chain.py",
     "llmshield/secrets_shapes.py": "tables; tests/test_secrets_patterns.py goes through every row",
+    "plugins/llmshield_plugins/pii/name_words.py": "words; tests/plugins/pii/test_pii_names.py",
     "llmshield/clock.py": "three lines over the standard library; tests/test_testing.py holds it still",
 }
 """Source files without a test file of their own, and why."""

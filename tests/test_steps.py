@@ -58,7 +58,7 @@ async def test_a_hook_that_computes_leaves_the_loop_for_a_long_call_only() -> No
 
     assert run_now(made, Trail(), call("x")) is None
 
-    said = run_now(made, Trail(long=True), call("x"))
+    said = run_now(made, Trail(size=1), call("x"))
 
     assert inspect.isawaitable(said)
     assert await said is None
@@ -85,6 +85,7 @@ async def test_hooks_that_compute_leave_the_loops_own_threads_alone() -> None:
     assert not free.startswith("llmshield")
 
 
+@pytest.mark.usefixtures("idle_machine")
 def test_a_sync_hook_that_took_too_long_has_failed() -> None:
     """Sync code can't be cut off: it sees the deadline, and what it says too late is not heard."""
     seen = []

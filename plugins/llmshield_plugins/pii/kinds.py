@@ -55,13 +55,16 @@ PRESIDIO = {
     "UkPostcodeRecognizer": "UK_POSTCODE", "UrlRecognizer": "URL", "UuidRecognizer": "UUID",
 }  # fmt: skip
 
-BROAD = frozenset({"CA_POSTAL_CODE", "DATE_TIME", "DE_PLZ", "UK_POSTCODE", "URL", "UUID"})
+NAMES = frozenset({"PERSON", "LOCATION", "ORGANIZATION"})
+"""Found by the names model (`names.py`), in what is sent; it needs numpy, which the extra `[pii]` brings."""
+
+BROAD = frozenset({"CA_POSTAL_CODE", "DATE_TIME", "DE_PLZ", "ORGANIZATION", "UK_POSTCODE", "URL", "UUID"})
 """Not part of `"*"`: found only when a policy names them."""
 
-LATER = frozenset({"PERSON", "LOCATION", "ORGANIZATION", "NRP"})
-"""Need a model that reads sentences; there is none yet."""
+LATER = frozenset({"NRP"})
+"""Needs a model of its own; there is none yet."""
 
-KNOWN = OWN | frozenset(PRESIDIO.values()) | LATER
+KNOWN = OWN | frozenset(PRESIDIO.values()) | NAMES | LATER
 
 
 def presidio_installed() -> bool:
@@ -69,6 +72,12 @@ def presidio_installed() -> bool:
     return find_spec("presidio_analyzer") is not None
 
 
+def numpy_installed() -> bool:
+    """Whether the names model can run."""
+    return find_spec("numpy") is not None
+
+
 def available() -> frozenset[str]:
     """The kinds that can be found with what is installed, broad ones included."""
-    return OWN | (frozenset(PRESIDIO.values()) if presidio_installed() else frozenset())
+    found = OWN | (frozenset(PRESIDIO.values()) if presidio_installed() else frozenset())
+    return found | NAMES if numpy_installed() else found

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypedDict
 
+from llmshield_plugins.pii.detector import Found
 from llmshield_plugins.pii.settings import EntityRule
-from llmshield_plugins.pii.walker import Walker
 
 
 class Span(TypedDict):
@@ -32,14 +32,14 @@ class ScanVerdict(TypedDict):
 class Scanner:
     """Made by `Pii.scanner(settings)`."""
 
-    def __init__(self, walker: Walker, rules: Mapping[str, EntityRule]) -> None:
-        self._walker = walker
+    def __init__(self, read: Callable[[str], list[Found]], rules: Mapping[str, EntityRule]) -> None:
+        self._read = read
         self._rules = rules
 
     def scan(self, text: str, role: str = "user") -> ScanVerdict:
         """The verdict for any text, empty and broken ones included; a policy's kinds count the same in each role."""
         begin = time.perf_counter()
-        found = self._walker.whole(text)
+        found = self._read(text)
         action = "allow"
         if found:
             action = "block" if any(self._rules[f.kind].action == "block" for f in found) else "flag"

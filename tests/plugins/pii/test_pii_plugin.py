@@ -220,7 +220,8 @@ def test_joined_output_is_the_oracles_with_restore(
     ("settings", "message"),
     [
         ({"entities": {"EMAIL_ADRESS": {}}}, "did you mean 'EMAIL_ADDRESS'"),
-        ({"entities": {"PERSON": {}}}, "not built yet"),
+        ({"entities": {"NRP": {}}}, "not built yet"),
+        ({"entities": {"PERSON": {}}, "names": False}, "names: true"),
         ({"entities": {"EMAIL_ADDRESS": {"action": "blok"}}}, "action"),
         ({"entities": {"EMAIL_ADDRESS": {"keep": 1}}}, "keep"),
         ({"entities": {"DE_KFZ": {}}, "presidio": False}, "needs presidio"),
