@@ -112,7 +112,10 @@ class Model:
         """The one in this package. Raises: ImportError without numpy."""
         import numpy
 
-        with resources.files(__package__).joinpath("names.npz").open("rb") as file, numpy.load(file) as kept:
+        with (
+            resources.files("llmshield_plugins.pii").joinpath("names.npz").open("rb") as file,
+            numpy.load(file) as kept,
+        ):
             rows = kept["rows"].astype(numpy.float32) * kept["scale"]
             return cls(rows, kept["between"], kept["begin"], {name: kept[name] for name in LISTS})
 
