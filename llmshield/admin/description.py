@@ -100,7 +100,7 @@ def _operation(route: Route) -> dict[str, Any]:
         }
     elif route.method == "POST":
         nothing = {"type": "object", "additionalProperties": False}
-        made["requestBody"] = {"required": False, "content": {"application/json": {"schema": nothing}}}
+        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": nothing}}}
     return made
 
 

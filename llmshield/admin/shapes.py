@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from llmshield.policy.section import NAME
-from llmshield.policy.units import DURATION, positive_duration
+from llmshield.policy.units import positive_duration
 from llmshield.windows import iso
 
 
@@ -38,10 +38,12 @@ TenantPart: TypeAlias = Annotated[str, StringConstraints(pattern=_TENANT)]
 """A tenant's name as the record has it; one that a token's claim gave may hold `@`, `+`, `~` and `%XX`."""
 ModelName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
 """A model as it is sent to the provider: visible ASCII."""
+_WHOLE = r"^([1-9][0-9]{0,5}(ms|s)|[1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h|([1-9][0-9]?|[12][0-9]{2}|3[0-5][0-9]|36[0-6])d)$"
+"""What the description says of a length: whole numbers up to 366d. Fractions (`1.5h`) are read as well."""
 Length: TypeAlias = Annotated[
     float,
     BeforeValidator(positive_duration),
-    WithJsonSchema({"type": "string", "pattern": DURATION, "examples": ["30s", "10m", "24h", "7d"]}),
+    WithJsonSchema({"type": "string", "pattern": _WHOLE, "examples": ["30s", "10m", "24h", "7d"]}),
 ]
 """Seconds, from `10m`."""
 Usd: TypeAlias = Annotated[str, Field(pattern=r"^-?[0-9]{1,12}\.[0-9]{12}$", examples=["0.012345678900"])]

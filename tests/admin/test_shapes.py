@@ -1,9 +1,11 @@
 """The small types of the admin API."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from llmshield.admin.shapes import Length, ModelName, NamePart, TenantPart, Words, moment
+from llmshield.admin.shapes import _WHOLE, Length, ModelName, NamePart, TenantPart, Words, moment
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,8 @@ def test_small_types(kind: object, good: list[object], bad: list[object]) -> Non
 )
 def test_moments(ms: float, shown: str | None) -> None:
     assert shown == moment(ms)
+
+
+@given(st.from_regex(_WHOLE, fullmatch=True))
+def test_what_the_description_says_of_a_length_is_read(text: str) -> None:
+    assert 0 < TypeAdapter(Length).validate_python(text) <= 366 * 86_400
