@@ -34,3 +34,10 @@ def speakable(text: str) -> str:
 def marked(name: str, family: str, form: str) -> Signature:
     """A literal that is sure by itself, as a signature."""
     return Signature(name, family, "", 1.0, 1.0, literal(form), literal(form, squeezed=True) or None, "", "")
+
+
+def group_of(signature: Signature) -> str:
+    """Which Set a signature belongs in; the user's own may hold anything."""
+    if not signature.example:
+        return "any"
+    return "roleplay" if signature.family == "roleplay_jailbreak" else "orders"

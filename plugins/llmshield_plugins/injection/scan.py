@@ -18,7 +18,7 @@ from llmshield import clock
 from . import contexts, learned, views
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
-from .literals import forms, literal, marked, speakable
+from .literals import forms, group_of, literal, marked, speakable
 from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .matches import finditer
@@ -35,15 +35,10 @@ _RATED_FACTOR: Final = 5
 _RATED_FACTOR_LONG: Final = 2
 # Spans reported of one signature in one view: enough to show, little to look up.
 _MAX_SPANS: Final = 4
-# Views of the same words, or of no words: the trained scorer has nothing to add there.
+# Views of the same words, or of no words: the trained scorer has nothing to add there, unless the text is short and its
+# words may be readable there only.
 _UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", "word_order"})
-
-
-def _group(signature: Signature) -> str:
-    """Which Set a signature belongs in; the user's own may hold anything."""
-    if not signature.example:
-        return "any"
-    return "roleplay" if signature.family == "roleplay_jailbreak" else "orders"
+_REREAD, _SHORT = frozenset({"unmarked", "joined", "leet"}), 1_000
 
 
 # From here on the trained scorer speaks for itself even where all that has a name is a mention.
@@ -71,7 +66,7 @@ class Scanner:
         self._common = self._talk + 1
         self._noise = ([self._common], [self._talk, self._common])
         self._matcher = Matcher(
-            [Pattern(s.pattern, _group(s)) for s in signatures]
+            [Pattern(s.pattern, group_of(s)) for s in signatures]
             + [trigger.pattern for trigger in self._triggers]
             + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
         )
@@ -94,11 +89,8 @@ class Scanner:
         first = min((rules.flag_at, *(flag_at for flag_at, _ in rules.points.values())))
         self._least = max(_LIKELY, min(1.0, first / self._learned)) if self._learned else 1.0
         self._raw = bool(rules.own or rules.deny or rules.canary)
-        self._own = [
-            index
-            for index, s in enumerate(signatures)
-            if not s.example and s.family not in ("deny", "prompt_leak")
-        ]
+        fixed = ("deny", "prompt_leak")
+        self._own = [i for i, s in enumerate(signatures) if not s.example and s.family not in fixed]
         self._overlap = max(OVERLAP, 2 * max(map(len, rules.deny), default=0))
         self._allow = (
             re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in forms(text)))
@@ -170,7 +162,13 @@ class Scanner:
         else:
             text = speakable(text)
         return self._walk(
-            View("text", text), matched, role, likeness=likeness, deadline=deadline, length=length
+            View("text", text),
+            matched,
+            role,
+            likeness=likeness,
+            deadline=deadline,
+            length=length,
+            exact=exact,
         )
 
     def _like(self, view: View, rated: learned.Learned) -> Hit:
@@ -256,13 +254,13 @@ class Scanner:
 
     def _walk(
         self, root: View, matched: list[int] | None, role: str, *, likeness: bool, deadline: float | None,
-        length: int,
+        length: int, exact: bool,
     ) -> Sequence[Hit]:  # fmt: skip
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
         found: dict[int, list[View]] = {}
         talk = exhausted = False
-        like, liked = learned.NOTHING, root
+        readable: list[View] = []
         rateable = (
             _RATED_BASE + _RATED_FACTOR * len(root.text)
             if not length
@@ -296,7 +294,7 @@ class Scanner:
             matched = None
             if view.text is not given:
                 # Views that show an allowed literal disguised are no evidence against it.
-                like = learned.NOTHING
+                readable.clear()
                 rateable = len(view.text) if likeness else 0
             fired: list[int] = []
             for index in sorted(indices):
@@ -306,11 +304,13 @@ class Scanner:
                     talk = talk or index == self._talk
                 else:
                     fired.append(index - self._first_trigger)
-            if rateable > 0 and (self._common in indices or view.depth == 0) and view.name not in _UNRATED:
+            common = self._common in indices
+            rates = common or view.depth == 0
+            if view.name in _UNRATED:
+                rates = common and view.name in _REREAD and len(view.text) <= _SHORT
+            if rates and rateable > 0:
                 rateable -= len(view.text)
-                rated = learned.rate(view.text, max(_LIKELY, like.score), length)
-                if rated.score > like.score:
-                    like, liked = rated, view
+                readable.append(view)
             if not again:
                 continue
             if view.depth < views.MAX_DEPTH:
@@ -324,8 +324,15 @@ class Scanner:
                         queue.extend((made, trigger.then == "read") for made in trigger.make(view))
                 if opened is not view:
                     queue.appendleft((opened, True))
-                if self._common not in indices and view.name not in ("squeezed", "rail_fence"):
+                if not common and view.name not in ("squeezed", "rail_fence"):
                     queue.extend((made, False) for made in views.of_no_words(view))
+        # Alone, a weak likeness says nothing; beside something else it does.
+        least = _LIKELY if exact or found or exhausted else self._least
+        like, liked = learned.NOTHING, root
+        for view in readable:
+            rated = learned.rate(view.text, max(least, like.score), length)
+            if rated.score > like.score:
+                like, liked = rated, view
         hits = [self._like(liked, like)] if like.score >= _LIKELY else []
         if not found and not exhausted and not hits:
             return ()
