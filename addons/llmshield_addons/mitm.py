@@ -331,7 +331,9 @@ class LLMShield(Known):
             flow.response = self.answer(about["family"])
             return
         self.count("rewritten", host, client.peername[0])
-        to = getattr(flow.server_conn, "llmshield_to", None) or (request.host, request.port)
+        # Plain HTTP names its host in the request alone: in transparent mode the destination is an address.
+        to = getattr(flow.server_conn, "llmshield_to", None) if sni else None
+        to = to or (host, request.port)
         named = request.host_header or host
         self.let[client.id].add(self.gateway)
         if request.is_http2 and "content-length" not in request.headers and request.method in _WITH_BODY:

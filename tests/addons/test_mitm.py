@@ -165,7 +165,8 @@ def judge(case):
     if flow.response is not None:
         return [flow.response.status_code, json.loads(flow.response.content)["error"]["type"]]
     told = flow.request.headers.get("x-llmshield-origin")
-    return [flow.request.host, flow.request.port, flow.request.host_header, flow.request.stream, bool(told)]
+    to = json.loads(told)["dst"][0] if told else False
+    return [flow.request.host, flow.request.port, flow.request.host_header, flow.request.stream, to]
 
 result = [judge(case) for case in given["cases"]]
 """
@@ -177,9 +178,12 @@ def test_requests_that_mitmproxy_reads(inside: Any, said: dict[str, Any]) -> Non
     websocket = {"connection": "upgrade", "upgrade": "websocket"}
     grpc = {"content-type": "application/grpc"}
     table: list[tuple[dict[str, Any], list[Any]]] = [
-        ({"host": "api.openai.com"}, [*gateway, "api.openai.com", True, True]),
-        ({"host": "api.openai.com", "headers": websocket}, [*gateway, "api.openai.com", True, True]),
-        ({"host": "api.openai.com", "headers": grpc}, [*gateway, "api.openai.com", True, True]),
+        ({"host": "api.openai.com"}, [*gateway, "api.openai.com", True, "api.openai.com"]),
+        (
+            {"host": "api.openai.com", "headers": websocket},
+            [*gateway, "api.openai.com", True, "api.openai.com"],
+        ),
+        ({"host": "api.openai.com", "headers": grpc}, [*gateway, "api.openai.com", True, "api.openai.com"]),
         (
             {"host": "api.openai.com", "headers": websocket, "said": {"websocket": "pass"}},
             ["api.openai.com", 80, "api.openai.com", True, False],
@@ -193,7 +197,10 @@ def test_requests_that_mitmproxy_reads(inside: Any, said: dict[str, Any]) -> Non
         ({"host": "other.example", "port": 25}, [403, "forbidden"]),
         ({"host": "169.254.169.254"}, [403, "forbidden"]),
         ({"host": "127.0.0.1", "port": 4712, "said": {"ports": [4712]}}, [403, "forbidden"]),
-        ({"host": "198.51.100.7", "header": "api.openai.com"}, [*gateway, "api.openai.com", True, True]),
+        (
+            {"host": "198.51.100.7", "header": "api.openai.com"},
+            [*gateway, "api.openai.com", True, "api.openai.com"],
+        ),
     ]
     got = inside(REQUESTS, {"said": said, "cases": [case for case, _ in table]})
 
