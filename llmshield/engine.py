@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import CoroutineType
+from typing import cast
 
 from llmshield import clock, redact
 from llmshield.asking import Asking
@@ -99,7 +100,7 @@ class Engine:
         if incoming.on_begin is not None:
             incoming.on_begin(x)
         if self._witness is not None:
-            x.witness, x.client = self._witness, Gate(client, self._witness, x)
+            x.witness, x.client = self._witness, cast("Client", Gate(client, self._witness, x))
         task = asyncio.current_task()
         if task is not None:
             self._live.add(task)

@@ -51,7 +51,8 @@ class Links:
 
     def __init__(self, settings: LinkSettings) -> None:
         self._listed = compile_globs(settings.hosts, ignore_case=True) if settings.hosts else _nobody
-        self._images, self._links = settings.images, settings.links
+        self._images: Do = settings.images
+        self._links: Do = settings.links
 
     def judge(self, before: str, host: str) -> tuple[str, Do]:
         """What an address at a host is, `image` or `link`, and what happens to it; `before` ends where it begins."""
