@@ -60,6 +60,9 @@ class Piece:
     repeats: bool = False
     shadows: tuple[tuple[Any, Any], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Piece of {self.channel}>"
+
 
 @dataclass(slots=True)
 class Event:
@@ -82,6 +85,9 @@ class Event:
     hidden: bool = False
     error: UpstreamError | None = None
     again: bool = False
+
+    def __repr__(self) -> str:  # what a provider says may quote a key, or be somebody's answer
+        return f"<Event {self.name!r} {len(self.pieces)} pieces, {len(self.raw)} bytes>"
 
 
 @dataclass(slots=True)
