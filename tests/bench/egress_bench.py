@@ -316,7 +316,7 @@ async def echo(folder: Path) -> AsyncIterator[int]:
     context.load_cert_chain(folder / "echo.crt", folder / "echo.key")
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
             while data := await reader.read(65536):
                 writer.write(data)
         writer.transport.abort()
