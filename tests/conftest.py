@@ -24,7 +24,7 @@ import pytest
 import uvloop
 from hypothesis import settings
 
-from llmshield import clock
+from llmshield import clock, redact
 from llmshield.egress import interpreter
 from llmshield.egress.ca import Store
 from llmshield.policy import loads
@@ -36,6 +36,19 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 settings.register_profile("house", deadline=None)  # a busy machine is no defect; time is the bench's
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _secrets_of_one_test() -> Iterator[None]:
+    """What a test makes known as a secret is hidden in no other one."""
+    known = redact._known
+    before = set(known.values)
+    yield
+    if known.values != before:
+        with known.lock:
+            known.values.clear()
+            known.values.update(before)
+            known.expressions = None
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def scanner(name: str, policy: Path | None) -> Any:
 
     if policy is None:
         found: Any = registry.find("plugin", name)
-        settings = found.Settings()
+        settings = found.scan_settings() if hasattr(found, "scan_settings") else found.Settings()
     else:
         loaded = policy_at(policy, "scan")
         entry = next((e for e in loaded.plugins if name in {e.name, e.use}), None)

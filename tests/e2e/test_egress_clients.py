@@ -421,7 +421,24 @@ def test_a_client_that_nobody_changed(
     room: Room = request.getfixturevalue(place)
     name = f"{client} {way}"
 
-    assert room.answers[name] == reference.answers[name]
+    assert without_cuts(room.answers[name]) == without_cuts(reference.answers[name])
+
+
+def without_cuts(answer: object) -> object:
+    """A streamed body as its events, texts joined: where a guard lets text go depends on which events came together."""
+    if not isinstance(answer, str):
+        return answer
+    events = base64.b64decode(answer).decode().split("\n\n")
+    said, others = "", []
+    for event in events:
+        if event.startswith("data: {"):
+            tree = json.loads(event.removeprefix("data: "))
+            for choice in tree.get("choices", ()):
+                said += choice.get("delta", {}).pop("content", None) or ""
+            others.append(tree)
+        else:
+            others.append(event)
+    return said, others
 
 
 @pytest.mark.parametrize("place", ["in_a_room", "by_rules"])

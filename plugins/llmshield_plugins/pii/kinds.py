@@ -58,7 +58,7 @@ PRESIDIO = {
 NAMES = frozenset({"PERSON", "LOCATION", "ORGANIZATION"})
 """Found by the names model (`names.py`), in what is sent; it needs numpy, which the extra `[pii]` brings."""
 
-BROAD = frozenset({"CA_POSTAL_CODE", "DATE_TIME", "DE_PLZ", "ORGANIZATION", "UK_POSTCODE", "URL", "UUID"})
+BROAD = frozenset({"CA_POSTAL_CODE", "DATE_TIME", "DE_PLZ", "UK_POSTCODE", "URL", "UUID"}) | NAMES
 """Not part of `"*"`: found only when a policy names them."""
 
 LATER = frozenset({"NRP"})

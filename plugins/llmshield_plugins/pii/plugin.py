@@ -84,6 +84,12 @@ class Pii(Plugin):
         self._walker.whole(WARM_UP)
 
     @classmethod
+    def scan_settings(cls) -> PiiSettings:
+        """What `llmshield scan` finds without a policy: every kind, places and organisations included."""
+        named = kinds.NAMES if kinds.numpy_installed() else ()
+        return PiiSettings(entities={kind: EntityRule() for kind in ("*", *named)})
+
+    @classmethod
     def scanner(cls, settings: PiiSettings) -> Scanner:
         """What `llmshield scan --plugin pii` uses: one verdict for one text, no call around it."""
         plugin = cls(settings)
