@@ -87,9 +87,11 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
 
 
 def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozenset()) -> dict[str, str]:
-    """The provider's headers for the client, `listed` ones of `LISTABLE` too. One with a control character or another byte that no header may hold
-    (RFC 9110, 5.5) is left out: the HTTP client reads answers leniently, the next hop might split there. So are
-    those that make a head too long for clients."""
+    """The provider's headers for the client, `listed` ones of `LISTABLE` too.
+
+    One with a control character or another byte that no header may hold (RFC 9110, 5.5) is left out: the HTTP client
+    reads answers leniently, the next hop might split there. So are those that make a head too long for clients.
+    """
     nominated = _nominated(headers)
     out = {
         name: value

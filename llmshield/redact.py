@@ -142,7 +142,7 @@ def version() -> object:
 
 
 class _OfCall:
-    """What one client sent along; taken apart when something is to be redacted, which most calls never need."""
+    """What one client sent along; taken apart when the first text is looked at."""
 
     __slots__ = ("_edges", "_expression", "_headers", "_query", "_values")
 
@@ -177,7 +177,7 @@ _call: ContextVar[_OfCall | None] = ContextVar("llmshield_secrets_of_call", defa
 
 def hold_of_call(headers: Mapping[str, str], query: str = "") -> None:
     """From now on, in this task and those it starts, hide what these headers (lower-case names) and this query say
-    that is secret: keys, cookies, logins. Costs nothing until something is redacted."""
+    that is secret: keys, cookies, logins. They are taken apart when the first text is looked at: an answer's head."""
     _call.set(_OfCall(headers, query))
 
 
