@@ -34,9 +34,11 @@ from mitmproxy.proxy.layers.tls import ClientTLSLayer
 if TYPE_CHECKING:
     from llmshield_addons.llmshield_known import Known, ip_of
     from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
+    from llmshield_addons.llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
 else:  # mitmproxy and Python put a script's own folder on the path
     from llmshield_known import Known, ip_of
     from llmshield_splice import Closed, Splice, to_gateway
+    from llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
 
 log = logging.getLogger("llmshield")
 
@@ -82,6 +84,7 @@ class LLMShield(Known):
         super().__init__(said)
         self.token: str = said["token"]
         self.errors: dict[str, dict[str, Any]] = said["errors"]
+        self.malformed: dict[str, dict[str, Any]] = said["malformed"]
         self.unlisted: str = said["unlisted"]
         self.on_no_sni: str = said["on_no_sni"]
         self.passes = {"websocket": said["websocket"] == "pass", "grpc": said["grpc"] == "pass"}
@@ -96,6 +99,7 @@ class LLMShield(Known):
     # -- life --------------------------------------------------------------------------------------------------
 
     def running(self) -> None:
+        speak()
         # Else mitmproxy opens a connection to the real provider for each client, and copies names into our leaf.
         ctx.options.update(connection_strategy="lazy", upstream_cert=False)
         self._resolving = asyncio.get_running_loop().create_task(self._resolve())
@@ -152,11 +156,13 @@ class LLMShield(Known):
 
     def answer(self, family: str, status: int = 503, message: str = "") -> http.Response:
         """An answer of our own in the words of a family of providers."""
-        said = self.errors.get(family) or self.errors[""]
-        body = (
-            said["body"] if not message else json.dumps({"error": {"message": message, "type": "forbidden"}})
-        )
-        return http.Response.make(status, body.encode(), {**said["headers"], "x-llmshield-action": "block"})
+        said = {**(self.errors.get(family) or self.errors[""]), "status": status}
+        if message:
+            said["headers"] = {
+                name: value for name, value in said["headers"].items() if name != "retry-after"
+            }
+            said["body"] = json.dumps({"error": {"message": message, "type": "forbidden"}})
+        return answer(said)
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
@@ -316,6 +322,9 @@ class LLMShield(Known):
                 self.count("passed", host, client.peername[0])
                 self.let[client.id].add((request.host, request.port))
             return
+        family = about["family"]
+        flow.metadata[UNAVAILABLE] = self.errors.get(family) or self.errors[""]
+        flow.metadata[MALFORMED] = self.malformed.get(family) or self.malformed[""]
         kind = "grpc" if request.headers.get("content-type", "").startswith("application/grpc") else (
             "websocket" if request.headers.get("upgrade", "").lower() == "websocket" else "")  # fmt: skip
         if kind and self.passes[kind]:
@@ -328,7 +337,7 @@ class LLMShield(Known):
             return
         if not self.gateway_up:
             request.stream = False
-            flow.response = self.answer(about["family"])
+            flow.response = self.answer(family)
             return
         self.count("rewritten", host, client.peername[0])
         # Plain HTTP names its host in the request alone: in transparent mode the destination is an address.

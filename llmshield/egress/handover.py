@@ -49,6 +49,7 @@ def handover(
         "on_crash": egress.on_crash,
         "own": [list(each) for each in own],
         "errors": {"": unavailable("openai"), **{family: unavailable(family) for family in _PATHS}},
+        "malformed": {"": malformed("openai"), **{family: malformed(family) for family in _PATHS}},
     }
 
 
@@ -61,7 +62,17 @@ def unavailable(family: str) -> dict[str, Any]:
         status=503,
         code="gateway_unavailable",
     )
+    said = _written(family, error)
+    said["headers"]["retry-after"] = f"{RETRY_S:.0f}"
+    return said
+
+
+def malformed(family: str) -> dict[str, Any]:
+    """What a client is told whose request the proxy itself can't read, or won't."""
+    return _written(family, CallError("bad_request", "The request is malformed HTTP; it was not sent on."))
+
+
+def _written(family: str, error: CallError) -> dict[str, Any]:
     reply = Dialects().for_errors(_PATHS[family], {}).write_error(error, "")
     headers = {name: value for name, value in reply.headers.items() if value}
-    headers["retry-after"] = f"{RETRY_S:.0f}"
     return {"status": reply.status, "headers": headers, "body": reply.body.decode()}

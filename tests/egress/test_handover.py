@@ -22,10 +22,11 @@ egress:
 
 def test_all_that_the_proxy_needs() -> None:
     said = handover(policy(POLICY), ("127.0.0.1", 1), "t", (("127.0.0.1", 2),))
-    errors = said.pop("errors")
+    errors, malformed = said.pop("errors"), said.pop("malformed")
 
     assert said == json.loads(json.dumps(said))
-    assert {"", "openai", "anthropic", "gemini"} == set(errors)
+    assert {"", "openai", "anthropic", "gemini"} == set(errors) == set(malformed)
+    assert {400} == {each["status"] for each in malformed.values()}
     assert said == {
         "gateway": ["127.0.0.1", 1], "token": "t", "own": [["127.0.0.1", 2]],
         "hosts": {"api.openai.com": {"family": "openai", "connect": ["127.0.0.1", 9443]},

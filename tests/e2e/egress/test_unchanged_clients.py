@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from llmshield.egress.ca import Store
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 URLS = tuple(f"https://{host}" for host in HOSTS)
 OTHER = "api.mistral.ai"
