@@ -62,6 +62,7 @@ class Attempts:
         self._keys = keys
         self._translations = translations
         self._faults = faults
+        self._timeouts: dict[tuple[str, bool], tuple[Provider | None, Timeouts]] = {}
         longest = max((provider.timeout.total for provider in policy.providers.values()), default=0.0)
         self.call_s = policy.server.limits.call or max(_CALL_S, longest)
         """Seconds that a call may take with all its attempts and waits."""
@@ -146,7 +147,7 @@ class Attempts:
         headers = self._headers(x, told, dialect, name, own_key=own_key and translation is None)
         if not posts:
             headers.pop("content-type", None)
-        timeouts = timeouts_of(provider, streamed=asked.stream)
+        timeouts = self._timeouts_of(name, provider, streamed=asked.stream)
         if x.first_token is not None and x.first_token < timeouts.first_token:
             timeouts = replace(timeouts, first_token=x.first_token)
         if attempt.number > 1 or self.call_s < timeouts.total:
@@ -156,6 +157,12 @@ class Attempts:
             await x.witness.ask(x)
         listed = provider.reply_headers if provider is not None else frozenset[str]()
         return Prepared(request, transport, timeouts, dialect, asked, translation, listed)
+
+    def _timeouts_of(self, name: str, provider: Provider | None, *, streamed: bool) -> Timeouts:
+        held = self._timeouts.get((name, streamed))
+        if held is None or held[0] is not provider:
+            held = self._timeouts[name, streamed] = (provider, timeouts_of(provider, streamed=streamed))
+        return held[1]
 
     def _is_first_host(self, x: Exchange, provider: Provider | None) -> bool:
         """Whether this provider is at the host of the first one that the policy's route names."""

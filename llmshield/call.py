@@ -129,8 +129,7 @@ FilterFactory: TypeAlias = "Callable[[Channel], TextFilter | None]"
 Phase: TypeAlias = Literal["guard", "restore"]
 
 
-@dataclass(slots=True, frozen=True)
-class AttachedFilter:
+class AttachedFilter(NamedTuple):
     """A filter factory that a plugin hung on a Reply."""
 
     plugin: str

@@ -8,7 +8,7 @@ exactly once, every end callback runs exactly once on every path out, and every 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import CoroutineType
 from typing import cast
 
@@ -207,17 +207,11 @@ class Engine:
     def _read_head(self, x: Exchange) -> None:
         """Method, canonical path, query and headers. Raises: CallError `bad_request`."""
         incoming = x.incoming
-        headers: dict[str, str] = {}
+        raw = incoming.headers
         doubled = False
-        for raw_name, raw_value in incoming.headers:
-            name = name_of(raw_name)
-            value = raw_value.decode("latin-1")
-            if name in headers:
-                if name in _SINGLE and headers[name] != value:
-                    doubled = True
-                elif name not in _SINGLE:
-                    value = f"{headers[name]}, {value}"
-            headers[name] = value
+        headers = {name_of(name): value.decode("latin-1") for name, value in raw}
+        if len(headers) != len(raw):
+            headers, doubled = _joined(raw)
         x.headers = headers
         redact.hold_of_call(headers, incoming.raw_query.decode("latin-1"))
         x.method = incoming.method
@@ -349,6 +343,22 @@ class Engine:
             if type(verdict) is Block:
                 raise verdict.error(step.plugin)
         await self._passing.pass_through(x, call, body)
+
+
+def _joined(raw: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], bool]:
+    """Headers some of which came more than once, joined (RFC 9110, 5.3); True where one may stand once and differs."""
+    headers: dict[str, str] = {}
+    doubled = False
+    for raw_name, raw_value in raw:
+        name = name_of(raw_name)
+        value = raw_value.decode("latin-1")
+        if name in headers:
+            if name in _SINGLE and headers[name] != value:
+                doubled = True
+            elif name not in _SINGLE:
+                value = f"{headers[name]}, {value}"
+        headers[name] = value
+    return headers, doubled
 
 
 def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from llmshield.redact import SECRET_HEADERS, redact_foreign, shows_secret
+from llmshield.redact import SECRET_HEADERS, SHORTEST, redact_foreign, shows_secret
 
 _HOP_BY_HOP = frozenset(
     # RFC 9110, 7.6.1, and what older hops still send
@@ -100,7 +100,8 @@ def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozense
     }
     if sum(map(len, out.values())) > _HEAD or len(out) > _LINES:
         _shorten(out)
-    if shows_secret("\n".join(out.values())):  # a provider that quotes the key, in a head of all places
+    said = [value for value in out.values() if len(value) >= SHORTEST]  # shorter ones can't hold one
+    if said and shows_secret("\n".join(said)):  # a provider that quotes the key, in a head of all places
         out = {name: redact_foreign(value) for name, value in out.items()}
     return out
 

@@ -66,7 +66,7 @@ class Text:
     as well, with `is_name`.
     """
 
-    __slots__ = ("_call", "_holder", "_key", "_path", "_sealed", "is_name", "kind", "role")
+    __slots__ = ("_call", "_holder", "_key", "_path", "_print", "_sealed", "is_name", "kind", "role")
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class Text:
         self._path = path
         self.is_name = is_name
         self._sealed = sealed
+        self._print: tuple[str, bytes] | None = None
 
     @property
     def value(self) -> str:
@@ -96,6 +97,13 @@ class Text:
             return str(self._key)
         value = self._holder[self._key]
         return value if type(value) is str else _number_text(value)
+
+    def fingerprint(self, value: str) -> bytes:
+        """`fingerprint(value)` of this text's `value`, made once for all guards that ask."""
+        held = self._print
+        if held is None or held[0] is not value:
+            held = self._print = (value, fingerprint(value))
+        return held[1]
 
     @property
     def place(self) -> str:
@@ -228,30 +236,34 @@ class Finding:
 Proposal: TypeAlias = Edit | Clamp | Finding
 
 
+_keyed = hashlib.sha256(secrets.token_bytes(64))
+
+
+def fingerprint(text: str) -> bytes:
+    """16 bytes that stand for a text: its SHA-256 under a random key of this process, cut."""
+    made = _keyed.copy()
+    made.update(text.encode("utf-8", "surrogatepass"))
+    return made.digest()[:16]
+
+
 class CleanTexts:
     """Texts that a guard has judged and found clean, so that it need not judge them again.
 
     A chat sends its system prompt, its tools and all that was said with every call; only the last message is new.
-    Kept are 16 bytes of a hash under a key of this object, never a text; at most `2 * size` of them, the last used.
-    One object for one guard under one policy: what is clean for it says nothing for another. May be used from threads.
+    Kept are fingerprints, never a text; at most `2 * size` of them, the last used. What is judged differently (by its
+    role) is told apart by what the guard puts behind the fingerprint. One object for one guard under one policy: what is
+    clean for it says nothing for another. May be used from threads.
     """
 
-    __slots__ = ("_hash", "_new", "_old", "_size")
+    __slots__ = ("_new", "_old", "_size")
 
     LEAST = 48
     """Characters from which a text is worth the hash; shorter ones are read as fast."""
 
     def __init__(self, size: int = 4096) -> None:
-        self._hash = hashlib.sha256(secrets.token_bytes(64))
         self._size = size
         self._new: set[bytes] = set()
         self._old: set[bytes] = set()
-
-    def key(self, text: str, about: bytes = b"") -> bytes:
-        """The hash of a text; `about` tells apart what is judged differently (its role)."""
-        made = self._hash.copy()
-        made.update(about + b"\0" + text.encode("utf-8", "surrogatepass"))
-        return made.digest()[:16]
 
     def __contains__(self, key: bytes) -> bool:
         if key in self._new:

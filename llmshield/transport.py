@@ -134,15 +134,12 @@ class HttpTransport:
             path = f"{path}?{request.query}"
         headers = request.headers
         body = request.body
-        head = f"{request.method} {path}{self._start}" + "".join(
-            [f"{name}: {value}\r\n" for name, value in headers.items()]
-        )
+        fields = "\r\n".join(map(": ".join, headers.items())) + "\r\n" if headers else ""
         lines = len(headers) + 2
         if body or request.method in {"POST", "PUT", "PATCH"}:
-            head = f"{head}content-length: {len(body)}\r\n\r\n"
+            fields = f"{fields}content-length: {len(body)}\r\n"
             lines += 1
-        else:
-            head += "\r\n"
+        head = f"{request.method} {path}{self._start}{fields}\r\n"
         if head.count("\n") != lines + 1 or head.count("\r") != lines + 1 or "\0" in head or " " in path:
             raise UpstreamError("reset", "The request has a line break or a blank where none may be.")
         try:

@@ -51,6 +51,13 @@ def _secrets_of_one_test() -> Iterator[None]:
             known.expressions = None
 
 
+@pytest.fixture(autouse=True)
+def _waits_of_one_test() -> None:
+    """What the machine kept this thread waiting before a test excuses no lateness in it."""
+    clock._mark.at = float("-inf")
+    clock.mark()
+
+
 @pytest.fixture
 def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing excuses a hook that is late: as if no thread had ever been kept waiting."""

@@ -1,5 +1,6 @@
 """Texts of a call: places that name nobody, renamed keys whose values follow them."""
 
+import hashlib
 import time
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from llmshield.call import Call, Text
 from llmshield.testing import read
-from llmshield.texts import CleanTexts
+from llmshield.texts import CleanTexts, fingerprint
 
 
 def tool_call(arguments: Any) -> Call:
@@ -82,11 +83,11 @@ def test_renaming_is_linear() -> None:
 
 def test_clean_texts_are_known_again_and_never_kept() -> None:
     clean = CleanTexts(size=3)
-    keys = [clean.key(f"text number {number}") for number in range(10)]
+    keys = [fingerprint(f"text number {number}") for number in range(10)]
 
-    assert keys[0] == clean.key("text number 0")
-    assert len({clean.key("a"), clean.key("a", b"tool"), clean.key("b"), clean.key("\ud83d")}) == 4
-    assert clean.key("a") != CleanTexts().key("a"), "a hash says nothing elsewhere"
+    assert keys[0] == fingerprint("text number 0")
+    assert len({fingerprint("a"), fingerprint("b"), fingerprint("\ud83d")}) == 3
+    assert not hashlib.sha256(b"a").digest().startswith(fingerprint("a")), "a hash says nothing elsewhere"
 
     clean.add(keys[0])
     for key in keys[1:]:
@@ -96,3 +97,14 @@ def test_clean_texts_are_known_again_and_never_kept() -> None:
     assert keys[1] not in clean
     assert keys[9] in clean
     assert len(clean._new) + len(clean._old) <= 6
+
+
+def test_the_fingerprint_of_a_text_follows_its_value() -> None:
+    call = tool_call({"a": "one text"})
+    text = next(text for text in call.texts if text.value == "one text")
+    first = text.fingerprint(text.value)
+
+    assert first == text.fingerprint(text.value) == fingerprint("one text")
+    text._write("another text")
+
+    assert text.fingerprint(text.value) == fingerprint("another text")

@@ -34,6 +34,11 @@ DEFAULT_LIMITS = Limits()
 _DEEP = frozenset((dict, list, float))
 _INT64 = 2.0**63
 _LARGE = 2**18
+_SMALL = 2**14
+"""Bytes of a body that can't hold too many values; brackets and digits are counted before its tree is walked."""
+_ZEROS = bytes(ord("0") if 48 <= byte <= 57 else 32 for byte in range(256))
+_LONG = b"0" * 19
+"""The digits of an integer that may need more than 64 bits, as `_ZEROS` shows them."""
 _WIDE = 64
 _MOST_STRINGS = 200_000
 _MOST_VALUES = 1_000_000
@@ -57,7 +62,9 @@ def parse_body(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Tree:
         raise WireError(f"The body is not valid JSON: {error.msg} at character {error.pos}.") from None
     if type(tree) is not dict:
         raise WireError(f"The body is {kind_of(tree)}; a JSON object was expected.")
-    if check_depth(tree, min(limits.depth, DEPTH_CEILING)):
+    depth = min(limits.depth, DEPTH_CEILING)
+    plain = len(data) <= _SMALL and data.count(b"{") + data.count(b"[") <= depth
+    if not (plain and _LONG not in data.translate(_ZEROS)) and check_depth(tree, depth):
         _refuse_long_integers(data)
     return tree
 

@@ -203,14 +203,13 @@ class HttpRequest:
         self.started = True
         if self.extra is not None:
             headers = {**headers, **self.extra}
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        head = _status_line(status) + "".join(lines)
-        count = len(lines) + 1
-        if head.count("\n") != count or head.count("\r") != count:
+        fields = "\r\n".join(map(": ".join, headers.items()))
+        count = len(headers) - 1
+        if fields.count("\n") != count or fields.count("\r") != count:
             # A value that would end its line early (RFC 9112, 11.1); who set it is not our client's trouble.
-            head = _status_line(status) + "".join(
-                [line for line in lines if line.count("\n") == line.count("\r") == 1]
-            )
+            lines = [f"{name}: {value}" for name, value in headers.items()]
+            fields = "\r\n".join([line for line in lines if "\n" not in line and "\r" not in line])
+        head = f"{_status_line(status)}{fields}\r\n" if fields else _status_line(status)
         length = headers.get("content-length")
         if headers.get("connection") == "close" or not self.connection.keep_alive:
             self.keeps_alive = False

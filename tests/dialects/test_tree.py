@@ -34,6 +34,31 @@ def call() -> Call:
     return Call(id="1", dialect="d", family="f", operation="generate", model="m", body={})
 
 
+@given(
+    st.recursive(
+        st.integers(-(2**70), 2**70)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=30),
+        lambda inside: (
+            st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3)
+        ),
+        max_leaves=12,
+    ),
+    st.integers(1, 6),
+)
+@MANY
+def test_a_small_body_is_refused_as_a_large_one_is(value: object, depth: int) -> None:
+    small = json.dumps({"a": value}).encode()
+
+    def said(body: bytes) -> str:
+        try:
+            return "" if parse_body(body, Limits(depth=depth)) else "nothing"
+        except WireError as error:
+            return str(error)
+
+    assert said(small) == said(small + b" " * 20_000), "which is walked whatever it looks like"
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

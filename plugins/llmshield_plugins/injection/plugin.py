@@ -168,7 +168,9 @@ class Injection(Plugin):
         unknown: list[tuple[Text, str, bytes | None]] = []
         for text in texts:
             value = text.value
-            key = clean.key(value, self._about[text.role]) if len(value) >= CleanTexts.LEAST else None
+            key = None
+            if len(value) >= CleanTexts.LEAST:
+                key = text.fingerprint(value) + self._about[text.role]
             if key is None or key not in clean:
                 unknown.append((text, value, key))
         if len(unknown) > 1 and self._scanner.is_plain([value for _, value, _ in unknown]):

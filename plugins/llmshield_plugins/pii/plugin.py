@@ -111,12 +111,30 @@ class Pii(Plugin):
         """Find values in every text of the roles in `scan` and in metadata; propose what takes their place."""
         texts = [text for text in call.texts if text.kind == "metadata" or text.role in self._roles]
         values = [text.value for text in texts]
-        if not values or (self._names is None and not self._walker.suspects("\n".join(values))):
+        if not values or (self._names is None and self._known_or_plain(texts, values)):
             return None
         found = [self._found(text, value, call.deadline) for text, value in zip(texts, values, strict=True)]
         if not any(found):
             return None
         return self._propose(call, texts, values, repeats(values, found, self._rules))
+
+    def _known_or_plain(self, texts: list[Text], values: list[str]) -> bool:
+        """Whether a glance tells that no text holds a value; those that were clean before are not looked at."""
+        clean = self._clean
+        unknown: list[str] = []
+        keys: list[bytes] = []
+        for text, value in zip(texts, values, strict=True):
+            if len(value) >= CleanTexts.LEAST:
+                key = _key_of(text, value)
+                if key in clean:
+                    continue
+                keys.append(key)
+            unknown.append(value)
+        if unknown and self._walker.suspects("\n".join(unknown)):
+            return False
+        for key in keys:
+            clean.add(key)
+        return True
 
     def _found(self, text: Text, value: str, deadline: float | None) -> list[Found]:
         """What a text holds; one that was clean before is not searched again. Names of objects' members are no names
@@ -124,7 +142,7 @@ class Pii(Plugin):
         read = self._walker.whole if text.is_name else self._read
         if len(value) < CleanTexts.LEAST:
             return read(value, deadline)
-        key = self._clean.key(value)
+        key = _key_of(text, value)
         if key in self._clean:
             return []
         found = read(value, deadline)
@@ -281,6 +299,11 @@ class _Output:
         """The reply has ended: what was seen in it."""
         for (kind, action), count in (self._seen or {}).items():
             self._call.report(kind, action, place="reply", count=count)
+
+
+def _key_of(text: Text, value: str) -> bytes:
+    """What a clean text is remembered by: in names of members no names of persons are looked for."""
+    return text.fingerprint(value) + b"n" if text.is_name else text.fingerprint(value)
 
 
 def _rules(settings: PiiSettings) -> dict[str, EntityRule]:

@@ -133,6 +133,8 @@ def test_signals_reach_the_command(proxy: Proxy, options: tuple[str, ...], numbe
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell can't trap what was ignored when it began, as under nohup
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
