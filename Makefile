@@ -6,6 +6,7 @@
 #   make fix     what can be repaired mechanically      make bench   figures of speed, on two cores
 #   make train-injection   the injection plugin's model and lexicon, from DATA
 #   make eval-injection    every figure of the injection plugin, and plots
+#   make eval-pii          every figure of the pii plugin against its bar, with labelled sets from DATA
 #   make crash   21 faults of a provider, and what a caller gets
 #   make egress  mitmproxy beside it, for the transparent mount (`make test` does it too)
 #   make dist    wheel and sdist                        make lock    resolve the lock files anew
@@ -22,8 +23,9 @@ BENCH_FLAGS ?=
 CRASH_FLAGS ?=
 DATA ?= ../shared/data/injection
 PLOTS ?= plots
+EVAL_FLAGS ?=
 
-.PHONY: demo test lint types npm egress fix bench train-injection eval-injection crash dist lock clean
+.PHONY: demo test lint types npm egress fix bench train-injection eval-injection eval-pii crash dist lock clean
 .NOTPARALLEL:
 
 demo: $(DEMO)
@@ -71,6 +73,10 @@ train-injection: $(DEV)
 
 eval-injection: $(DEV)
 	$(BIN)/python tests/bench/injection_eval.py $(DATA) --plots $(PLOTS)
+
+# DATA has a default that is the other plugin's: without one of its own, only what the scripts make is judged.
+eval-pii: $(DEV)
+	$(BIN)/python tests/bench/pii_eval.py $(if $(filter-out file,$(origin DATA)),$(DATA)) $(EVAL_FLAGS)
 
 crash: $(DEV)
 	@$(BIN)/python tests/bench/crash.py $(CRASH_FLAGS)

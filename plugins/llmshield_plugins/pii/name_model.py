@@ -1,22 +1,20 @@
 """The names model: what a token is described by, the weights of that, and the best row of tags.
 
-A token is described by its form, by lists of known names and by its neighbours; each description is a row of weights, one
-weight for each tag, in a hashed table. The best row of tags over the tokens counts (Collins 2002, structured perceptron,
-averaged). What a token is described by reaches four tokens back and three ahead, and to the beginning of its line, no
-further. Weights and lists are `names.npz`; docs/plugins/pii-names.md is their card.
+A token is described by its form, by lists of known names and of common words, by the class of words it is used like, and
+by its neighbours; each description is a row of weights, one weight for each tag, in a hashed table. The best row of tags
+over the tokens counts (Collins 2002, structured perceptron, averaged). A description reaches `BACK` tokens back and
+`AHEAD` ahead, never further: what is known of a token does not change when more text comes. Weights, lists and classes
+are `names.npz`; docs/plugins/pii-names.md is their card.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from zlib import crc32
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmshield_plugins.pii import name_words
+from llmshield_plugins.pii.name_tokens import Token, crc, fold, shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,87 +23,59 @@ if TYPE_CHECKING:
 
 KINDS = ("PERSON", "LOCATION", "ORGANIZATION")
 TAGS = ("O", *(f"{part}-{kind}" for kind in KINDS for part in "BI"))
-BITS = 18
+BITS = 19
 """The table has 2**BITS rows."""
-LISTS = ("first", "last", "place", "country")
+LISTS = ("first", "last", "place", "country", "org", "people", "common", "rare")
+"""Names of each kind, words for people of a place, words that are written small often, and now and then."""
+BACK, AHEAD = 12, 3
+RUN = 32
+"""Tokens in a row that are searched together at most."""
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|[^\w\s]|_")
 _TITLES, _CUES, _PLACES, _FIRMS = (
     frozenset(words.split())
     for words in (name_words.TITLES, name_words.CUES, name_words.PLACES, name_words.FIRMS)
 )
 _AWAY = 7
 """Tokens behind a `:` to which the word before it still says something."""
+_QUOTES = 3
+"""Quotes that may stand between that word and the `:`."""
+_REMEMBERED = 20_000
 
+_FORM, _SHAPE, _LISTS, _CUE, _START, _END2, _END3, _END4, _SIZE, _CLASS = range(10)
+_WIDTH = 10
 
-class Token(NamedTuple):
-    """A word, a number or a sign; `gap`: 0 nothing, 1 a blank, 2 a line break before it."""
-
-    word: str
-    start: int
-    end: int
-    gap: int
-
-
-def tokens(text: str) -> list[Token]:
-    """The tokens of a text."""
-    out: list[Token] = []
-    end = 0
-    for match in _TOKEN.finditer(text):
-        start = match.start()
-        gap = 2 if not end or "\n" in text[end:start] else 1 if end < start else 0
-        end = match.end()
-        out.append(Token(match.group(), start, end, gap))
-    return out
-
-
-def fold(word: str) -> str:
-    """A word in small letters without accents."""
-    low = word.replace("’", "'").lower()
-    return (
-        low
-        if low.isascii()
-        else "".join(c for c in unicodedata.normalize("NFKD", low) if not unicodedata.combining(c))
-    )
-
-
-def listed(name: str) -> list[int]:
-    """The hashes under which a list holds a name."""
-    return [crc32(fold(word).encode("utf-8", "surrogatepass")) for word in _TOKEN.findall(name)]
-
-
-def shape(word: str) -> str:
-    """What a word looks like: `Xx`, `XX`, `999`."""
-    if word.isdigit():
-        return "9" * min(len(word), 5)
-    if not word[0].isalnum():
-        return word
-    if word.islower():
-        return "x" if len(word) > 1 else "y"
-    if word.isupper():
-        return "X" if len(word) > 3 else "XX" if len(word) > 1 else "A"
-    if word[0].isupper() and word[1:].islower():
-        return "Xx"
-    return "xX" if word[0].islower() else "XxX"
-
-
-_FORM, _SHAPE, _LISTS, _CUE, _START, _END2, _END3, _END4, _SIZE = range(9)
+# What one token says about itself and about those beside it: (columns, where the described token is seen from).
+_SINGLE: tuple[tuple[tuple[int, ...], int], ...] = (
+    ((_FORM,), 0), ((_SHAPE,), 0), ((_LISTS, _SHAPE), 0), ((_CUE,), 0), ((_START,), 0), ((_END2,), 0), ((_END3,), 0),
+    ((_END4,), 0), ((_SIZE, _SHAPE), 0), ((_CLASS,), 0), ((_CLASS, _SHAPE), 0), ((_CLASS, _LISTS), 0),
+    ((_FORM,), -1), ((_CLASS,), -1), ((_LISTS, _SHAPE), -1), ((_FORM,), 1), ((_CLASS,), 1), ((_LISTS, _SHAPE), 1),
+    ((_FORM,), -2), ((_CLASS,), -2), ((_FORM,), 2), ((_CLASS,), 2), ((_FORM,), -3),
+)  # fmt: skip
+_OFFSETS = (-3, -2, -1, 0, 1, 2)
 
 
 class Model:
-    """Weights, transitions and lists. `rows` is (2**BITS, tags), `between` (tags, tags), `first` (tags)."""
+    """Weights, transitions, lists and classes. `rows` is (2**BITS, tags), `between` (tags, tags).
 
-    def __init__(self, rows: Array, between: Array, first: Array, known: Mapping[str, Iterable[int]]) -> None:
+    `sure`: by how much O leads where no search is needed; infinity: nowhere.
+    """
+
+    def __init__(
+        self,
+        rows: Array,
+        between: Array,
+        known: Mapping[str, Iterable[int]],
+        classes: Mapping[int, int] | None = None,
+        sure: float = float("inf"),
+    ) -> None:
         import numpy
 
         self._np = numpy
-        self.rows, self.between, self.first = rows, between, first
+        self.rows, self.between, self.sure = rows, between, sure
         self._known = [frozenset(map(int, known.get(name, ()))) for name in LISTS]
-        real = between[between > -1e5]
-        self._sure = (
-            float(2 * (real.max() - real.min()) + abs(first[first > -1e5]).max()) if real.size else 0.0
-        )
-        self.described = lru_cache(50_000)(self._described)
+        self._classes = classes or {}
+        self._words: dict[int, tuple[tuple[int, ...], Array]] = {}
+        """Hash of a word (the word itself is not kept) -> its description, and what it adds to tokens around it."""
 
     @classmethod
     def shipped(cls) -> Model:
@@ -117,38 +87,55 @@ class Model:
             numpy.load(file) as kept,
         ):
             rows = kept["rows"].astype(numpy.float32) * kept["scale"]
-            return cls(rows, kept["between"], kept["begin"], {name: kept[name] for name in LISTS})
+            classes = dict(zip(kept["words"].tolist(), kept["classes"].tolist(), strict=True))
+            return cls(
+                rows, kept["between"], {name: kept[name] for name in LISTS}, classes, float(kept["sure"])
+            )
 
-    def _described(self, word: str) -> tuple[int, ...]:
-        """What a word is by itself: hashes of its form, shape and affixes, and the lists that have it."""
+    def described(self, word: str) -> tuple[int, ...]:
+        """What a word is by itself: hashes of its form, shape and affixes, the lists that have it, its class."""
         low = fold(word)
-        form = crc32(low.encode("utf-8", "surrogatepass"))
+        form = crc(low)
         lists = sum(1 << place for place, known in enumerate(self._known) if form in known)
         cue = (low in _TITLES) | (low in _CUES) << 1 | (low in _PLACES) << 2 | (low in _FIRMS) << 3
-        start, end2, end3, end4 = (
-            crc32(part.encode("utf-8", "surrogatepass"))
-            for part in ("p" + low[:3], "s" + low[-2:], "s" + low[-3:], "s" + low[-4:])
-        )
         return (
-            form,
-            crc32(shape(word).encode("utf-8", "surrogatepass")),
-            lists + 1,
-            cue + 1,
-            start,
-            end2,
-            end3,
-            end4,
-            min(len(word), 12),
-        )
+            form, crc(shape(word)), lists + 1, cue + 1, crc("p" + low[:3]), crc("s" + low[-2:]), crc("s" + low[-3:]),
+            crc("s" + low[-4:]), min(len(word), 12), self._classes.get(form, 0) + 1,
+        )  # fmt: skip
+
+    # -- descriptions ------------------------------------------------------------------------------------------------
 
     def rows_of(self, row: Sequence[Token]) -> Array:
-        """(tokens, features): which rows of the table describe each token."""
+        """(tokens, descriptions): which rows of the table describe each token."""
         np, count = self._np, len(row)
-        f = np.zeros((count + 6, 9), np.uint64)
-        f[3:-3] = np.array([self.described(token.word) for token in row], np.uint64)
-        gaps = np.zeros(count + 6, np.uint64)
-        gaps[3:-3] = [token.gap for token in row]
-        loud, key = self._lines(row)
+        f = self._columns(row)
+        single = self._single(f)
+        beside = [
+            single[3 + offset : 3 + offset + count, number] for number, (_, offset) in enumerate(_SINGLE)
+        ]
+        rows: Array = np.concatenate([np.stack(beside, 1), self._joint(row, f)], 1)
+        return rows
+
+    def _columns(self, row: Sequence[Token]) -> Array:
+        f = self._np.zeros((len(row) + 6, _WIDTH), self._np.uint64)
+        f[3:-3] = self._np.array([self.described(token.word) for token in row], self._np.uint64)
+        return f
+
+    def _single(self, f: Array) -> Array:
+        """(words, what one word says): rows of the table."""
+        columns = [
+            self._mixed(number, [f[:, column] for column in parts])
+            for number, (parts, _) in enumerate(_SINGLE, 1)
+        ]
+        return self._places(columns)
+
+    def _joint(self, row: Sequence[Token], f: Array) -> Array:
+        """(tokens, what several words say together): rows of the table."""
+        np, count = self._np, len(row)
+        gaps = np.zeros(count + 1, np.uint64)
+        gaps[:-1] = [token.gap for token in row]
+        gap, gap_after = gaps[:-1], gaps[1:]
+        loud, key = self._around(row, f)
 
         def at(column: int, offset: int = 0) -> Array:
             column_of: Array = f[3 + offset : 3 + offset + count, column]
@@ -157,20 +144,22 @@ class Model:
         def near(column: int, *offsets: int) -> list[Array]:
             return [at(column, offset) for offset in offsets]
 
-        here, known = at(_SHAPE), at(_LISTS)
-        gap, gap_after = gaps[3 : 3 + count], gaps[4 : 4 + count]
+        here, known, form = at(_SHAPE), at(_LISTS), at(_FORM)
         described: list[list[Array]] = [
-            [at(_FORM)], [here], [known, here], [at(_CUE)], [at(_START)], [at(_END2)], [at(_END3)], [at(_END4)],
-            [at(_SIZE), here], [at(_FORM, -1)], [at(_FORM, 1)], [at(_FORM, -2)], [at(_FORM, 2)],
             near(_SHAPE, -1, 0), near(_SHAPE, 0, 1), near(_SHAPE, -1, 0, 1), near(_LISTS, -1, 0, 1),
-            [at(_LISTS, -1), here], [at(_LISTS, 1), here, known], [at(_CUE, -1), here],
-            [at(_CUE, -2), at(_SHAPE, -1), here], [at(_CUE, 1), here], [at(_CUE, 2), here],
-            [at(_FORM, -1), here, known], [at(_FORM, 1), here, known], near(_FORM, -1, 0), near(_SHAPE, -2, -1, 0, 1),
-            [gap, here, known], [gap, gap_after, at(_SHAPE, -1), at(_SHAPE, 1)], [key, here], [key, known],
-            [at(_FORM, -3), here], [loud, here, known], [at(_LISTS, -1), known, at(_SHAPE, -1), here],
+            [at(_CUE, -1), here], [at(_CUE, -2), at(_SHAPE, -1), here], [at(_CUE, 1), here], [at(_CUE, 2), here],
+            [at(_FORM, -1), here, known], [at(_FORM, 1), here, known], [at(_FORM, -1), form],
+            near(_SHAPE, -2, -1, 0, 1), [gap, here, known], [gap, gap_after, at(_SHAPE, -1), at(_SHAPE, 1)],
+            [key, here], [key, known, at(_SHAPE, -1)], [loud, here, known],
+            [at(_LISTS, -1), known, at(_SHAPE, -1), here], [at(_LISTS, 1), known, at(_SHAPE, 1), here],
             [at(_END3, 1), here], [at(_END3, -1), here], [at(_FORM, -2), at(_FORM, -1), here],
+            [at(_CLASS, -1), here, known], [at(_CLASS, 1), here, known], [at(_CLASS, -1), at(_CLASS, 1), here],
+            [at(_CLASS, -2), at(_CLASS, -1), here],
         ]  # fmt: skip
-        columns = [self._mixed(number, parts) for number, parts in enumerate(described, 1)]
+        return self._places([self._mixed(number, parts) for number, parts in enumerate(described, 101)])
+
+    def _places(self, columns: list[Array]) -> Array:
+        np = self._np
         rows: Array = (np.stack(columns, 1) >> np.uint64(20)).astype(np.int64) & ((1 << BITS) - 1)
         return rows
 
@@ -187,68 +176,126 @@ class Model:
         mixed: Array = out * np.uint64(0xFF51AFD7ED558CCD)
         return mixed
 
-    def _lines(self, row: Sequence[Token]) -> tuple[Array, Array]:
-        """For each token: whether its line is in capitals, and the word before the `:` or `=` it stands behind."""
-        np = self._np
-        loud = np.zeros(len(row), np.uint64)
-        key = np.zeros(len(row), np.uint64)
-        begin = capitals = words = 0
+    def _around(self, row: Sequence[Token], f: Array) -> tuple[Array, Array]:
+        """For each token: whether its neighbours are in capitals, and the word before the `:` or `=` it stands behind."""
+        np, count = self._np, len(row)
+        key = np.zeros(count, np.uint64)
+        words = np.zeros(count + 7, np.int64)
+        capitals = np.zeros(count + 7, np.int64)
         name, since = 0, _AWAY
         for number, (word, _, _, gap) in enumerate(row):
             if gap == 2:
-                loud[begin:number] = 2 * capitals > words
-                begin, capitals, words, name, since = number, 0, 0, 0, _AWAY
-            if word.isalpha():
-                words += 1
-                capitals += len(word) > 1 and word.isupper()
-            key[number] = name if since < _AWAY else 0
-            since += 1
-            if word in {":", "="} and number:
-                before = number - 1
-                while before > 0 and row[before].word in {'"', "'"}:
-                    before -= 1
-                name, since = self.described(row[before].word)[_FORM], 0
-            elif word in {",", ";", "|"}:
                 name, since = 0, _AWAY
-        loud[begin:] = 2 * capitals > words
+            if word.isalpha():
+                words[number + 4] = 1
+                capitals[number + 4] = len(word) > 1 and word.isupper()
+            if since < _AWAY:
+                key[number] = name
+                since += 1
+            if word in _ASSIGN and number:
+                before = number - 1
+                for _ in range(_QUOTES):
+                    if before > 0 and row[before].word in _QUOTED:
+                        before -= 1
+                name, since = int(f[before + 3, _FORM]), 0
+            elif word in _ENDING:
+                name, since = 0, _AWAY
+        words, capitals = words.cumsum(), capitals.cumsum()
+        loud: Array = (2 * (capitals[7:] - capitals[:-7]) > words[7:] - words[:-7]).astype(np.uint64)
         return loud, key
 
-    def tags(self, row: Sequence[Token]) -> tuple[list[int], Array]:
-        """The best tag of each token, and the scores of all."""
-        scores: Array = self.rows[self.rows_of(row)].sum(1)
-        return self.best(scores), scores
+    # -- scores and tags -----------------------------------------------------------------------------------------------
 
-    def best(self, scores: Array) -> list[int]:
-        """The best row of tags (Viterbi). Where O leads by more than any transition can change, it is certain, and the
-        search begins anew behind it."""
+    def scores(self, row: Sequence[Token]) -> Array:
+        """(tokens, tags): the sum of the weights of each token's descriptions."""
+        np, count = self._np, len(row)
+        numbers = [hash(token.word) for token in row]
+        known = self._words
+        new = {number: token.word for number, token in zip(numbers, row, strict=True) if number not in known}
+        if new or _NOTHING not in known:
+            if len(known) > _REMEMBERED:
+                known.clear()
+                new = {number: token.word for number, token in zip(numbers, row, strict=True)}
+            self._remember(new)
+        nothing = known[_NOTHING]
+        entries = [nothing] * 3 + [known[number] for number in numbers] + [nothing] * 3
+        f = np.array([entry[0] for entry in entries], np.uint64)
+        said = np.stack([entry[1] for entry in entries])
+        total: Array = self.rows[self._joint(row, f)].sum(1)
+        for place, offset in enumerate(_OFFSETS):
+            total += said[3 + offset : 3 + offset + count, place]
+        return total
+
+    def _remember(self, new: dict[int, str]) -> None:
         np = self._np
-        found = [0] * len(scores)
-        open_ = np.flatnonzero(scores[:, 0] - scores[:, 1:].max(1) <= self._sure)
-        start = 0
-        while start < len(open_):
-            stop = start + 1
-            while stop < len(open_) and open_[stop] == open_[stop - 1] + 1:
-                stop += 1
-            begin, end = int(open_[start]), int(open_[stop - 1]) + 1
-            found[begin:end] = self._run(scores[begin:end], begin == 0, end < len(scores))
-            start = stop
-        return found
+        columns = [(0,) * _WIDTH, *(self.described(word) for word in new.values())]
+        weights = self.rows[self._single(np.array(columns, np.uint64))]
+        said = np.zeros((len(columns), len(_OFFSETS), len(TAGS)), np.float32)
+        for number, (_, offset) in enumerate(_SINGLE):
+            said[:, _OFFSETS.index(offset)] += weights[:, number]
+        for number, column, vector in zip((_NOTHING, *new), columns, said, strict=True):
+            self._words[number] = column, vector
 
-    def _run(self, scores: Array, at_start: bool, goes_on: bool) -> list[int]:
-        np, between = self._np, self.between
-        best = scores[0] + (self.first if at_start else between[0])
-        back: list[Array] = []
-        everything = np.arange(len(TAGS))
-        for row in scores[1:]:
-            path = best[:, None] + between
-            came = path.argmax(0)
+    def joined(self, parts: list[Array]) -> Array:
+        """Scores of one row of tokens that were made in parts."""
+        whole: Array = self._np.concatenate(parts)
+        return whole
+
+    def runs(self, scores: Array, breaks: Sequence[bool]) -> list[tuple[int, int]]:
+        """Where tokens are searched together: those in a row that are not surely O, of one line, `RUN` at most.
+
+        `breaks`: which tokens begin a line.
+        """
+        led = (scores[:, 0] - scores[:, 1:].max(1) < self.sure).tolist()
+        out: list[tuple[int, int]] = []
+        start = -1
+        for number, (is_open, begins) in enumerate(zip(led, breaks, strict=True)):
+            if start >= 0 and (not is_open or begins or number - start == RUN):
+                out.append((start, number))
+                start = -1
+            if is_open and start < 0:
+                start = number
+        if start >= 0:
+            out.append((start, len(led)))
+        return out
+
+    @staticmethod
+    def is_full(run: tuple[int, int]) -> bool:
+        """Whether a run was cut for its length."""
+        return run[1] - run[0] == RUN
+
+    def path(self, scores: Array, goes_on: bool = False) -> list[int]:
+        """The best row of tags behind O, and before O if it `goes_on` (Viterbi)."""
+        between = self.between.tolist()
+        steps = scores.tolist()
+        best = [a + b for a, b in zip(between[0], steps[0], strict=True)]
+        back: list[list[int]] = []
+        for row in steps[1:]:
+            came, after = [], []
+            for tag, score in enumerate(row):
+                top, source = -1e30, 0
+                for before in _BEFORE[tag]:
+                    value = best[before] + between[before][tag]
+                    if value > top:
+                        top, source = value, before
+                came.append(source)
+                after.append(top + score)
             back.append(came)
-            best = path[came, everything] + row
+            best = after
         if goes_on:
-            best = best + between[:, 0]
-        tag = int(best.argmax())
+            best = [value + between[tag][0] for tag, value in enumerate(best)]
+        tag = best.index(max(best))
         tags = [tag]
         for came in reversed(back):
-            tag = int(came[tag])
+            tag = came[tag]
             tags.append(tag)
         return tags[::-1]
+
+
+_NOTHING = -1
+"""Stands for the word beside the first or the last; no hash of a text is -1."""
+_ASSIGN, _QUOTED, _ENDING = frozenset(":="), frozenset("\"'"), frozenset(",;|")
+_BEFORE = tuple(
+    tuple(b for b, one in enumerate(TAGS) if other[0] != "I" or one[2:] == other[2:]) for other in TAGS
+)
+"""Tags that may stand before each: no name begins inside."""

@@ -1,5 +1,9 @@
 """Names of persons, places and organisations in a text, by the model of `name_model.py`: nothing is downloaded, no
-network is used. Needs numpy, which the extra `[pii]` brings."""
+network is used. Needs numpy, which the extra `[pii]` brings.
+
+A whole text is the case where nothing follows: what is found in a stream does not depend on how it was cut. A token is
+judged once the `AHEAD` tokens behind it are known, and with the tokens of its run, which has an end.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,56 @@ from typing import TYPE_CHECKING
 
 from llmshield import clock
 from llmshield_plugins.pii.detector import Found
-from llmshield_plugins.pii.name_model import TAGS, Model, Token, tokens
+from llmshield_plugins.pii.name_model import AHEAD, BACK, TAGS, Model
+from llmshield_plugins.pii.name_tokens import Token, tokens
 
 if TYPE_CHECKING:
     from llmshield_plugins.pii.name_model import Array
 
 BLOCK = 2_000
-"""Tokens that are read at once."""
-AROUND = 8
-"""Tokens beside a block that are read with it, so that its own are described as in the whole."""
+"""Tokens that are scored at once."""
+_SIGNS = frozenset("\"“”„'‘’«»<>()[]{}|:;,!?=/*#-–—…")
+"""Signs with which no name begins or ends; the full stop of `Inc.` is its own."""
+_NEVER = frozenset(
+    [
+        "none",
+        "true",
+        "false",
+        "null",
+        "undefined",
+        "nan",
+        "iban",
+        "bic",
+        "swift",
+        "ssn",
+        "itin",
+        "vpn",
+        "vat",
+        "http",
+        "https",
+        "html",
+        "json",
+        "csv",
+        "xml",
+        "pdf",
+        "sql",
+        "api",
+        "url",
+        "usd",
+        "eur",
+        "gbp",
+        "faq",
+        "id",
+        "ids",
+        "cvv",
+        "pin",
+        "nhs",
+        "bsn",
+    ]
+)
+"""What stands where names stand, in headings and forms, and is none."""
+_HALF = 20.0
+"""The lead, in weights, at which a score is half way."""
 
 
 class Names:
@@ -28,61 +73,101 @@ class Names:
 
     def find(self, text: str, deadline: float | None = None) -> list[Found]:
         """Every name, in order. Raises: TimeoutError when a block would begin after `deadline`."""
+        return self.settle(text, 0, True, deadline)[0]
+
+    def settle(
+        self, text: str, start: int, final: bool, deadline: float | None = None
+    ) -> tuple[list[Found], int, int]:
+        """The names in `text[start:upto]`, `upto`, and from where on the text is needed as what stands before.
+
+        What is before `upto` stays so, whatever follows; `start` is an `upto` of before, or 0. `final`: nothing follows.
+        Raises: TimeoutError.
+        """
         row = tokens(text)
-        found: list[Found] = []
-        for start in range(0, len(row), BLOCK):
+        known = len(row) if final else _complete(row, text)
+        first = 0
+        while first < len(row) and row[first].start < start:
+            first += 1
+        ready = known if final else known - AHEAD
+        if ready <= first:
+            return [], row[first].start if first < len(row) else len(text), _needed(row, first)
+        scores = self._scores(row[:known], first, ready, deadline)
+        runs = self._model.runs(scores, [token.gap == 2 for token in row[first:ready]])
+        done = ready
+        if not final and runs and runs[-1][1] == ready - first and not self._model.is_full(runs[-1]):
+            done = first + runs.pop()[0]
+        found = [
+            name for begin, end in runs for name in self._in_run(text, row, scores, first, begin, end, ready)
+        ]
+        upto = row[done].start if done < len(row) else len(text)
+        return found, upto, _needed(row, done)
+
+    def _scores(self, row: Sequence[Token], first: int, last: int, deadline: float | None) -> Array:
+        model = self._model
+        parts = []
+        for begin in range(first, last, BLOCK):
             if clock.overdue(deadline):
                 raise TimeoutError
-            left = max(0, start - AROUND)
-            block = row[left : start + BLOCK + AROUND]
-            tags, scores = self._model.tags(block)
-            found += self._found(text, block, tags, scores, start - left, start - left + BLOCK)
-        return found
+            left, end = max(0, begin - BACK), min(last, begin + BLOCK)
+            parts.append(model.scores(row[left : end + AHEAD])[begin - left : end - left])
+        return parts[0] if len(parts) == 1 else model.joined(parts)
 
-    def _found(
-        self, text: str, row: Sequence[Token], tags: list[int], scores: Array, first: int, last: int
+    def _in_run(
+        self, text: str, row: Sequence[Token], scores: Array, first: int, begin: int, end: int, ready: int
     ) -> list[Found]:
+        """The names among the tokens `first + begin` to `first + end`."""
+        goes_on = first + end < ready and not self._model.is_full((begin, end))
+        tags = self._model.path(scores[begin:end], goes_on)
         out: list[Found] = []
-        number = first
-        while 0 < number < len(row) and _is_inside(tags[number]) and tags[number - 1]:
-            number += 1  # the rest of a name that the block before has found
-        while number < min(last, len(row)):
-            tag = tags[number]
+        number = begin
+        while number < end:
+            tag = tags[number - begin]
             if tag == 0:
                 number += 1
                 continue
-            kind, inside = TAGS[tag][2:], tag if _is_inside(tag) else tag + 1
+            kind, inside = TAGS[tag][2:], tag if tag % 2 == 0 else tag + 1
             stop = number + 1
-            while stop < len(row) and tags[stop] == inside and not _ends(row, stop):
+            while stop < end and tags[stop - begin] == inside and not _ends(row, first + stop):
                 stop += 1
             lead = float(
                 (scores[number:stop, tag if stop == number + 1 else inside] - scores[number:stop, 0]).mean()
             )
-            start, end = row[number].start, row[stop - 1].end
-            if kind in self._kinds and _is_a_name(text[start:end]):
-                found = Found(start, end, kind, _score(lead))
-                out.append(found)
+            head, tail = first + number, first + stop - 1
+            while head < tail and row[head].word in _SIGNS:
+                head += 1
+            while tail > head and row[tail].word in _SIGNS:
+                tail -= 1
+            start, close = row[head].start, row[tail].end
+            if kind in self._kinds and _is_a_name(text[start:close]):
+                out.append(Found(start, close, kind, _score(lead)))
             number = stop
         return out
 
 
-def _is_inside(tag: int) -> bool:
-    return tag > 0 and tag % 2 == 0
+def _complete(row: Sequence[Token], text: str) -> int:
+    """How many tokens stay as they are, whatever follows: `O` and `'` may become `O'Neill`."""
+    known = len(row)
+    if known and row[-1].end == len(text):
+        known -= 1
+        if row[known].word in "'’" and known and row[known - 1].end == row[known].start:
+            known -= 1
+    return known
+
+
+def _needed(row: Sequence[Token], done: int) -> int:
+    """Where the tokens begin that those from `done` on are described by."""
+    return row[done - BACK - 1].start if done > BACK else 0
 
 
 def _ends(row: Sequence[Token], at: int) -> bool:
-    """Whether a name can't go on here: behind a line break, or a full stop that is no abbreviation's."""
-    return row[at].gap == 2 or (row[at].word == "." and len(row[at - 1].word) > 2)
+    """Whether a name can't go on here: behind a full stop that is no abbreviation's."""
+    return row[at].word == "." and len(row[at - 1].word) > 2
 
 
 def _is_a_name(value: str) -> bool:
-    return sum(map(str.isalpha, value)) >= 2
+    return sum(map(str.isalpha, value)) >= 2 and value.lower() not in _NEVER
 
 
 def _score(lead: float) -> float:
     """0.4 to 0.95, growing with how far the tag leads."""
     return min(0.95, 0.4 + 0.55 * max(0.0, lead) / (max(0.0, lead) + _HALF))
-
-
-_HALF = 20.0
-"""The lead, in weights, at which a score is half way."""

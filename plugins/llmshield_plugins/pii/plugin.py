@@ -20,7 +20,7 @@ from llmshield_plugins.pii.names import Names
 from llmshield_plugins.pii.placeholders import Placeholders
 from llmshield_plugins.pii.presidio_bridge import Presidio
 from llmshield_plugins.pii.repeats import repeats
-from llmshield_plugins.pii.restore import Restorer, hold_back, untouched
+from llmshield_plugins.pii.restore import Originals, Restorer
 from llmshield_plugins.pii.scanner import Scanner
 from llmshield_plugins.pii.settings import EntityRule, PiiSettings
 from llmshield_plugins.pii.surrogates import Surrogates
@@ -202,11 +202,12 @@ class Pii(Plugin):
             originals, surrogates = placeholders.originals, placeholders.surrogates
             sealed = reply.dialect in _SIGNS_REASONING
             if originals:
+                of = Originals(originals)
                 reply.filter(
-                    lambda channel: None if sealed and channel.kind == "reasoning" else Restorer(originals),
+                    lambda channel: None if sealed and channel.kind == "reasoning" else Restorer(of),
                     phase="restore",
-                    hold_back=hold_back(originals),
-                    untouched=untouched,
+                    hold_back=of.hold_back,
+                    untouched=of.untouched,
                 )
             if surrogates:
                 known = Surrogates(surrogates)

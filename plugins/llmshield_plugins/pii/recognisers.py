@@ -101,10 +101,10 @@ def _ipv4(value: str, before: str, after: str) -> float | None:
     if (after[:1] == "." and after[1:2].isdigit()) or (before[-1:] == "." and before[-2:-1].isdigit()):
         return None
     try:
-        address = IPv4Address(value)
+        IPv4Address(value)
     except ValueError:
         return None
-    if address.is_loopback or address.is_unspecified or value == "255.255.255.255":
+    if value.startswith(("127.0.", "0.")) or value == "255.255.255.255":
         return None  # nobody's address
     return None if _VERSION.search(before[-24:]) else 0.9
 

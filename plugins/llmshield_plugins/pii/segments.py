@@ -110,15 +110,31 @@ _month_first = seq(
 )
 _street_first = seq(
     any_of(
-        seq(repeat(one("[A-Za-z.'-]"), 0), _words("strase", "strasse", "str.", "weg", "platz", "allee", "gasse", "laan", "straat")),
-        _words("calle", "via", "viale", "piazza", "plaza", "avenida", "av.", "rua", "paseo", "corso", "largo", "carrera", "ulica", "ul."),
+        seq(
+            repeat(one("[A-Za-z.'-]"), 0),
+            _words(
+                "strase", "strasse", "str.", "weg", "platz", "allee", "gasse", "laan", "straat", "gracht", "plein", "singel",
+                "gatan", "gata", "gate", "gaten", "vagen", "veien", "vegen", "vejen", "vej", "gade", "ntie", "katu", "chaussee",
+                "promenade", "ring", "ufer", "damm", "graben", "steig", "hof", "markt", "dijk", "kade", "pfad",
+            ),
+        ),
+        seq(
+            one("[A-Z]"), repeat(one("[A-Za-z.-]"), 1), one(" "),
+            _words("gate", "gata", "gatan", "vagen", "vei", "veg", "vej", "gade", "utca", "ut", "cesta", "ulica", "straat", "laan", "plass", "plads", "torg"),
+        ),
+        _words(
+            "rue", "calle", "c/", "c.", "cl.", "via", "viale", "vicolo", "piazza", "piazzale", "plaza", "pza", "avenida", "avda",
+            "av.", "rua", "travessa", "praca", "alameda", "estrada", "paseo", "corso", "largo", "carrera", "carretera", "camino",
+            "ronda", "travesia", "glorieta", "carrer", "passeig", "strada", "lungomare", "ulica", "ul.", "al.", "pl.", "os.",
+        ),
     ),
-    repeat(seq(_spaces, _letters), 0, 3),
+    maybe(one("[.]")),
+    repeat(seq(_blanks, _letters), 0, 4),
     maybe(one(",")),
     _spaces,
     _digits,
     _rest,
-    maybe(seq(maybe(one(",")), _spaces, _digits, repeat(seq(_spaces, one("[A-Z]"), _rest), 1))),
+    maybe(seq(maybe(one(",")), _spaces, _digits, _rest, repeat(seq(_spaces, one("[A-Z]"), _rest), 1))),
 )  # fmt: skip
 _bracket_open, _bracket_close = one(r"[(\[{<]"), one(r"[)\]}>]")
 _dot = any_of(

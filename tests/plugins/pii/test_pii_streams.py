@@ -16,7 +16,7 @@ from llmshield.call import Stop
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
 from llmshield_plugins.pii.guard import Guard
-from llmshield_plugins.pii.restore import Restorer
+from llmshield_plugins.pii.restore import Originals, Restorer
 
 PLUGIN = Pii(
     Pii.Settings(
@@ -204,11 +204,15 @@ def test_a_block_stops_with_what_came_before() -> None:
     assert made.release == "mail <EMAIL_ADDRESS>, ssn "
 
 
-ORIGINALS = {
-    "EMAIL_ADDRESS_1": "john@example.com",
-    "EMAIL_ADDRESS_12": "b&c@example.com",
-    "CREDIT_CARD_1": "4111 1111 1111 1111",
-}
+ORIGINALS = Originals(
+    {
+        "EMAIL_ADDRESS_1": "john@example.com",
+        "EMAIL_ADDRESS_12": "b&c@example.com",
+        "CREDIT_CARD_1": "4111 1111 1111 1111",
+        "PERSON_1": 'Ann "Al" Lee',
+        "STREET_ADDRESS_1": "1 Main Street\nBoston",
+    }
+)
 
 RESTORED = [
     ("<EMAIL_ADDRESS_1>", "john@example.com"),
@@ -227,8 +231,46 @@ RESTORED = [
     ("<EMAIL_ADDRESS_1><EMAIL_ADDRESS_1>", "john@example.comjohn@example.com"),
     ("<EMAIL_ADDRESS_2>", "<EMAIL_ADDRESS_2>"),
     ("<EMAIL_ADDRESS_>", "<EMAIL_ADDRESS_>"),
-    ("<EMAIL_ADDRESS_1", "<EMAIL_ADDRESS_1"),
-    ("EMAIL_ADDRESS_1", "EMAIL_ADDRESS_1"),
+    ("<EMAIL_ADDRESS_1", "<john@example.com"),
+    ("EMAIL_ADDRESS_1", "john@example.com"),
+    ("email_address_1", "email_address_1"),
+    (
+        "X_EMAIL_ADDRESS_1 EMAIL_ADDRESS_1x EMAIL_ADDRESS_11",
+        "X_EMAIL_ADDRESS_1 EMAIL_ADDRESS_1x EMAIL_ADDRESS_11",
+    ),
+    ("éEMAIL_ADDRESS_1", "éEMAIL_ADDRESS_1"),
+    ("Mail EMAIL_ADDRESS_12.", "Mail b&c@example.com."),
+    ("[EMAIL_ADDRESS_1](mailto:EMAIL_ADDRESS_1)", "[john@example.com](mailto:john@example.com)"),
+    ("\u300aEMAIL_ADDRESS_1\u300b", "john@example.com"),
+    (
+        "\u3008EMAIL_ADDRESS_1\u3009 \u00abEMAIL_ADDRESS_1\u00bb \u2039EMAIL_ADDRESS_1\u203a",
+        "john@example.com john@example.com john@example.com",
+    ),
+    ("\uff1c\uff25\uff2d\uff21\uff29\uff2c\uff3fADDRESS\uff3f\uff11\uff1e", "john@example.com"),
+    ("&#60;EMAIL_ADDRESS_1&#62; &#x3C;EMAIL_ADDRESS_1&#x3e;", "john@example.com john@example.com"),
+    ("&amp;lt;EMAIL_ADDRESS_12&amp;gt;", "b&amp;amp;c@example.com"),
+    ("%253CEMAIL_ADDRESS_1%253E", "john%2540example.com"),
+    ("\\x3cCREDIT_CARD_1\\x3e \\\\u003cCREDIT_CARD_1\\\\u003e", "4111 1111 1111 1111 4111 1111 1111 1111"),
+    ("\\u003cPERSON_1\\u003e", 'Ann \\"Al\\" Lee'),
+    (
+        "<'EMAIL_ADDRESS_1'> <\"EMAIL_ADDRESS_1\"> <`EMAIL_ADDRESS_1`> <**EMAIL_ADDRESS_1**>",
+        "john@example.com john@example.com john@example.com john@example.com",
+    ),
+    (
+        "<EMAIL_ADDRESS_1s> <EMAIL_ADDRESS_1's> <EMAIL_ADDRESS_1\u2019s> <EMAIL_ADDRESS_1>s",
+        "john@example.coms john@example.com's john@example.com\u2019s john@example.coms",
+    ),
+    ("<email-address-1> <EMAIL ADDRESS 1>", "john@example.com john@example.com"),
+    (
+        '{"a": "<PERSON_1>", "b": "x \\" <PERSON_1>", "c": 1}',
+        '{"a": "Ann \\"Al\\" Lee", "b": "x \\" Ann \\"Al\\" Lee", "c": 1}',
+    ),
+    (
+        '```json\n["STREET_ADDRESS_1", "\\u003cPERSON_1\\u003e"]\n```',
+        '```json\n["1 Main Street\\nBoston", "Ann \\"Al\\" Lee"]\n```',
+    ),
+    ('He said "<PERSON_1>"', 'He said "Ann "Al" Lee"'),
+    ("<PERSON_2> <PERSON_1_2> <PERSON_01>", "<PERSON_2> <PERSON_1_2> <PERSON_01>"),
     ("<b>EMAIL</b> & a < b > c", "<b>EMAIL</b> & a < b > c"),
     ("100 % \\ & <", "100 % \\ & <"),
     ("\ud83d <EMAIL_ADDRESS_1> \udc00", "\ud83d john@example.com \udc00"),
