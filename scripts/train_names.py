@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--plain", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--texts", type=int, default=14_000)
     parser.add_argument("--lead", type=float, default=LEAD)
     given = parser.parse_args()

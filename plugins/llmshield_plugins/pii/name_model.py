@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llmshield_plugins.pii import name_words
 from llmshield_plugins.pii.name_tokens import Token, crc, fold, shape
@@ -54,6 +54,19 @@ _SINGLE: tuple[tuple[tuple[int, ...], int], ...] = (
 _OFFSETS = (-3, -2, -1, 0, 1, 2)
 
 
+class Run(NamedTuple):
+    """Tokens from `start` to `end` that are searched together; `lowest` is the least lead of O among them."""
+
+    start: int
+    end: int
+    lowest: float
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was cut for its length."""
+        return self.end - self.start == RUN
+
+
 class Model:
     """Weights, transitions, lists and classes. `rows` is (2**BITS, tags), `between` (tags, tags).
 
@@ -72,6 +85,7 @@ class Model:
 
         self._np = numpy
         self.rows, self.between, self.sure = rows, between, sure
+        self._plain_steps = bool(between[0, 0] >= between.max())
         self._known = [frozenset(map(int, known.get(name, ()))) for name in LISTS]
         self._classes = classes or {}
         self._words: dict[int, tuple[tuple[int, ...], Array]] = {}
@@ -241,28 +255,31 @@ class Model:
         whole: Array = self._np.concatenate(parts)
         return whole
 
-    def runs(self, scores: Array, breaks: Sequence[bool]) -> list[tuple[int, int]]:
+    def runs(self, scores: Array, breaks: Sequence[bool]) -> list[Run]:
         """Where tokens are searched together: those in a row that are not surely O, of one line, `RUN` at most.
 
         `breaks`: which tokens begin a line.
         """
-        led = (scores[:, 0] - scores[:, 1:].max(1) < self.sure).tolist()
-        out: list[tuple[int, int]] = []
-        start = -1
-        for number, (is_open, begins) in enumerate(zip(led, breaks, strict=True)):
+        leads = (scores[:, 0] - scores[:, 1:].max(1)).tolist()
+        out: list[Run] = []
+        start, lowest = -1, 0.0
+        for number, (lead, begins) in enumerate(zip(leads, breaks, strict=True)):
+            is_open = lead < self.sure
             if start >= 0 and (not is_open or begins or number - start == RUN):
-                out.append((start, number))
+                out.append(Run(start, number, lowest))
                 start = -1
-            if is_open and start < 0:
-                start = number
+            if is_open:
+                if start < 0:
+                    start, lowest = number, lead
+                elif lead < lowest:
+                    lowest = lead
         if start >= 0:
-            out.append((start, len(led)))
+            out.append(Run(start, len(leads), lowest))
         return out
 
-    @staticmethod
-    def is_full(run: tuple[int, int]) -> bool:
-        """Whether a run was cut for its length."""
-        return run[1] - run[0] == RUN
+    def is_empty(self, run: Run) -> bool:
+        """Whether O is the best for each of its tokens: it leads for all, and no step is worth more than from O to O."""
+        return run.lowest > 0 and self._plain_steps
 
     def path(self, scores: Array, goes_on: bool = False) -> list[int]:
         """The best row of tags behind O, and before O if it `goes_on` (Viterbi)."""

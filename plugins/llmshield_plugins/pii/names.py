@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmshield import clock
 from llmshield_plugins.pii.detector import Found
-from llmshield_plugins.pii.name_model import AHEAD, BACK, TAGS, Model
+from llmshield_plugins.pii.name_model import AHEAD, BACK, TAGS, Model, Run
 from llmshield_plugins.pii.name_tokens import Token, tokens
 
 if TYPE_CHECKING:
@@ -94,10 +94,13 @@ class Names:
         scores = self._scores(row[:known], first, ready, deadline)
         runs = self._model.runs(scores, [token.gap == 2 for token in row[first:ready]])
         done = ready
-        if not final and runs and runs[-1][1] == ready - first and not self._model.is_full(runs[-1]):
-            done = first + runs.pop()[0]
+        if not final and runs and runs[-1].end == ready - first and not runs[-1].is_full:
+            done = first + runs.pop().start
         found = [
-            name for begin, end in runs for name in self._in_run(text, row, scores, first, begin, end, ready)
+            name
+            for run in runs
+            if not self._model.is_empty(run)
+            for name in self._in_run(text, row, scores, first, run, ready)
         ]
         upto = row[done].start if done < len(row) else len(text)
         return found, upto, _needed(row, done)
@@ -113,10 +116,11 @@ class Names:
         return parts[0] if len(parts) == 1 else model.joined(parts)
 
     def _in_run(
-        self, text: str, row: Sequence[Token], scores: Array, first: int, begin: int, end: int, ready: int
+        self, text: str, row: Sequence[Token], scores: Array, first: int, run: Run, ready: int
     ) -> list[Found]:
-        """The names among the tokens `first + begin` to `first + end`."""
-        goes_on = first + end < ready and not self._model.is_full((begin, end))
+        """The names in a run; `first` is the token that `scores` begin with."""
+        begin, end = run.start, run.end
+        goes_on = first + end < ready and not run.is_full
         tags = self._model.path(scores[begin:end], goes_on)
         out: list[Found] = []
         number = begin

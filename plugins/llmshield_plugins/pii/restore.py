@@ -11,7 +11,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote
 
 import re2

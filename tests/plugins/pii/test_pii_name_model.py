@@ -113,9 +113,24 @@ def test_tokens_are_searched_in_runs() -> None:
     scores[[0, 3], 0] = 9
     breaks = [number == 5 for number in range(len(scores))]
 
-    assert model.runs(scores, breaks) == [(1, 3), (4, 5), (5, 5 + RUN), (5 + RUN, RUN + 9)]
-    assert [model.is_full(run) for run in model.runs(scores, breaks)] == [False, False, True, False]
+    assert [run[:2] for run in model.runs(scores, breaks)] == [(1, 3), (4, 5), (5, 5 + RUN), (5 + RUN, RUN + 9)]
+    assert [run.is_full for run in model.runs(scores, breaks)] == [False, False, True, False]
     assert model.runs(scores[:0], []) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_skipped_is_empty(seed: int) -> None:
+    """Where O leads and no step beats O to O, no name is the best."""
+    rng = np.random.default_rng(seed)
+    between = rng.normal(0, 2, (len(TAGS),) * 2).astype(np.float32)
+    between[0, 0] = between.max() * (1 if seed % 4 else 0.5)
+    scores = rng.normal(0, 1, (3, len(TAGS))).astype(np.float32)
+    scores[:, 0] += rng.uniform(0, 4)
+    model = Model(EMPTY.rows, between, {}, sure=1e9)
+    (run,) = model.runs(scores, [False] * 3)
+
+    if model.is_empty(run):
+        assert model.path(scores) == [0, 0, 0]
 
 
 def test_the_shipped_weights_are_small_and_whole() -> None:
