@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -80,8 +80,8 @@ class Usage:
 
 
 __all__ = [
-    "AttachedFilter", "AttachedGuard", "Attempt", "AttemptGuard", "Call", "Channel", "ChannelKind", "Clamp", "Edit",
-    "Failure", "FilterFactory", "Finding", "FinishKind", "Operation", "Outcome", "Path", "Phase", "Proposal", "Reply",
+    "AttachedFilter", "AttachedGuard", "AttachedListener", "Attempt", "AttemptGuard", "Call", "Channel", "ChannelKind", "Clamp", "Edit",
+    "Failure", "FilterFactory", "Finding", "FinishKind", "Hear", "Listener", "Operation", "Outcome", "Path", "Phase", "Proposal", "Reply",
     "Role", "Sealed", "Stop", "Text", "TextFilter", "TextKind", "Tree", "Usage",
 ]  # fmt: skip
 
@@ -127,6 +127,10 @@ class Channel:
 
 FilterFactory: TypeAlias = "Callable[[Channel], TextFilter | None]"
 Phase: TypeAlias = Literal["guard", "restore"]
+Hear: TypeAlias = "Callable[[str], None]"
+"""Takes the next piece of one channel."""
+Listener: TypeAlias = "Callable[[Channel], Hear | None]"
+"""Asked once for each channel of one attempt's reply; None: that channel is of no interest."""
 
 
 class AttachedFilter(NamedTuple):
@@ -141,6 +145,16 @@ class AttachedFilter(NamedTuple):
     untouched: Callable[[str], bool] | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class AttachedListener:
+    """Somebody who hears a reply and changes nothing."""
+
+    plugin: str
+    begin: Callable[[Attempt], Listener]
+    enforced: bool
+    fail_open: bool
+
+
 class Reply:
     """The answer to a Call, live or whole; `post_response` runs once, when its head is known.
 
@@ -149,7 +163,7 @@ class Reply:
     """
 
     __slots__ = (
-        "_enforced", "_fail_open", "_filters", "_on_end", "_plugin", "attempts", "cached", "cost_picousd", "dialect", "finish",
+        "_enforced", "_fail_open", "_filters", "_listeners", "_on_end", "_plugin", "attempts", "cached", "cost_picousd", "dialect", "finish",
         "model", "provider", "status", "stream", "usage",
     )  # fmt: skip
 
@@ -165,6 +179,7 @@ class Reply:
         self.cost_picousd: int | None = None
         self.cached = False
         self._filters: list[AttachedFilter] = []
+        self._listeners: list[AttachedListener] = []
         self._on_end: list[tuple[str, bool, Callable[[Reply], Awaitable[None] | None]]] = []
         self._plugin = ""
         self._enforced = True
@@ -192,6 +207,15 @@ class Reply:
                 self._plugin, factory, phase, hold_back, self._enforced, self._fail_open, untouched
             )
         )
+
+    def listen(self, begin: Callable[[Attempt], Listener]) -> None:
+        """Hear what this reply says, behind all guards and before anything is put back; nothing is held or changed.
+
+        `begin(attempt)` is asked for each attempt whose reply begins (several may, at once): `attempt.outcome` tells
+        at the end which of them the client has got. What it returns is asked for each channel, as a filter's factory
+        is; a channel of which the provider sends the whole text again is asked for anew.
+        """
+        self._listeners.append(AttachedListener(self._plugin, begin, self._enforced, self._fail_open))
 
     def at_end(self, fn: Callable[[Reply], Awaitable[None] | None]) -> None:
         """Call `fn(reply)` exactly once when the reply has ended, on every path: usage and finish are known.
@@ -294,6 +318,19 @@ class Attempt:
         return f"<Attempt {self.number} {self.provider!r} {self.model!r} {self.outcome or 'open'}>"
 
 
+class _Ran(Protocol):
+    """What one hook of one plugin has done (`steps.Took`)."""
+
+    @property
+    def plugin(self) -> str: ...
+    @property
+    def hook(self) -> str: ...
+    @property
+    def enforced(self) -> bool: ...
+    @property
+    def action(self) -> str: ...
+
+
 AttemptGuard: TypeAlias = "Callable[[Attempt], Skip | Block | Awaitable[Skip | Block | None] | None]"
 
 
@@ -324,6 +361,7 @@ class Call:
         "_plugin",
         "_proposals",
         "_renames",
+        "_trail",
         "body",
         "choices",
         "client",
@@ -348,6 +386,7 @@ class Call:
         "texts",
         "tier",
         "unseen",
+        "user",
         "wants_usage",
     )  # fmt: skip
 
@@ -389,6 +428,9 @@ class Call:
         self.tier: str | None = None
         self.key_id: str | None = None
         self.client = ""
+        self.user = ""
+        """Whom the caller says that the call is for (`user`, `safety_identifier`, `metadata.user_id`), before any
+        plugin has edited it; empty where it names nobody."""
         self.tags: dict[str, str] = {}
         self.deadline: float | None = None
         self.response_headers: dict[str, str] = {}
@@ -403,6 +445,14 @@ class Call:
         self._fail_open = False
         self._renames: Renames | None = None
         self._ask: Ask | None = None
+        self._trail: Sequence[_Ran] = ()
+
+    def was_run(self, plugin: str) -> bool:
+        """Whether the plugin of this name has done its `pre_request` in this call: enforced, and without a failure."""
+        return any(
+            each.plugin == plugin and each.hook == "pre_request" and each.enforced and each.action != "error"
+            for each in self._trail
+        )
 
     @property
     def enforced(self) -> bool:

@@ -220,7 +220,8 @@ class Exchange:
         user = body.get("user") or body.get("safety_identifier")
         if not user and type(metadata := body.get("metadata")) is dict:
             user = metadata.get("user_id")
-        self.user = user if type(user) is str else ""
+        self.user = call.user = user if type(user) is str else ""
+        call._trail = self.trail.took
         if keeps_texts:
             self.heard = {}
 

@@ -8,11 +8,22 @@ from functools import partial
 from types import CoroutineType
 from typing import Any
 
-from llmshield.call import AttachedFilter, Attempt, Channel, Reply, Stop
+from llmshield.call import (
+    AttachedFilter,
+    AttachedListener,
+    Attempt,
+    Channel,
+    Hear,
+    Listener,
+    Reply,
+    Stop,
+    TextFilter,
+)
 from llmshield.chain import Took, run_now
 from llmshield.channels import Channels, WouldChange
 from llmshield.dialects import Event, Piece, StreamCodec
 from llmshield.dialects._tree import dump
+from llmshield.errors import PluginError
 from llmshield.exchange import Exchange
 from llmshield.logs import log
 
@@ -51,7 +62,60 @@ async def open_channels(
         ):
             x.trail.took.append(Took(attached.plugin, "filter", action, attached.enforced, 0.0))
 
-    return Channels(reply._filters, watch)
+    return Channels(filters_of(reply, attempt), watch)
+
+
+def filters_of(reply: Reply, attempt: Attempt) -> list[AttachedFilter]:
+    """The filters of one attempt's reply; who listens stands behind all guards and changes nothing."""
+    if not reply._listeners:
+        return reply._filters
+    ears = [
+        AttachedFilter(each.plugin, _Ears(each, attempt), "guard", 0, each.enforced, each.fail_open)
+        for each in reply._listeners
+    ]
+    return [*reply._filters, *ears]
+
+
+class _Ears:
+    """Who hears one attempt's reply: makes an ear for each channel."""
+
+    __slots__ = ("_error", "_listener")
+
+    def __init__(self, attached: AttachedListener, attempt: Attempt) -> None:
+        self._listener: Listener | None = None
+        self._error: Exception | None = None
+        try:
+            self._listener = attached.begin(attempt)
+        except Exception as error:  # noqa: BLE001  raised again where a filter's failure has its meaning
+            self._error = error
+
+    def __call__(self, channel: Channel) -> TextFilter | None:
+        if self._listener is None:
+            raise self._error or PluginError("A listener's begin() returned nothing.")
+        if channel.kind == "tool_arguments" and not channel.path:  # only asked about; its leaves speak
+            return _Ear(_deaf)
+        hear = self._listener(channel)
+        return _Ear(hear) if hear is not None else None
+
+
+class _Ear:
+    """Hears one channel, and lets it through as it is."""
+
+    __slots__ = ("_hear",)
+
+    def __init__(self, hear: Hear) -> None:
+        self._hear = hear
+
+    def feed(self, text: str) -> str:
+        self._hear(text)
+        return text
+
+    def flush(self) -> str:
+        return ""
+
+
+def _deaf(text: str) -> None:
+    """Hears nothing."""
 
 
 async def _read_head(x: Exchange, attempt: Attempt, model: str, *, streamed: bool, status: int) -> None:

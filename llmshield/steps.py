@@ -174,9 +174,9 @@ async def _said(wait: Wait) -> Wait:
     return wait
 
 
-_Marks: TypeAlias = tuple[int, int, Reply | None, int, int]
-"""What hung on call and reply before a hook ran (guards, ends; reply, its filters and ends): a hook that fails
-leaves no more than that."""
+_Marks: TypeAlias = tuple[int, int, Reply | None, int, int, int]
+"""What hung on call and reply before a hook ran (guards, ends; reply, its filters, listeners and ends): a hook that
+fails leaves no more than that."""
 
 
 def _lend(
@@ -190,12 +190,12 @@ def _lend(
     call.deadline = deadline
     guards, ends = len(call._attempt_guards), len(call._on_end)
     if step.hook != "post_response":
-        return guards, ends, None, 0, 0
+        return guards, ends, None, 0, 0, 0
     reply: Reply = rest[0]
     reply._plugin = step.plugin
     reply._enforced = step.enforced
     reply._fail_open = step.fail_open
-    return guards, ends, reply, len(reply._filters), len(reply._on_end)
+    return guards, ends, reply, len(reply._filters), len(reply._listeners), len(reply._on_end)
 
 
 def _count(
@@ -222,11 +222,12 @@ def _fail(
     step: Step, trail: Trail, call: Call, marks: _Marks, started: float, limit: float, error: Exception
 ) -> None:
     """A hook has failed: what it hung on is gone. Raises: CallError unless it is passed over."""
-    guards, ends, reply, filters, reply_ends = marks
+    guards, ends, reply, filters, listeners, reply_ends = marks
     del call._attempt_guards[guards:]
     del call._on_end[ends:]
     if reply is not None:
         del reply._filters[filters:]
+        del reply._listeners[listeners:]
         del reply._on_end[reply_ends:]
     failure = _failed(step, trail, started, limit, error)
     if not step.fail_open and step.enforced:

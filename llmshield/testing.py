@@ -22,13 +22,14 @@ from typing import Any, TypeVar
 import orjson
 
 from llmshield import clock
-from llmshield.call import Call, Channel, Finding, Reply
+from llmshield.call import Attempt, Call, Channel, Finding, Reply
 from llmshield.chain import Step, Took, Trail, run_step
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import WireRequest
 from llmshield.dialects._tree import parse_body
 from llmshield.errors import CallError, PluginError, WireError
 from llmshield.exchange import new_id
+from llmshield.filtering import filters_of
 from llmshield.hookspecs import HOOKS, Plugin
 from llmshield.mounts.gateway import serve
 from llmshield.policy import Policy, loads
@@ -180,7 +181,10 @@ async def filtered(
     seen = await run_hook(plugin, "post_response", subject, reply)
     if seen.verdict is not None:
         raise CallError("blocked", seen.verdict.message)
-    channels = Channels(reply._filters, lambda attached, what: None)
+    attempt = Attempt(
+        subject, number=1, provider="test", model=subject.model, dialect=subject.dialect, body={}
+    )
+    channels = Channels(filters_of(reply, attempt), lambda attached, what: None)
     where = channel or Channel("content")
     out: list[str] = []
     try:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmshield.call import Attempt, Channel, Stop
+from llmshield.call import Attempt, Channel, Reply, Stop
 from llmshield.chain import Trail
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Event, Piece
-from llmshield.filtering import filter_event, filter_pieces, open_channels, weight
+from llmshield.filtering import filter_event, filter_pieces, filters_of, open_channels, weight
 from llmshield.racing import Floor
 from llmshield.testing import call
 from llmshield.verdicts import Block
@@ -160,3 +160,53 @@ async def test_a_later_attempt_gets_fresh_filters_of_the_same_head(monkeypatch: 
     assert ["began", "hung"] == log
     assert "other" == x.reply.model
     assert "HELL" == one.feed(CONTENT, "hello") == two.feed(CONTENT, "hello")
+
+
+def test_a_listener_stands_behind_all_guards_and_before_restorers() -> None:
+    reply = Reply(provider="p", model="m", dialect="openai_chat", stream=True)
+    heard: list[tuple[int, str, str]] = []
+
+    def begin(tried: Attempt) -> Any:
+        def ear(channel: Channel) -> Any:
+            return (
+                None
+                if channel.kind == "refusal"
+                else lambda text: heard.append((tried.number, str(channel), text))
+            )
+
+        return ear
+
+    reply.listen(begin)
+    reply.filter(lambda channel: Shout(), hold_back=1)
+    reply.filter(lambda channel: Shout(), phase="restore", hold_back=1)
+    opened = Channels(filters_of(reply, attempt()), lambda *_: None)
+
+    assert "" == opened.feed(CONTENT, "h")
+    out = opened.feed(CONTENT, "ello") + opened.flush(CONTENT)
+    opened.feed(Channel("refusal"), "no")
+    opened.feed(Channel("tool_arguments"), '{"a": "b')
+    opened.feed(Channel("tool_arguments"), 'c"}')
+    opened.flush_all()
+    assert "HELLO" == out
+    assert "HELLO" == "".join(text for _, where, text in heard if where == "content[0.0]")
+    assert "BC" == "".join(text for _, where, text in heard if where == "tool_arguments[0.0]/a")
+    assert "refusal[0.0]" not in {where for _, where, _ in heard}
+
+
+@pytest.mark.parametrize("fail_open", [False, True])
+@pytest.mark.parametrize("broken", ["begin", "channel", "text"])
+def test_a_listener_that_fails_means_what_on_error_says(broken: str, fail_open: bool) -> None:
+    reply = Reply(provider="p", model="m", dialect="openai_chat", stream=True)
+    reply._fail_open = fail_open
+
+    def fails(*_: Any) -> Any:
+        raise ValueError("no")
+
+    stages = {"begin": fails, "channel": lambda tried: fails, "text": lambda tried: lambda channel: fails}
+    reply.listen(stages[broken])
+    opened = Channels(filters_of(reply, attempt()), lambda *_: None)
+    if fail_open:
+        assert "hello" == opened.feed(CONTENT, "hello") + opened.flush(CONTENT)
+    else:
+        with pytest.raises(Stopped):
+            opened.feed(CONTENT, "hello")

@@ -68,6 +68,7 @@ COMPANIONS = {
 ROOMS = {
     "llmshield/policy": "one table of findings goes through every section",
     "llmshield/stores": "one suite runs over every store",
+    "llmshield/transcripts/places": "one suite runs over every place",
 }
 """Rooms whose tests are about the room, not about single files: any test file of the folder counts."""
 

@@ -85,6 +85,8 @@ def erase(user: str, tenant: str | None, policy: Path, *, yes: bool) -> int:
             status = FAILED
             continue
         print(f"{holder.what}: {done.people} people erased, {done.items} {holder.what} are now nobody's")
+        for line in done.proof:
+            print(f"{holder.what}: {line}")
         for left in done.left:
             print(f"{holder.what}: {left}")
             status = FAILED

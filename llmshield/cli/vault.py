@@ -73,9 +73,19 @@ def register(app: typer.Typer) -> None:
         store: Annotated[
             str | None, typer.Option(help="A store: the keys that were configured in it.", show_default=False)
         ] = None,
+        policy: Annotated[
+            Path | None,
+            typer.Option(
+                "--policy", "-p", help="The keys of people in what this policy keeps.", show_default=False
+            ),
+        ] = None,
     ) -> None:
-        """Seal anew with LLMSHIELD_SECRET_KEY: every reference in standard input (one, or a whole policy), a key file, or
-        a store's keys."""
+        """Seal anew with LLMSHIELD_SECRET_KEY: every reference in standard input (one, or a whole policy), a key file, a
+        store's keys, or the keys of people in audit log and transcripts."""
+        if policy is not None:
+            from llmshield.cli._vault_people import reseal
+
+            raise typer.Exit(reseal(policy_at(policy, "vault")))
         if store is not None:
             from llmshield.cli import _vault_store
 

@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Erased:
-    """What a holder has done: how many `people` and `items` it was about, and what is left, as sentences."""
+    """What a holder has done: how many `people` and `items` it was about; what is `left`, and what `proof` there is
+    of what was destroyed, as sentences."""
 
     people: int = 0
     items: int = 0
+    left: list[str] = field(default_factory=list)
+    proof: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Resealed:
+    """How many `people`'s keys were sealed anew, and what is `left` under an older key, as sentences."""
+
+    people: int = 0
     left: list[str] = field(default_factory=list)
 
 
@@ -45,3 +55,10 @@ class Holder(ABC):
 
         Raises: ShieldError, OSError when that is not done: nobody may be told that it was.
         """
+
+    def reseal(self) -> Resealed:
+        """Seal anew, under the master key that seals now, what is sealed under an older one; safe to repeat.
+
+        Raises: ShieldError, OSError.
+        """
+        return Resealed()

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmshield.audit import Audit
 from llmshield.audit._places import sink_path
 from llmshield.evidence import segments
 from llmshield.evidence.identifiers import Identifiers
 from llmshield.evidence.people import People, people_path
 from llmshield.evidence.searching import Query, find, opened
 from llmshield.holders import Erased, Holder
-from llmshield.records import other_record
+from llmshield.holders._telling import tell
 
 
 class AuditHolder(Holder):
@@ -64,10 +63,7 @@ class AuditHolder(Holder):
                 f"{readable} records hold redacted texts, which are part of the chain: they go with their segments, when "
                 "`audit.retention` is over (`content: sealed` can be erased at once)"
             )
-        log = Audit(self.policy.audit, self.policy.hash)
-        log.start()
-        log.record(other_record({"kind": "erased", "people": sorted(pseudonyms), "records": done.items}))
-        log.close()
-        if log.failure is not None:
-            done.left.append(f"the chain could not be told of it: {log.failure}")
+        failure = tell(self.policy, {"people": sorted(pseudonyms), "records": done.items})
+        if failure is not None:
+            done.left.append(f"the chain could not be told of it: {failure}")
         return done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -145,3 +145,7 @@ class Tenant(Section):
         default=(), description="Client keys, each as `sha256:` and the hash of the whole key."
     )
     tags: dict[Name, Glob] = Field(default={}, description="Tags that all of its calls carry.")
+    consent: tuple[Literal["transcripts"], ...] = Field(
+        default=(),
+        description="What the people of this tenant have agreed to: `transcripts` keeps their conversations.",
+    )
