@@ -72,10 +72,17 @@ class Journal:
         )
         self._keys: dict[Any, int] = {}
         self._unsynced = False
-        self.failure = ""
-        """Why it can't be written; empty while it can."""
+        self._failure = ""
         self.dropped = 0
         """Records that were lost because it could not be written for long."""
+
+    @property
+    def failure(self) -> str:
+        """Why it can't be written; empty while it can."""
+        thread = self._thread
+        if self._failure or thread is None or self._ending or thread.is_alive():
+            return self._failure
+        return f"the journal in {str(self._state.journals)!r} is not written any more (its thread has ended)"
 
     def begin(self, epoch: str) -> None:
         """Before the first record: the book it is about."""
@@ -142,10 +149,10 @@ class Journal:
                 if self._unsynced and self._file is not None and (ending or time.monotonic() >= sync_at):
                     os.fsync(self._file.fileno())
                     self._unsynced, sync_at = False, time.monotonic() + _SYNC_S
-                self.failure = ""
+                self._failure = ""
             except Exception as error:  # noqa: BLE001  nobody else would write; who spends is told
                 why = getattr(error, "strerror", None) or type(error).__name__
-                self.failure = f"the journal in {str(self._state.journals)!r} can't be written ({why})"
+                self._failure = f"the journal in {str(self._state.journals)!r} can't be written ({why})"
                 self._leave()
                 if not ending:
                     time.sleep(_SYNC_S)

@@ -160,6 +160,25 @@ def test_a_disk_that_cannot_be_written_is_told_and_nothing_is_forgotten(
     assert [record.id for record in read(state.journals)] == ["a", "b"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_told(state: LocalState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would write any more, and nobody would know: money is refused."""
+
+    def end(seconds: float) -> None:
+        raise OSError(22, "a system that can't sleep")
+
+    journal = Journal(state)
+    journal.begin("e.1")
+    assert journal.failure == ""
+    monkeypatch.setattr(journals.time, "sleep", end)
+    journal.released("a")
+    assert journal._thread is not None
+    journal._thread.join(5)
+
+    assert "is not written any more" in journal.failure
+    journal.close()
+
+
 def test_what_was_written_in_part_is_written_again(
     state: LocalState, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,8 @@ transaction. Every way an answer comes after the COMMIT: what a caller has been 
 connections of their own, which WAL lets run beside the writers.
 
 Rule 1: a file in which nobody else commits for 50 ms is held by somebody who is stuck: the step fails, and while it
-stays so every other step fails at once. Where others do commit it is only crowded, and waited for half a second.
+stays so every other step fails at once. Where others do commit it is only crowded, and waited for half a second. Time in
+which whoever holds it is ready to run and gets no processor does not count to the 50 ms (`_sqlite_holder`).
 Rule 2: the waiting is done in the thread, never on the event loop.
 Rule 3: disk flushes are for another thread (`_sqlite_log`), which no step waits for.
 """
@@ -29,6 +30,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 from llmshield.errors import StoreUnavailable
 from llmshield.stores import book_lost
 from llmshield.stores._sqlite_connect import READ_S, connect
+from llmshield.stores._sqlite_holder import Holder
 from llmshield.stores._sqlite_log import Log
 from llmshield.stores._trouble import busy, sqlite_trouble
 
@@ -52,6 +54,9 @@ _POLL_S = 0.0003
 
 _COUNTED_S = 0.001
 """What one look counts of the patience at the most: where we get no processor, the others may not get any either."""
+
+_LOOK_S = 0.01
+"""Between two looks at who holds the file."""
 
 _SPOTS = 4
 """Most steps that are done on the spot in one turn of the event loop: what one caller does in a row."""
@@ -99,7 +104,9 @@ class SqliteFile:
         self._free = threading.Lock()
         """Held by whoever uses the writing connection."""
         self._stuck = False
-        """Somebody has waited for all his patience, and nobody has got the file since."""
+        """Somebody has waited for all his patience, and nobody has got the file or committed to it since."""
+        self._stuck_at = 0
+        """The version of the file (`_version`) that it is stuck at."""
         self._inode = (0, 0)
         self._changes = 0
 
@@ -257,6 +264,8 @@ class SqliteFile:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
+            if self._stuck and _version(connection) != self._stuck_at:
+                self._stuck = False  # others do commit
             return False
         self._stuck = False
         if _inode(self.path) != self._inode:
@@ -304,9 +313,10 @@ class SqliteFile:
 
     def _wait(self, connection: sqlite3.Connection, asked: float) -> None:
         """Open a transaction as soon as the others let us. Raises: StoreUnavailable when patience is over."""
-        last = time.monotonic()
-        waited = crowded = last - asked
-        version = _version(connection)
+        last = looked = time.monotonic()
+        # What our own thread came late counts little: those who hold the file may have had no processor either.
+        waited, crowded = min(last - asked, _WAY_S), last - asked
+        counted, version, holder = waited, _version(connection), Holder(self.path)
         while not self._stuck:
             time.sleep(_POLL_S)
             now = time.monotonic()
@@ -314,10 +324,15 @@ class SqliteFile:
             last, waited, crowded = now, waited + passed, crowded + passed
             if self._begin(connection):
                 return
+            if now - looked >= _LOOK_S:
+                unused = holder.unused()
+                counted = waited = waited if unused is None else counted + unused
+                looked = now
             seen = _version(connection)
             if seen != version:
-                version, waited = seen, 0.0
-            self._stuck = waited > self._patience_s - _WAY_S or crowded > _CROWDED_S
+                version, waited, counted = seen, 0.0, 0.0
+            if waited > self._patience_s - _WAY_S or crowded > _CROWDED_S:
+                self._stuck, self._stuck_at = True, version
         raise busy(self.path, self._patience_s)
 
     # -- what runs in the writing thread

@@ -46,11 +46,12 @@ async def one(http: aiohttp.ClientSession, url: str, chance: random.Random) -> b
     try:
         async with asyncio.timeout(patience if leaves else 60):
             async with http.post(f"{url}/v1/chat/completions", json=body) as reply:
-                text = said((await reply.read()).decode())
+                data = (await reply.read()).decode()
     except TimeoutError:
         return False
 
-    assert 200 == reply.status
+    assert 200 == reply.status, data
+    text = said(data)
     assert f"token {token} and {token}@example.com" in text
     return True
 

@@ -114,6 +114,21 @@ async def test_a_locked_file_costs_fifty_milliseconds_once(file: Path, other: Ot
     await store.close()
 
 
+async def test_a_file_in_which_others_commit_again_is_waited_for(file: Path, other: Other) -> None:
+    """One step waited for nothing; the others fail at once only while nobody commits."""
+    store = open_store(f"sqlite:///{file}")
+    await store.open()
+    other.say("BEGIN IMMEDIATE")
+    await failed(reserve(store, "a"))
+    other.say("UPDATE flush SET times = times + 1")
+    other.say("COMMIT")
+    other.say("BEGIN IMMEDIATE")
+
+    assert await failed(reserve(store, "b")) > 0.03
+    assert min([await failed(reserve(store, f"c{index}")) for index in range(10)]) < 0.03
+    await store.close()
+
+
 async def test_what_is_read_needs_no_lock(file: Path, other: Other) -> None:
     """Reports, and the notes that every process copies, are read beside a writer, stuck or not."""
     store = open_store(f"sqlite:///{file}")

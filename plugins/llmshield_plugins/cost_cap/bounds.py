@@ -117,8 +117,8 @@ def bound_of(attempt: Attempt, price: ModelPrice, offered: Offered) -> tuple[Bou
     best_of, prompts = body.get("best_of"), body.get("prompt")
     if type(best_of) is int:
         choices = max(choices, best_of)
-    if type(prompts) is list and prompts and type(prompts[0]) is not int:
-        choices *= len(prompts)  # legacy completions answer each prompt
+    if type(prompts) is list and not all(type(entry) is int for entry in prompts):
+        choices *= len(prompts)  # legacy completions answer each prompt; a list of numbers is one
     bound = Bound(
         tokens,
         max(1, choices),
