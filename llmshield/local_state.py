@@ -59,6 +59,11 @@ class LocalState:
             return Known(str(found["epoch"]), int(found["steps"]))
         except (FileNotFoundError, NotADirectoryError):
             return Known()
+        except PermissionError as error:
+            raise StoreError(
+                f"{path} is closed to uid {os.geteuid()}: it is another user's state folder, or was written as another"
+                " user. Name one of this user's (server.state_dir), or give it to this user with what is in it."
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path} can't be read ({error.__class__.__name__}). It says which money book was spent from. Put it"

@@ -30,12 +30,15 @@ from mitmproxy import connection, ctx, http, tls
 from mitmproxy.proxy import layer, server_hooks
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
+from mitmproxy.proxy.mode_specs import LocalMode
 
 if TYPE_CHECKING:
+    from llmshield_addons.llmshield_captured import captured
     from llmshield_addons.llmshield_known import Known, ip_of
     from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
     from llmshield_addons.llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
 else:  # mitmproxy and Python put a script's own folder on the path
+    from llmshield_captured import captured
     from llmshield_known import Known, ip_of
     from llmshield_splice import Closed, Splice, to_gateway
     from llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
@@ -171,6 +174,8 @@ class LLMShield(Known):
         handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
         if handler is not None:
             handler.max_conns = defaultdict(lambda: asyncio.Semaphore(_PARALLEL))
+            if isinstance(client.proxy_mode, LocalMode):
+                handler.layer = captured(handler.layer, self.ports)
 
     def _ignore(self, about: Any) -> None:
         """Nothing was decided yet."""
@@ -272,7 +277,7 @@ class LLMShield(Known):
         server, client = data.server, data.client
         to = (server.address[0], server.address[1]) if server.address else ("", 0)
         mark = getattr(server, "llmshield", "")
-        if mark == "gateway" and to == self.gateway:
+        if (mark == "gateway" and to == self.gateway) or mark == "raw":
             return
         let = self.let.get(client.id, ())
         if to == self.gateway and to in let:
@@ -297,7 +302,7 @@ class LLMShield(Known):
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """A name may have led where no address may: nothing has been sent yet, and nothing will be."""
         to = data.server.peername
-        if getattr(data.server, "llmshield", "") == "gateway" or not to or to[:2] == self.gateway:
+        if getattr(data.server, "llmshield", "") in ("gateway", "raw") or not to or to[:2] == self.gateway:
             return
         if self.is_closed(to[0], to[1]) is not None:
             self.count("refused", to[0], data.client.peername[0])

@@ -2,7 +2,7 @@
 CPU), told over standard input what to do, and telling over standard output what happens; one JSON object a line.
 
 In: first what `mitm.LLMShield` is made of, with `mode`, `confdir` and `drain_s`; then `{"gateway": true|false}`; the end
-of the input ends the process. Out: `{"listening": [[host, port], ...]}`, or `{"failed": why}` with exit status 4; then
+of the input ends the process. Out: `{"listening": [[host, port], ...]}`, or `{"failed": why}` with exit status 4 (5: no capture); then
 once a second what was counted: `{"counts": [[how, host, client, number], ...]}`. SIGTERM takes no more clients and lets
 those that are here finish, `drain_s` seconds at most.
 """
@@ -10,6 +10,7 @@ those that are here finish, `drain_s` seconds at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -25,12 +26,15 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 
 if TYPE_CHECKING:
+    from llmshield_addons.llmshield_captured import LOGGER, Over
     from llmshield_addons.mitm import LLMShield
 else:
+    from llmshield_captured import LOGGER, Over
     from mitm import LLMShield
 
-_BUSY = 4
+_BUSY, _UNCAPTURED = 4, 5
 _TELL_S = 1.0
+_CAPTURE_S = 2.0
 
 
 def say(**said: Any) -> None:
@@ -54,13 +58,25 @@ async def run() -> int:
     master.options.update(connection_strategy="lazy", upstream_cert=False)
     if said.get("roots"):
         master.options.update(ssl_verify_upstream_trusted_ca=said["roots"])
+    stop, uncaptured = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        uncaptured.set()
+        stop.set()
+
+    logging.getLogger(LOGGER).addHandler(Over(lambda: loop.call_soon_threadsafe(end)))
     if not await server.setup_servers():
         say(failed="; ".join(str(each.last_exception) for each in server.servers if each.last_exception))
         return _BUSY
     await master.running()
-    stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
+    if said["mode"][0].startswith("local"):  # the capture comes up by itself, and fails by itself
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _CAPTURE_S)
+        if uncaptured.is_set():
+            say(failed="mitmproxy's capture has ended; what it said is above")
+            return _UNCAPTURED
     say(listening=[list(address[:2]) for address in server.listen_addrs()])
     orphaned = asyncio.Event()
 
@@ -87,7 +103,7 @@ async def run() -> int:
         task.cancel()
     tell_counts(shield)
     await master.done()
-    return 0
+    return _UNCAPTURED if uncaptured.is_set() else 0
 
 
 def tell_counts(shield: LLMShield) -> None:

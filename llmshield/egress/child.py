@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from llmshield.egress import capturing
 from llmshield.metrics import Metrics
 from llmshield.mounts import egress, gateway
 from llmshield.policy import Policy
@@ -30,6 +31,7 @@ class _Told:
 
 async def serve(policy: Policy) -> None:
     """Serve spliced connections until told to stop. Raises: ShieldError as `gateway.serve`."""
+    capturing.call_gateway()
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=2**22)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -64,7 +64,7 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the clients are. `environ` is theirs; `redirected` says that the kernel's rules lead them to the proxy;
+    """Where the clients are. `environ` is theirs; `redirected` says that they are led to the proxy, and `way` how;
     `proxies` are HOST:PORT at which ours listens; `system` whether the system's own roots have ours; `trust` judges the
     file of a path; `settings` are the variables that would be right."""
 
@@ -74,6 +74,7 @@ class Place:
     system: bool
     trust: Callable[[str], Trust]
     settings: Mapping[str, str]
+    way: str = "by the kernel's rules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def experience(kind: Kind, place: Place) -> Experience:
 
 def _comes(kind: Kind, place: Place) -> tuple[bool, str, dict[str, str]]:
     if place.redirected:
-        return True, "by the kernel's rules", {}
+        return True, place.way, {}
     wanted = ("JAVA_TOOL_OPTIONS",) if kind.java else kind.proxy[:1]
     advice = {name: place.settings[name] for name in wanted if name in place.settings}
     if not kind.proxy:

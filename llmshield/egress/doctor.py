@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from cryptography import x509
 
-from llmshield.egress import clients, environment, firewall, seen, sockets, trust
+from llmshield.egress import capturing, clients, environment, firewall, seen, sockets, trust
 from llmshield.egress.ca import Store, expires_soon
 from llmshield.egress.certificates import CaError
 from llmshield.egress.judging import judge, readable, system_trusts
@@ -93,8 +93,11 @@ def examine(
     _policy(found, policy)
     _authority(found, store, egress)
     _files(found, folder, patient)
-    _proxy(found, policy, where)
-    _rules(found, egress, where[1], patient)
+    if egress.mode == "local":
+        _capture(found, policy)
+    else:
+        _proxy(found, policy, where)
+        _rules(found, egress, where[1], patient)
     _sights(found)
     kinds = [kind for kind in clients.KINDS if not chosen or kind.name in chosen]
     if patient.pid is not None and not chosen:
@@ -103,6 +106,9 @@ def examine(
     place = clients.Place(
         environ=patient.environ,
         redirected=found.redirected,
+        way="by local capture, if `run --local` names it"
+        if egress.mode == "local"
+        else "by the kernel's rules",
         proxies=found.proxies,
         system=system_trusts(found.ours),
         trust=lambda path: judge(path, found.ours, patient.uid),
@@ -262,6 +268,24 @@ def _proxy(found: _Findings, policy: Policy | None, where: tuple[str, int]) -> N
         found.add(
             "proxy", "bad", f"{said}; its admin port {admin} {what}", "see the log of llmshield egress run"
         )
+
+
+def _capture(found: _Findings, policy: Policy | None) -> None:
+    """Whether this machine can capture, and does."""
+    why = capturing.trouble()
+    if why is not None:
+        found.add("capture", "bad", f"this machine can't: {why}", "egress.mode: transparent may do instead")
+        return
+    admin = policy.server.admin if policy is not None else None
+    status = _health(admin.host, admin.port) if admin is not None else 200
+    if status != 200:
+        found.add("capture", "bad", f"this machine can; the admin port {admin} "
+                  + ("does not answer" if status is None else f"says {status}"), "llmshield egress run --policy FILE")  # fmt: skip
+        return
+    found.redirected = True
+    found.add(
+        "capture", "good", "this machine can" + ("; the admin port says that all is up" if admin else "")
+    )
 
 
 def _rules(found: _Findings, egress: Egress, port: int, patient: Patient) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmshield.egress.accounts import Account
 from llmshield.errors import ShieldError
 from llmshield.logs import log
 
@@ -50,22 +52,35 @@ class Process:
             await self.reading
 
 
-async def spawn(name: str, command: list[str], user: int | None, **more: Any) -> Process:
-    """Start one, in a session of its own: a Ctrl-C at the terminal is ours to pass on. `user` is whom it runs as.
+async def spawn(name: str, command: list[str], user: Account | None, **more: Any) -> Process:
+    """Start one, in a session of its own: a Ctrl-C at the terminal is ours to pass on. `user` is whom it runs as, with
+    that user's group and home and none of ours.
 
     Raises: ShieldError where it can't be started.
     """
     if user is not None:
-        more |= {"user": user, "group": user, "extra_groups": []}
+        environment = dict(more.get("env") or os.environ) | user.environment()
+        more |= {"user": user.uid, "group": user.gid, "extra_groups": [], "env": environment}
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
             limit=2**22, **more,
         )  # fmt: skip
     except OSError as error:
-        who = f" as user {user}" if user is not None else ""
-        raise ShieldError(
-            f"The {name} can't be started{who}: {command[0]}: {error.strerror}"
-            + (" (that user needs to reach the interpreter, the policy and the store)" if who else "")
-        ) from None
+        raise ShieldError(_why(name, command[0], user, error)) from None
     return Process(name, process)
+
+
+def _why(name: str, program: str, user: Account | None, error: OSError) -> str:
+    said = f"The {name} can't be started"
+    if user is None:
+        return f"{said}: {program}: {error.strerror}"
+    said += f" as user {user.uid}: {program}: {error.strerror}"
+    if isinstance(error, PermissionError) and (place := user.closed_out_of(program)) is not None:
+        return (
+            f"{said}. {place} is closed to that user; have the interpreters where it may go (python3 -m venv /opt/llmshield),"
+            " and the policy and the store too"
+        )
+    if isinstance(error, PermissionError) and os.geteuid() != user.uid:
+        return f"{said}. Another user's processes can be started by root only"
+    return f"{said} (that user needs to reach the interpreter, the policy and the store)"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from llmshield import clock
-from llmshield.egress import firewall, interpreter, standing
+from llmshield.egress import capturing, firewall, interpreter, standing
+from llmshield.egress.accounts import Account
 from llmshield.egress.ca import Authority, write_signing_folder
 from llmshield.egress.handover import handover
 from llmshield.egress.processes import Process, spawn
@@ -58,7 +60,7 @@ class Wanted:
     admin: HostPort | None
     python: str
     authority: Authority
-    user: int | None = None
+    user: Account | None = None
     local: str = ""
     sets_rules: bool = False
     on_ready: Callable[[list[str], str | None], None] = lambda listening, admin: None
@@ -104,10 +106,7 @@ class Run:
             self._rules.end(crashed=died)
             await self._shut_down()
             if died:
-                raise ShieldError(
-                    f"The proxy has ended (status {self._proxy.process.returncode}), and so does the run: clients are"
-                    " refused until it is started again."
-                )
+                raise ShieldError(self._ended(self._proxy.process.returncode))
         finally:
             for task in looking:
                 task.cancel()
@@ -121,6 +120,16 @@ class Run:
                     sock.close()
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _ended(self, status: int | None) -> str:
+        """What the end of the proxy means."""
+        said = f"The proxy has ended (status {status}), and so does the run: "
+        if self._wanted.mode == "local":
+            return (
+                said
+                + "nothing is captured until it is started again, and what was captured goes past the policy."
+            )
+        return said + "clients are refused until it is started again."
+
     # -- the parts ---------------------------------------------------------------------------------------------
 
     async def _first_start(self, folder: Path) -> None:
@@ -129,7 +138,7 @@ class Run:
         path = write_signing_folder(wanted.authority, confdir)
         if wanted.user is not None:
             for each in (folder, confdir, path):
-                shutil.chown(each, wanted.user, wanted.user)
+                os.chown(each, wanted.user.uid, wanted.user.gid)
         # Importing mitmproxy takes a second, and so do detectors: both at once.
         async with asyncio.TaskGroup() as both:
             gateway = both.create_task(_told(self._start_gateway()))
@@ -184,6 +193,8 @@ class Run:
         said = handover(wanted.policy, self._address, self._token, tuple(own))
         proxy.tell(**said, mode=modes(wanted), confdir=str(confdir), drain_s=DRAIN_S, roots=_roots())
         first = await self._first_word(proxy)
+        if "failed" in first and wanted.mode == "local":
+            raise ShieldError(f"The proxy can't capture: {first['failed']}.")
         if "failed" in first:
             raise ShieldError(
                 f"The proxy can't listen on {wanted.listen}: {first['failed']}. Free it, or choose another"
@@ -337,7 +348,7 @@ def reserved() -> socket.socket:
 def modes(wanted: Wanted) -> list[str]:
     """What mitmproxy calls the mode, with its address; it would listen on all addresses without one."""
     if wanted.mode == "local":
-        return [f"local:{wanted.local}" if wanted.local else "local"]
+        return [f"local:{capturing.spec(wanted.local)}"]
     at = f"@{wanted.listen.host}:{wanted.listen.port}"
     if wanted.mode == "transparent" and wanted.listen.host == "127.0.0.1" and firewall.has_ipv6():
         return [f"transparent{at}", f"transparent@::1:{wanted.listen.port}"]
@@ -358,8 +369,6 @@ def addon(name: str) -> Path:
 
 def _roots() -> str | None:
     """Where the roots are that a connection past the gateway is checked with; None: mitmproxy's own."""
-    import os
-
     file = os.environ.get("SSL_CERT_FILE")
     return file if file and Path(file).is_file() else None
 

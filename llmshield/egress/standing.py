@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from llmshield.egress import firewall
-from llmshield.egress.rules import Rules, RulesError
+from llmshield.egress.rules import Rules, RulesError, check_listen
 from llmshield.errors import ShieldError
 from llmshield.logs import log
 
@@ -43,6 +44,11 @@ class Standing:
             self.missing = (
                 f"the rules of the kernel lead to port {found.port}, and the proxy is on {self._rules.port}"
             )
+        elif found.uids and self._rules.uid not in found.uids and not found.gids:
+            self.missing = (
+                f"the rules of the kernel leave uid {found.uids[0]} out, and gateway and proxy run as uid"
+                f" {self._rules.uid}: their own calls come back to them (llmshield egress rules up --uid {self._rules.uid})"
+            )
         else:
             self.missing = None
 
@@ -59,13 +65,23 @@ class Standing:
 
 def of(wanted: Wanted) -> Standing:
     """What this run has to do with rules. Raises: ShieldError where it is to set them and runs as a user whose own
-    traffic they would redirect."""
+    traffic they would redirect, or listens where they can't lead to."""
     egress = wanted.policy.egress
     if wanted.mode != "transparent" or egress is None:
         return Standing(None, sets=False, bypasses=False)
-    if wanted.sets_rules and not wanted.user:
-        raise ShieldError(
-            "--rules up needs --uid N: the user of gateway and proxy is the one whose own traffic is not redirected."
-        )
-    rules = Rules(port=wanted.listen.port, uid=wanted.user or 0, ports=tuple(egress.ports))
+    uid = wanted.user.uid if wanted.user is not None else os.geteuid()
+    port = wanted.listen.port
+    if wanted.sets_rules:
+        if uid == 0:
+            raise ShieldError(
+                "--rules up needs --uid USER: the user of gateway and proxy is the one whose own traffic is not"
+                " redirected, and may not be root."
+            )
+        check_listen(wanted.listen.host)
+        if port == 0 or port in egress.ports:
+            raise ShieldError(
+                f"--listen {wanted.listen}: rules lead to one port, which is not one of those that they redirect"
+                f" ({', '.join(map(str, egress.ports))}); choose another one."
+            )
+    rules = Rules(port=port, uid=uid, ports=tuple(egress.ports))
     return Standing(rules, sets=wanted.sets_rules, bypasses=egress.on_crash == "bypass")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmshield.egress import doctor, environment, firewall, seen, trust
+from llmshield.egress import capturing, doctor, environment, firewall, seen, trust
 from llmshield.egress.ca import Store
 from llmshield.egress.firewall import Found
 from llmshield.egress.rules import RulesError
@@ -257,3 +257,16 @@ def test_both_forms_say_the_same(room: Room) -> None:
     assert all(check["says"] in text for check in data["checks"])
     assert all(each["says"] in text for each in data["clients"])
     assert "export SSL_CERT_FILE=" in text
+
+
+@pytest.mark.parametrize("why", [None, "There is no sudo on the PATH."])
+def test_local_capture(room: Room, monkeypatch: pytest.MonkeyPatch, why: str | None) -> None:
+    monkeypatch.setattr(capturing, "trouble", lambda: why)
+    found = room.examine(", mode: local")
+    (check,) = [check for check in found.checks if check.name == "capture"]
+
+    assert check.state == ("good" if why is None else "bad")
+    assert why is None or why in check.says
+    if why is None:
+        assert {each.outcome for each in found.clients} == {"obeys"}
+        assert all("by local capture" in each.says for each in found.clients)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import sys
 from pathlib import Path
@@ -42,8 +41,8 @@ def test_the_port_stays_ours_while_nobody_listens() -> None:
         ("socks5", "10.0.0.1", "", ["socks5@10.0.0.1:8080"]),
         ("transparent", "127.0.0.1", "", ["transparent@127.0.0.1:8080", "transparent@::1:8080"]),
         ("transparent", "0.0.0.0", "", ["transparent@0.0.0.0:8080"]),
-        ("local", "127.0.0.1", "curl,1234", ["local:curl,1234"]),
-        ("local", "127.0.0.1", "", ["local"]),
+        ("local", "127.0.0.1", "curl,1234", ["local:curl,1234,!llmshield-gate"]),
+        ("local", "127.0.0.1", "", ["local:!llmshield-gate"]),
     ],
 )
 def test_modes(mode: Any, host: str, local: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,13 +51,12 @@ def test_modes(mode: Any, host: str, local: str, wanted: list[str], monkeypatch:
     given = Wanted(nothing, Path(), mode, HostPort(host, 8080), None, "", nothing, local=local)
 
     assert wanted == modes(given)
-    assert dataclasses.replace(given, user=1337).user == 1337
     monkeypatch.setattr(firewall, "has_ipv6", lambda: False)
     assert modes(given) == [each for each in wanted if "::1" not in each], (
         "nobody can listen on what is not there"
     )
 
 
-@pytest.mark.parametrize("name", ["mitm", "mitm_run", "llmshield_splice"])
+@pytest.mark.parametrize("name", ["mitm", "mitm_run", "llmshield_splice", "llmshield_captured"])
 def test_addons_are_found(name: str) -> None:
     assert addon(name).read_text(encoding="utf-8").startswith('"""')

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmshield.egress import firewall
+from llmshield.egress.accounts import Account
 from llmshield.egress.firewall import Found
 from llmshield.egress.rules import Rules, RulesError
 from llmshield.egress.running import Wanted
@@ -16,6 +17,7 @@ from llmshield.errors import ShieldError
 from llmshield.policy.units import HostPort
 from llmshield.testing import policy
 
+SERVICE = Account(1337, 1337, "1337", "/nonexistent")
 RULES = Rules(port=8080, uid=1337)
 POLICY = "providers: {openai: {dialect: openai}}\negress: {hosts: {api.openai.com: openai}, ports: [443]}"
 
@@ -26,6 +28,9 @@ POLICY = "providers: {openai: {dialect: openai}}\negress: {hosts: {api.openai.co
         (None, "are not up"),
         (Found("nft", (1337,), (), 8080), None),
         (Found("nft", (1337,), (), 9), "lead to port 9"),
+        (Found("nft", (1338,), (), 8080), "leave uid 1338 out"),
+        (Found("nft", (1338, 1337), (), 8080), None),
+        (Found("nft", (1338,), (4,), 8080), None),  # their group may be the one
         (Found("iptables"), None),
         (RulesError("not root"), None),
     ],
@@ -72,10 +77,17 @@ def test_only_transparent_mode_has_any() -> None:
     nothing: Any = None
 
     def wanted(mode: Any, **more: Any) -> Wanted:
-        return Wanted(policy(POLICY), Path(), mode, HostPort("127.0.0.1", 8080), None, "", nothing, **more)
+        listen = more.pop("listen", HostPort("127.0.0.1", 8080))
+        return Wanted(policy(POLICY), Path(), mode, listen, None, "", nothing, **more)
 
     assert of(wanted("regular")).missing is None
     assert of(wanted("transparent")).missing is not None
-    assert of(wanted("transparent", user=1337, sets_rules=True)).missing is not None
-    with pytest.raises(ShieldError, match="--uid"):
-        of(wanted("transparent", sets_rules=True))
+    assert of(wanted("transparent", user=SERVICE, sets_rules=True)).missing is not None
+    for more, why in (
+        ({"user": Account(0, 0, "root", "/root")}, "--uid"),
+        ({"user": SERVICE, "listen": HostPort("127.0.0.1", 0)}, "--listen"),
+        ({"user": SERVICE, "listen": HostPort("127.0.0.1", 443)}, "--listen"),
+        ({"user": SERVICE, "listen": HostPort("10.0.0.1", 8080)}, "--listen"),
+    ):
+        with pytest.raises(ShieldError, match=why):
+            of(wanted("transparent", sets_rules=True, **more))

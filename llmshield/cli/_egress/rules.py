@@ -164,20 +164,18 @@ def _rules(
 
 
 def _user(text: str, option: str, *, given: bool) -> int:
-    import pwd
+    from llmshield.egress import accounts
 
-    if text.isascii() and text.isdigit() and int(text) < 2**32 - 1:
-        return int(text)
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError:
-        if given:
-            raise misused("rules", f"{option} {text!r:.60}: no such user; name one, or a number") from None
-        raise misused(
-            "rules",
-            f"say which user proxy and gateway run as: --uid NAME (there is no user {SERVICE_USER!r} here). Without it"
-            " their own calls would come back to them",
-        ) from None
+    found = accounts.find(text)
+    if found is not None:
+        return found.uid
+    if given:
+        raise misused("rules", f"{option} {text!r:.60}: no such user; name one, or a number")
+    raise misused(
+        "rules",
+        f"say which user proxy and gateway run as: --uid NAME (there is no user {SERVICE_USER!r} here). Without it"
+        " their own calls would come back to them",
+    )
 
 
 def _group(text: str) -> int:

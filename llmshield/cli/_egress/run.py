@@ -6,11 +6,14 @@ import asyncio
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmshield.cli._reading import USAGE, policy_at
+
+if TYPE_CHECKING:
+    from llmshield.egress.accounts import Account
 
 
 class RulesAre(enum.StrEnum):
@@ -53,9 +56,10 @@ def register(group: typer.Typer) -> None:
             typer.Option("--ca", help="Folder of the certificate authority; wins over the policy."),
         ] = None,
         uid: Annotated[
-            int | None,
+            str | None,
             typer.Option(
-                help="User (and group) that gateway and proxy run as; the rules leave it alone. Needs root."
+                help="User (name or number) that gateway and proxy run as; the rules leave it alone. Needs root.",
+                show_default=False,
             ),
         ] = None,
         local: Annotated[
@@ -91,15 +95,19 @@ def register(group: typer.Typer) -> None:
         except interpreter.NoMitmproxy as error:
             print(f"llmshield egress run: {error}", file=sys.stderr)
             raise typer.Exit(USAGE) from None
+        account = _account(uid) if uid is not None else None
+        way = mode.value if mode is not None else egress.mode
+        if way == "local":
+            _check_capture(uid)
         wanted = Wanted(
             policy=loaded,
             file=policy,
-            mode=mode.value if mode is not None else egress.mode,
+            mode=way,
             listen=address(listen) if listen else egress.listen,
             admin=address(admin) if admin else loaded.server.admin,
             python=found,
             authority=Store(ca or egress.ca).needed(egress.hosts),
-            user=uid,
+            user=account,
             local=local,
             sets_rules=rules is RulesAre.up,
             on_ready=_say,
@@ -109,6 +117,38 @@ def register(group: typer.Typer) -> None:
             await Run(wanted).until_stopped()
 
         asyncio.run(serve())  # uvloop starts no process as another user
+
+
+def _account(text: str) -> Account | None:
+    """Whom gateway and proxy are to run as; None for us. Raises: typer.Exit for wrong usage."""
+    import os
+
+    from llmshield.cli._egress._shared import misused
+    from llmshield.egress import accounts
+
+    found = accounts.find(text)
+    if found is None:
+        raise misused("run", f"--uid {text!r:.60}: no such user; name one, or a number")
+    if found.uid == 0:
+        raise misused("run", "--uid 0 is root; name a user of their own, such as llmshield")
+    if os.geteuid() not in (0, found.uid):
+        raise misused(
+            "run", f"--uid {found.uid}: only root can start them as another user; you are uid {os.geteuid()}"
+        )
+    return found if os.geteuid() == 0 else None
+
+
+def _check_capture(uid: str | None) -> None:
+    """Local capture that can't work says so here. Raises: typer.Exit."""
+    from llmshield.cli._egress._shared import misused
+    from llmshield.egress import capturing
+
+    if uid is not None:
+        raise misused("run", "--uid is not for --mode local: mitmproxy's capture needs root")
+    if (why := capturing.trouble()) is not None:
+        raise misused(
+            "run", f"--mode local can't capture on this machine: {why} --mode transparent may do instead"
+        )
 
 
 def _say(listening: list[str], admin: str | None) -> None:

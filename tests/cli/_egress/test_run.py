@@ -64,3 +64,33 @@ def test_a_port_that_is_taken(tmp_path: Path, egress: Any, which: str) -> None:
     assert ports[which] in done.stderr
     assert f"({which} HOST:PORT)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("uid", "why"),
+    [
+        ("-1", "no such user"),
+        ("99999999999", "no such user"),
+        ("nobody-of-this-name", "no such user"),
+        ("0", "is root"),
+    ],
+)
+def test_a_user_that_can_t_be(tmp_path: Path, egress: Any, uid: str, why: str) -> None:
+    done = run(tmp_path, POLICY + HOSTS, f"--uid={uid}")
+
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_local_capture_that_can_t_work(tmp_path: Path, egress: Any) -> None:
+    """It says why before anything starts; a run that captured nothing would call itself healthy."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = run(tmp_path, POLICY + HOSTS, "--mode", "local", "--local", "curl", PATH=str(empty))
+    with_uid = run(tmp_path, POLICY + HOSTS, "--mode", "local", "--uid", "48211")
+
+    assert (done.returncode, with_uid.returncode) == (2, 2)
+    assert "can't capture on this machine: " in done.stderr
+    assert "intercepts at" not in done.stderr
+    assert "--uid is not for --mode local" in with_uid.stderr
