@@ -15,10 +15,8 @@ from mitmproxy.proxy import layer, layers
 
 if TYPE_CHECKING:
     from llmshield_addons.llmshield_known import ip_of
-    from llmshield_addons.llmshield_splice import Closed
 else:
     from llmshield_known import ip_of
-    from llmshield_splice import Closed
 
 LOGGER = "mitmproxy.packet_sources.linux"
 
@@ -32,9 +30,12 @@ def captured(top: layer.Layer, ports: frozenset[int]) -> layer.Layer:
     over_udp = context.client.transport_protocol == "udp"
     if ours and not over_udp:
         return top
-    context.layers.clear()
     if ours and port != 80:
-        return Closed(context)
+        context.client.error = (
+            "HTTP/3 is refused"  # before its first byte is read, as mitmproxy's own Block does it
+        )
+        return top
+    context.layers.clear()
     context.server.llmshield = "raw"  # type: ignore[attr-defined]
     return layers.UDPLayer(context, ignore=True) if over_udp else layers.TCPLayer(context, ignore=True)
 

@@ -21,7 +21,7 @@ def one(host, port, protocol):
     context.server.address = (host, port)
     top = TransparentProxy(context)
     layer = captured(top, frozenset([80, 443]))
-    return [type(layer).__name__, context.layers == [layer], getattr(context.server, "llmshield", "")]
+    return [type(layer).__name__, context.layers == [layer], client.error or getattr(context.server, "llmshield", "")]
 
 over = []
 logger = logging.getLogger(LOGGER)
@@ -41,7 +41,7 @@ CASES: dict[tuple[str, int, str], tuple[str, str]] = {
     ("::ffff:127.0.0.1", 443, "tcp"): ("TCPLayer", "raw"),
     ("203.0.113.9", 53, "udp"): ("UDPLayer", "raw"),
     ("127.0.0.53", 53, "udp"): ("UDPLayer", "raw"),
-    ("203.0.113.9", 443, "udp"): ("Closed", ""),
+    ("203.0.113.9", 443, "udp"): ("TransparentProxy", "HTTP/3 is refused"),
     ("203.0.113.9", 80, "udp"): ("UDPLayer", "raw"),
 }
 

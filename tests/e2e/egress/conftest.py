@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
+import ipaddress
 import json
 import os
+import shutil
 import ssl
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +28,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from llmshield.egress import interpreter
+import llmshield
+from llmshield.egress import accounts, interpreter
+from llmshield.egress.accounts import Account
+from llmshield.egress.ca import Store
 from llmshield.simulator import Simulator
 
-HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "other.example")
+HOSTS = (
+    "api.openai.com",
+    "api.anthropic.com",
+    "generativelanguage.googleapis.com",
+    "api.mistral.ai",
+    "other.example",
+)
 PLUGIN = '''
 """Fails in the way that the prompt names."""
 import asyncio
@@ -308,3 +324,243 @@ def over_http2() -> Any:
         return found
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def provider_certificate() -> Callable[[Path], Path]:
+    """A provider's certificate for all hosts, as one file with its key; `roots.pem` beside it trusts it."""
+    return _certificate
+
+
+def _certificate(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "provider of tests")])
+    names = [x509.DNSName(host) for host in HOSTS]
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(
+            x509.SubjectAlternativeName([*names, x509.IPAddress(ipaddress.ip_address("10.77.0.2"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "roots.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    path = folder / "provider.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def started() -> Callable[..., contextlib.AbstractContextManager[subprocess.Popen[bytes]]]:
+    """`with started(words):` a program of ours that says `ready`."""
+    return _started
+
+
+@contextlib.contextmanager
+def _started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, **options)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+class Space:
+    """A namespace of network and mounts, alive as long as its process is. Only root makes one."""
+
+    def __init__(self) -> None:
+        script = "ip link set lo up && mount --make-rprivate / && echo ready && exec sleep 100000"
+        self.process = subprocess.Popen(["unshare", "-nm", "sh", "-c", script], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"ready\n"
+
+    def words(self, *words: str) -> list[str]:
+        """A command for the inside."""
+        return ["nsenter", "-t", str(self.process.pid), "-n", "-m", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, whatever that is."""
+        return subprocess.run(self.words(*words), capture_output=True, text=True, check=False, timeout=120)
+
+    def do(self, *words: str) -> str:
+        """The same; it has to go well."""
+        done = self.run(*words)
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
+
+    def let_in(self, user: Account, *paths: Path) -> None:
+        """Have a user reach these folders inside, whose way there may be closed to it (a home, pytest's own): the
+        closed folder is covered by an open one that holds them alone."""
+        for path in paths:
+            while (closed := user.closed_out_of(str(path.resolve()))) is not None:
+                behind = [each.resolve() for each in paths if each.resolve().is_relative_to(closed)]
+                script = (
+                    "set -e; at=$(mktemp -d); closed=$1; shift; n=0; for each; do n=$((n+1)); mkdir $at/$n; "
+                )
+                script += "mount --bind $each $at/$n; done; mount -t tmpfs -o mode=755 tmpfs $closed; n=0; for each; do "
+                script += "n=$((n+1)); mkdir -p $each; mount --bind $at/$n $each; umount $at/$n; rmdir $at/$n; done; rmdir $at"
+                self.do("sh", "-c", script, "sh", str(closed), *map(str, behind))
+                if self.closes(user, path):
+                    pytest.skip(f"{closed} can't be opened for uid {user.uid} in a namespace")
+                break
+
+    def closes(self, user: Account, path: Path) -> bool:
+        """Whether a user can't look into a folder, inside."""
+        ids = ["--reuid", str(user.uid), "--regid", str(user.gid), "--clear-groups"]
+        return self.run("setpriv", *ids, "ls", str(path)).returncode != 0
+
+    def end(self) -> None:
+        _end(self.process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@dataclasses.dataclass
+class Run:
+    """`llmshield egress run` in a namespace."""
+
+    space: Space
+    process: subprocess.Popen[bytes]
+    log: Path
+    admin: str
+
+    def wait_healthy(self, seconds: float = 60.0) -> None:
+        """Until all of it is up."""
+        until = time.monotonic() + seconds
+        while self.health() != "200":
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.1)
+
+    def health(self) -> str:
+        """The status of /healthz; 000 where nobody listens."""
+        return self.space.run(
+            "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{self.admin}/healthz"
+        ).stdout
+
+    def children(self) -> dict[str, int]:
+        """The process ids of `gateway` and `proxy`."""
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        names = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in text.split()}
+        return {"proxy" if "mitm_run" in line else "gateway": pid for pid, line in names.items()}
+
+    def users(self) -> dict[str, dict[str, Any]]:
+        """Who its processes are: uids, gids (real, effective, saved, of files), groups, capabilities."""
+        found = {}
+        for name, pid in self.children().items():
+            lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            found[name] = {
+                **{each: [int(word) for word in lines[each.title()].split()] for each in ("uid", "gid")},
+                "groups": [int(word) for word in lines["Groups"].split()],
+                "capabilities": int(lines["CapEff"], 16) | int(lines["CapPrm"], 16),
+            }
+        return found
+
+
+class Cable:
+    """Two namespaces with a cable between them: clients, proxy and rules in `near`, the provider in `far`.
+
+    Proxy and gateway run as USER, who can reach nothing of root's: `shield` is the command that it can run.
+    """
+
+    USER, LISTEN, ADMIN, CONTROL = 48_213, "127.0.0.1:8080", "127.0.0.1:9787", 9000
+    NEAR, FAR = "10.77.0.1", "10.77.0.2"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.near, self.far = folder, Space(), Space()
+        self.shield = [sys.executable, "-m", "llmshield", "egress"]
+        self.near.do("ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns",
+                     str(self.far.process.pid))  # fmt: skip
+        for space, address in ((self.near, self.NEAR), (self.far, self.FAR)):
+            space.do("ip", "addr", "add", f"{address}/24", "dev", "cable")
+            space.do("ip", "link", "set", "cable", "up")
+        account = accounts.find(str(self.USER))
+        assert account is not None
+        code = "import sys; print(sys.prefix, sys.base_prefix, sep='\\n')"
+        mitmproxy = subprocess.run(
+            [interpreter.find(), "-c", code], capture_output=True, text=True, check=True
+        )
+        paths = {Path(sys.prefix), Path(sys.base_prefix), *map(Path, mitmproxy.stdout.split()),
+                 Path(llmshield.__file__).parents[1], *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(":")))}  # fmt: skip
+        self.near.let_in(account, folder, *sorted(paths))
+
+    def resolves(self, *hosts: str) -> None:
+        """Inside, these names are the provider's address."""
+        file = self.folder / "hosts"
+        known = file.exists()
+        file.write_text("127.0.0.1 localhost\n" + "".join(f"{self.FAR} {host}\n" for host in hosts))
+        if not known:
+            self.near.do("mount", "--bind", str(file), "/etc/hosts")
+
+    @contextlib.contextmanager
+    def provider(self, hosts: tuple[str, ...], *others: str) -> Iterator[Space]:
+        """The simulator behind TLS, in `far`, under these names."""
+        self.resolves(*hosts, *others)
+        words = [sys.executable, str(Path(__file__).parents[1] / "clients" / "provider.py"), "0.0.0.0", "443",
+                 str(self.CONTROL), "--tls", str(_certificate(self.folder))]  # fmt: skip
+        with _started(self.far.words(*words)):
+            yield self.far
+
+    @contextlib.contextmanager
+    def run(
+        self, policy: str, hosts: tuple[str, ...], *more: str, mode: str = "transparent"
+    ) -> Iterator[Run]:
+        """A run as USER, not waited for."""
+        (self.folder / "policy.yaml").write_text(policy)
+        Store(self.folder / "ca").init(hosts)
+        user = ["--uid", str(self.USER)] if mode != "local" else []
+        words = [*self.shield, "run", "--policy", str(self.folder / "policy.yaml"), "--ca", str(self.folder / "ca"), "--mode",
+                 mode, "--listen", self.LISTEN, "--admin", self.ADMIN, *user, *more]  # fmt: skip
+        trusting = {**os.environ, "SSL_CERT_FILE": str(self.folder / "roots.pem")}
+        with (self.folder / "log.txt").open("wb") as log:
+            process = subprocess.Popen(self.near.words(*words), stdout=log, stderr=log, env=trusting)
+            try:
+                yield Run(self.near, process, self.folder / "log.txt", self.ADMIN)
+            finally:
+                _end(process)
+
+
+@pytest.fixture(scope="module")
+def cable() -> Iterator[Cable]:
+    """Two namespaces; skipped where they can't be made."""
+    tools = [tool for tool in ("nft", "ip", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None]
+    if sys.platform != "linux" or os.geteuid() != 0 or tools:
+        pytest.skip(f"namespaces and rules need Linux and root{', and ' + ', '.join(tools) if tools else ''}")
+    try:
+        interpreter.find()
+    except interpreter.NoMitmproxy:
+        pytest.skip("no mitmproxy here; `make egress` sets it up")
+    folder = Path(tempfile.mkdtemp(prefix="llmshield-cable-"))
+    folder.chmod(0o755)
+    made = Cable(folder)
+    try:
+        yield made
+    finally:
+        made.near.end()
+        made.far.end()
+        shutil.rmtree(folder)

@@ -7,37 +7,23 @@ second one, in which the provider lives; root only.
 """
 
 import base64
-import contextlib
-import ipaddress
 import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-
-from llmshield.egress.ca import Store
 
 HERE = Path(__file__).parents[1]
 HOSTS = ("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com")
 URLS = tuple(f"https://{host}" for host in HOSTS)
 OTHER = "api.mistral.ai"
 """A provider that the policy does not list."""
-GROUP = 48_213
-"""The group of proxy and gateway in the namespace, which rules leave out: everything there runs as root."""
-
 PLUGINS = """\
 version: 1
 defaults: {timeout: 10s}
@@ -124,49 +110,6 @@ def free_port() -> int:
         return found
 
 
-@contextlib.contextmanager
-def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A program of ours that says `ready`."""
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, **options)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def certificate(folder: Path) -> Path:
-    """A provider's certificate for all hosts, as one file with its key; `roots.pem` beside it trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provider of tests")])
-    names = [x509.DNSName(host) for host in (*HOSTS, OTHER)]
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=30))
-        .add_extension(
-            x509.SubjectAlternativeName([*names, x509.IPAddress(ipaddress.ip_address("10.77.0.2"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "roots.pem").write_bytes(made.public_bytes(Encoding.PEM))
-    path = folder / "provider.pem"
-    path.write_bytes(
-        made.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    return path
-
-
 def calls_at(run: Runner, control: int) -> list[tuple[str, str]]:
     """What a provider was asked: path and body of each call, in an order of its own."""
     said = run("curl", "-sS", "--noproxy", "*", f"http://127.0.0.1:{control}/__sim__/calls")
@@ -187,7 +130,7 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory, started: Any) -> Reference:
     folder = tmp_path_factory.mktemp("asgi")
     (folder / "policy.yaml").write_text(PLUGINS + "providers: {app: {}}\n")
     port, control = free_port(), free_port()
@@ -234,12 +177,14 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def regular(egress: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Room]]:
+def regular(
+    egress: Any, tmp_path_factory: pytest.TempPathFactory, started: Any, provider_certificate: Any
+) -> Iterator[Callable[..., Room]]:
     """A proxy in regular mode; `regular(*options)` runs all clients with `llmshield egress exec OPTIONS --`."""
     folder = tmp_path_factory.mktemp("regular")
     port, control = free_port(), free_port()
     words = [sys.executable, str(HERE / "clients" / "provider.py"), "127.0.0.1", str(port), str(control),
-             "--tls", str(certificate(folder))]  # fmt: skip
+             "--tls", str(provider_certificate(folder))]  # fmt: skip
     policy = EGRESS.replace("CONNECT", f', connect: "127.0.0.1:{port}"')
     trusting = {"SSL_CERT_FILE": str(folder / "roots.pem")}
     with started(words), egress(policy, folder / "run", "--mode", "regular", **trusting) as mount:
@@ -273,10 +218,12 @@ def in_a_room(regular: Callable[..., Room]) -> Room:
     return regular("--isolate")
 
 
-def test_curl_by_socks5(egress: Any, reference: Reference, tmp_path: Path) -> None:
+def test_curl_by_socks5(
+    egress: Any, reference: Reference, tmp_path: Path, started: Any, provider_certificate: Any
+) -> None:
     port, control = free_port(), free_port()
     words = [sys.executable, str(HERE / "clients" / "provider.py"), "127.0.0.1", str(port), str(control),
-             "--tls", str(certificate(tmp_path))]  # fmt: skip
+             "--tls", str(provider_certificate(tmp_path))]  # fmt: skip
     policy = EGRESS.replace("CONNECT", f', connect: "127.0.0.1:{port}"')
     trusting = {"SSL_CERT_FILE": str(tmp_path / "roots.pem")}
     with started(words), egress(policy, tmp_path / "run", "--mode", "socks5", **trusting) as mount:
@@ -288,119 +235,58 @@ def test_curl_by_socks5(egress: Any, reference: Reference, tmp_path: Path) -> No
         assert without_cuts(answers[name]) == without_cuts(reference.answers[name])
 
 
-def space() -> subprocess.Popen[bytes]:
-    """A namespace of network and mounts, alive as long as this process is."""
-    script = "ip link set lo up && mount --make-rprivate / && echo ready && exec sleep 100000"
-    process = subprocess.Popen(["unshare", "-nm", "sh", "-c", script], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return process
-
-
 @pytest.fixture(scope="module")
-def by_rules(tmp_path_factory: pytest.TempPathFactory, egress: Any) -> Iterator[Room]:
-    """Transparent mode: rules in a namespace, proxy and clients in it, and the provider at the other end of a cable."""
-    tools = [tool for tool in ("nft", "ip", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None]
-    if sys.platform != "linux" or os.geteuid() != 0 or tools:
-        pytest.skip(f"namespaces and rules need Linux and root{', and ' + ', '.join(tools) if tools else ''}")
-    folder = tmp_path_factory.mktemp("transparent")
-    with contextlib.ExitStack() as stack:
-        near, far = space(), space()
-        for process in (near, far):
-            stack.callback(end, process)
-
-        def within(process: subprocess.Popen[bytes], *words: str) -> list[str]:
-            return ["nsenter", "-t", str(process.pid), "-n", "-m", *words]
-
-        def inside(*words: str) -> subprocess.CompletedProcess[str]:
-            return plainly(*within(near, *words))
-
-        def done(process: subprocess.Popen[bytes], *words: str) -> None:
-            subprocess.run(within(process, *words), check=True, capture_output=True)
-
-        done(
-            near, "ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(far.pid)
-        )
-        for process, last in ((near, 1), (far, 2)):
-            done(process, "ip", "addr", "add", f"10.77.0.{last}/24", "dev", "cable")
-            done(process, "ip", "link", "set", "cable", "up")
-        hosts = folder / "hosts"
-        hosts.write_text("127.0.0.1 localhost\n" + "".join(f"10.77.0.2 {host}\n" for host in (*HOSTS, OTHER)))
-        done(near, "mount", "--bind", str(hosts), "/etc/hosts")
-        words = [
-            sys.executable,
-            str(HERE / "clients" / "provider.py"),
-            "0.0.0.0",
-            "443",
-            "9000",
-            "--tls",
-            str(certificate(folder)),
-        ]
-        stack.enter_context(started(within(far, *words)))
-
-        (folder / "policy.yaml").write_text(EGRESS.replace("CONNECT", ""))
-        Store(folder / "ca").init(HOSTS)
-        shield = [sys.executable, "-m", "llmshield", "egress"]
-        log = stack.enter_context((folder / "log.txt").open("wb"))
-        run = ["setpriv", "--regid", str(GROUP), "--clear-groups", *shield, "run", "--policy", str(folder / "policy.yaml"),
-               "--ca", str(folder / "ca"), "--mode", "transparent", "--listen", "127.0.0.1:8080", "--admin", "127.0.0.1:9787"]  # fmt: skip
-        proxy = subprocess.Popen(
-            within(near, *run),
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "SSL_CERT_FILE": str(folder / "roots.pem")},
-        )
-        stack.callback(end, proxy)
-        before = inside("nft", "list", "ruleset").stdout
-        up = inside(*shield, "rules", "up", "--policy", str(folder / "policy.yaml"), "--listen", "127.0.0.1:8080",
-                    "--uid", "1337", "--gid", str(GROUP), "--wait", "60")  # fmt: skip
-        assert up.returncode == 0, up.stderr + (folder / "log.txt").read_text()
-        inside(
-            "curl",
-            "-sS",
-            "--retry",
+def by_rules(cable: Any) -> Room:
+    """Transparent mode: rules in a namespace, clients in it, proxy and gateway as a user of their own, and the provider
+    at the other end of a cable."""
+    near, folder = cable.near, cable.folder
+    policy = ["--policy", str(folder / "policy.yaml")]
+    with cable.provider(HOSTS, OTHER) as far, cable.run(EGRESS.replace("CONNECT", ""), HOSTS) as mount:
+        before = near.run("nft", "list", "ruleset").stdout
+        up = near.run(
+            *cable.shield,
+            "rules",
+            "up",
+            *policy,
+            "--listen",
+            cable.LISTEN,
+            "--uid",
+            str(cable.USER),
+            "--wait",
             "60",
-            "--retry-delay",
-            "1",
-            "--retry-all-errors",
-            "-f",
-            "http://127.0.0.1:9787/healthz",
         )
-
-        told = inside(
-            *shield, "env", "--shell", "json", "--ca", str(folder / "ca"), "--dir", str(folder / "public")
+        assert up.returncode == 0, up.stderr + mount.log.read_text()
+        mount.wait_healthy()
+        told = near.run(
+            *cable.shield,
+            "env",
+            "--shell",
+            "json",
+            "--ca",
+            str(folder / "ca"),
+            "--dir",
+            str(folder / "public"),
         )
         trust = [f"{name}={value}" for name, value in json.loads(told.stdout).items()]
-        answers = ask_all(lambda *words: inside("env", *trust, *words), folder, URLS)
-        calls = calls_at(lambda *words: plainly(*within(far, *words)), 9000)
+        answers = ask_all(lambda *words: near.run("env", *trust, *words), folder, URLS)
+        calls = calls_at(far.run, cable.CONTROL)
         # A host that the policy does not list: the provider's own certificate is seen, and believed by its own roots.
-        passed = inside("curl", "-sS", "--cacert", str(folder / "roots.pem"), f"https://{OTHER}/v1/models")
+        passed = near.run("curl", "-sS", "--cacert", str(folder / "roots.pem"), f"https://{OTHER}/v1/models")
         answers["unlisted"] = passed.stdout if passed.returncode == 0 else passed.stderr
-        policy = ["--policy", str(folder / "policy.yaml")]
         asked = [word for client in CLIENTS for word in ("--client", client)]
-        told = inside("env", *trust, *shield, "doctor", *policy, "--ca", str(folder / "ca"), "--dir", str(folder / "public"),
-                      "--listen", "127.0.0.1:8080", "--format", "json", *asked)  # fmt: skip
+        told = near.run("env", *trust, *cable.shield, "doctor", *policy, "--ca", str(folder / "ca"), "--dir",
+                        str(folder / "public"), "--listen", cable.LISTEN, "--format", "json", *asked)  # fmt: skip
         answers["doctor"] = (told.returncode, json.loads(told.stdout))
         for _ in range(20):  # who was seen is written every two seconds
             answers["report"] = json.loads(
-                inside(*shield, "report", *policy, "--format", "json", "--no-live").stdout
+                near.run(*cable.shield, "report", *policy, "--format", "json", "--no-live").stdout
             )
             if answers["report"]["shadow"]:
                 break
-        assert inside(*shield, "rules", "down").returncode == 0
-        assert inside("nft", "list", "ruleset").stdout == before
-        yield Room(answers, calls)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+        answers["users"] = mount.users()
+        assert near.run(*cable.shield, "rules", "down").returncode == 0
+        assert near.run("nft", "list", "ruleset").stdout == before
+        return Room(answers, calls)
 
 
 PLACES = {
@@ -461,6 +347,13 @@ def test_the_provider_is_asked_the_same_bytes(
 
     assert calls == reference.calls
     assert len(calls) == 2 * len([client for client in CLIENTS if not missing(client)])
+
+
+def test_proxy_and_gateway_are_nobody_special(by_rules: Room, cable: Any) -> None:
+    """A user of their own, of no other group, with no capability."""
+    wanted = {"uid": [cable.USER] * 4, "gid": [cable.USER] * 4, "groups": [], "capabilities": 0}
+
+    assert by_rules.answers["users"] == {"gateway": wanted, "proxy": wanted}
 
 
 def test_a_host_that_is_not_listed_is_not_touched(by_rules: Room) -> None:

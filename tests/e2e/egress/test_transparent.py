@@ -1,0 +1,172 @@
+"""Transparent mode from its start to every kind of end: gateway and proxy as a user of their own, rules with the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOST = "api.openai.com"
+POLICY = """\
+version: 1
+server: {store: "memory://"}
+providers: {openai: {dialect: openai, base_url: "https://api.openai.com/v1"}}
+plugins: [{use: pii, entities: {EMAIL_ADDRESS: {action: replace}}}]
+egress: {hosts: {api.openai.com: openai}, on_no_sni: pass}
+"""
+FOREIGN = "table inet somebody { chain out { type filter hook output priority 5; policy accept; tcp dport 25 drop; }; }"
+REFUSED, NO_TLS = 7, 35
+"""What curl calls a connection that the kernel refuses, and a handshake that is cut off."""
+
+Ask = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def far(cable: Any) -> Iterator[Any]:
+    cable.near.do("nft", FOREIGN)
+    with cable.provider((HOST,)) as space:
+        yield space
+
+
+@pytest.fixture
+def ask(cable: Any, far: Any) -> Ask:
+    """curl's status and output for a call to the host, as some user; `roots` are what it trusts."""
+    far.do("curl", "-sS", "-X", "DELETE", f"http://127.0.0.1:{cable.CONTROL}/__sim__/calls")
+
+    def call(
+        uid: int = 0, url: str = f"https://{HOST}/v1/chat/completions", roots: str = ""
+    ) -> tuple[int, str]:
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "to ada@example.com"}]}
+        trust = ["--cacert", roots or str(cable.folder / "public" / "ca.crt")] if roots != "any" else ["-k"]
+        ids = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+        done = cable.near.run(
+            *ids,
+            "curl",
+            "-sS",
+            "--max-time",
+            "20",
+            *trust,
+            "-H",
+            "content-type: application/json",
+            "-d",
+            json.dumps(body),
+            url,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return call
+
+
+def asked(cable: Any, far: Any) -> str:
+    """Everything that the provider was told."""
+    said: str = far.do("curl", "-sS", f"http://127.0.0.1:{cable.CONTROL}/__sim__/calls")
+    return said
+
+
+def public(cable: Any) -> None:
+    cable.near.do(
+        *cable.shield, "ca", "export", "--ca", str(cable.folder / "ca"), "--dir", str(cable.folder / "public")
+    )
+
+
+def ruleset(cable: Any) -> str:
+    said: str = cable.near.do("nft", "list", "ruleset")
+    return said
+
+
+@pytest.mark.parametrize("uid", [0, 48_214])
+def test_calls_of_other_users_obey_and_those_of_its_own_go_out(
+    cable: Any, far: Any, ask: Ask, uid: int
+) -> None:
+    """The whole scenario: the rules leave one user out, and proxy and gateway are that user, without a capability."""
+    before = ruleset(cable)
+    with cable.run(POLICY, (HOST,), "--rules", "up") as run:
+        run.wait_healthy()
+        public(cable)
+        status, said = ask(uid)
+        users = run.users()
+        past = ask(cable.USER, roots=str(cable.folder / "roots.pem"))
+        run.process.terminate()
+        ended = run.process.wait(40)
+    told = json.loads(asked(cable, far))
+
+    assert status == 0, said
+    assert '"choices"' in said
+    assert ["ada@example.com" in json.dumps(call["body"]) for call in told] == [False, past[0] == 0]
+    assert past[0] == 0, "a program of the proxy's own user goes past, as the page on rules says"
+    assert {(who["uid"][1], who["capabilities"]) for who in users.values()} == {(cable.USER, 0)}
+    assert ended == 0
+    assert ruleset(cable) == before
+
+
+@pytest.mark.parametrize(("on_crash", "stays"), [("block", True), ("bypass", False)])
+@pytest.mark.parametrize("killed", ["proxy", "run"])
+def test_after_a_crash(cable: Any, far: Any, ask: Ask, killed: str, on_crash: str, stays: bool) -> None:
+    """`block`: the kernel refuses clients, until it is started again. A run that is killed can take nothing out."""
+    before = ruleset(cable)
+    text = POLICY.replace("on_no_sni: pass", f"on_crash: {on_crash}")
+    theirs = str(cable.folder / "roots.pem")
+    with cable.run(text, (HOST,), "--rules", "up") as run:
+        run.wait_healthy()
+        children = run.children()
+        os.kill(children["proxy"] if killed == "proxy" else run.process.pid, signal.SIGKILL)
+        assert run.process.wait(60) == (1 if killed == "proxy" else -9)
+        until = time.monotonic() + 40
+        while any(Path(f"/proc/{pid}").exists() for pid in children.values()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    status, said = ask(roots=theirs)
+    stays = stays or killed == "run"
+
+    assert status == (REFUSED if stays else 0), said
+    assert (ruleset(cable) == before) is not stays
+    assert bool(json.loads(asked(cable, far))) is not stays
+    with cable.run(text, (HOST,), "--rules", "up") as run:  # in place of what was left
+        run.wait_healthy()
+        public(cable)
+        assert ask()[0] == 0
+    assert ruleset(cable) == before
+
+
+def test_ways_round(cable: Any, far: Any, ask: Ask) -> None:
+    """TLS without a name to a listed host's address, whatever `on_no_sni` says; HTTP/3; plain HTTP."""
+    with cable.run(POLICY, (HOST,), "--rules", "up") as run:
+        run.wait_healthy()
+        by_address = ask(url=f"https://{cable.FAR}/v1/models", roots="any")
+        code = ("import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)\n"
+                f"s.connect(({cable.FAR!r}, 443)); s.send(b'x'); s.recv(1)")  # fmt: skip
+        quic = cable.near.run("python3", "-c", code)
+        plain = ask(url=f"http://{HOST}/v1/chat/completions")
+    told = asked(cable, far)
+
+    assert by_address[0] == NO_TLS, by_address
+    assert any(word in quic.stderr for word in ("ConnectionRefusedError", "PermissionError")), quic.stderr
+    assert plain[0] == 0
+    assert '"choices"' in plain[1]
+    assert "ada@example.com" not in told
+
+
+def test_rules_are_the_same_however_often(cable: Any, far: Any) -> None:
+    before = ruleset(cable)
+    policy = cable.folder / "policy.yaml"
+    policy.write_text(POLICY)
+    words = ["--policy", str(policy), "--listen", cable.LISTEN, "--uid", str(cable.USER)]
+    found: list[str] = []
+    printed: subprocess.CompletedProcess[str] = cable.near.run(*cable.shield, "rules", "print", *words)
+    for step in ("up", "up", "down", "down"):
+        cable.near.do(*cable.shield, "rules", step, *words)
+        found.append(ruleset(cable))
+    cable.near.do("sh", "-c", f"nft -f - <<'EOF'\n{printed.stdout}EOF")
+    found.append(ruleset(cable))
+    cable.near.do(*cable.shield, "rules", "down")
+
+    assert found[0] == found[1] == found[4] != before
+    assert found[2] == found[3] == ruleset(cable) == before
+    assert "table inet somebody" in found[0]
