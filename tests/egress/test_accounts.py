@@ -30,7 +30,7 @@ def test_what_is_no_user(text: str) -> None:
 
 
 def test_its_environment() -> None:
-    assert Account(1, 2, "a", "/home/a").environment() == {"HOME": "/home/a", "USER": "a", "LOGNAME": "a"}
+    assert Account(1, 2, "a", "/srv/a").environment() == {"HOME": "/srv/a", "USER": "a", "LOGNAME": "a"}
 
 
 def test_what_is_closed(tmp_path: Path) -> None:
