@@ -353,7 +353,7 @@ def _joined(raw: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], bool]:
         name = name_of(raw_name)
         value = raw_value.decode("latin-1")
         if name in headers:
-            if name in _SINGLE and headers[name] != value:
+            if name == "host" or (name in _SINGLE and headers[name] != value):  # RFC 9112, 3.2
                 doubled = True
             elif name not in _SINGLE:
                 value = f"{headers[name]}, {value}"

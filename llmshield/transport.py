@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _KEEP_S = 30.0
 """How long a connection is kept for the next question: below the 60 s and more that providers keep theirs."""
+_SPARE_S = 5.0
+"""How long those are kept that a crowd has left behind, besides the last `_SPARES`."""
+_SPARES = 4
 _DNS_S = 30.0
 """How long the addresses of a name are kept."""
 _EYEBALLS_S = 0.25
@@ -167,7 +170,7 @@ class HttpTransport:
             return
         self._idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_KEEP_S, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(_SPARE_S, self._sweep)
 
     def lost(self, connection: Connection) -> None:
         """It is closed."""
@@ -178,14 +181,17 @@ class HttpTransport:
         self._sweeper = None
         now = clock.monotonic()
         kept = []
-        for connection in self._idle:
-            if connection.alive and now - connection.idle_since < _KEEP_S:
+        left = len(self._idle)
+        for connection in self._idle:  # the one that was not needed for longest comes first
+            keep_s = _SPARE_S if left > _SPARES else _KEEP_S
+            if connection.alive and now - connection.idle_since < keep_s:
                 kept.append(connection)
             else:
                 connection.abort()
+                left -= 1
         self._idle[:] = kept
         if kept:
-            self._sweeper = asyncio.get_running_loop().call_later(_KEEP_S, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(_SPARE_S, self._sweep)
 
     async def _connect(self, timeouts: Timeouts) -> Connection:
         """A new connection: name, address and TLS within the shortest limit. Raises: UpstreamError `connect`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmshield import clock
 from llmshield.dialects import WireRequest
 from llmshield.errors import UpstreamError
 from llmshield.transport import HttpTransport, Timeouts
@@ -54,6 +55,34 @@ async def reason(transport: HttpTransport, request: WireRequest = POST, timeouts
     with pytest.raises(UpstreamError) as caught:
         await read(await transport.ask(request, timeouts))
     return caught.value.reason
+
+
+def test_what_a_crowd_left_behind_is_closed_soon(
+    run: Run, listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await head_of(reader)
+            await asyncio.sleep(0.05)
+            writer.write(HI)
+
+    async def scenario() -> None:
+        async with listening(answers) as port, pool(port) as transport:
+
+            async def one() -> None:
+                assert await read(await transport.ask(GET, SOON)) == b"hi"
+
+            await asyncio.gather(*[one() for _ in range(20)])
+            now = clock.monotonic()
+            left = []
+            for later in (4.9, 5.1, 29.0, 31.0):
+                with monkeypatch.context() as at:
+                    at.setattr(clock, "monotonic", lambda later=later: now + later)
+                    transport._sweep()
+                    left.append(len(transport._idle))
+            assert left == [20, 4, 4, 0]
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from llmshield.logs import log
-from llmshield.mounts._request import HttpRequest
+from llmshield.mounts._request import HttpRequest, date_line
 from llmshield.mounts._sending import Sending
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _WAITING = 8
 """Pipelined requests that wait for their turn, before the socket is read no further."""
 _LINGER_S = 1.0
 """How long a client may go on sending what is not read any more before it is cut off."""
+_TOLD = 16
+"""Clients above the limit who are told so at once: each takes a place until it has read that."""
 _UPGRADE = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, None]]
@@ -54,6 +56,8 @@ class Connection(Sending):
     keep_s = KEEP_S
     mount = "gateway"
     origin: Origin | None = None
+    most = sys.maxsize
+    """Connections that this process can have at once; who comes above that is asked to come again."""
 
     def __init__(
         self, handler: Handler, connections: set[Connection], head_s: float, receive_s: float
@@ -97,6 +101,9 @@ class Connection(Sending):
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._connections.add(self)
         self._due(self._head_s)
+        over = len(self._connections) - self.most
+        if over > 0:
+            self._refuse(b"503 Service Unavailable\r\nretry-after: 1") if over <= _TOLD else transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -200,7 +207,7 @@ class Connection(Sending):
             len(self._url) + sum([len(name) + len(value) + 4 for name, value in headers]) > HEAD_LIMIT
         ):
             self._refuse(b"431 Request Header Fields Too Large")  # before anybody is asked for it
-        elif version != "1.1" and not _understood(version, headers):
+        elif not _understood(version, headers):
             self._refuse(b"400 Bad Request")
         else:
             request = self._arriving = HttpRequest(
@@ -355,7 +362,10 @@ class Connection(Sending):
             self._last_words = status
 
     def _say(self, status: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        date = date_line().encode("ascii")
+        self.transport.write(
+            b"HTTP/1.1 %b\r\n%bcontent-length: 0\r\nconnection: close\r\n\r\n" % (status, date)
+        )
         self._linger()
 
     def _linger(self) -> None:
@@ -374,5 +384,8 @@ class Connection(Sending):
 
 
 def _understood(version: str, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether it is HTTP/1.0 as such: with chunks, two servers would see two different ends (RFC 9112, 6.1)."""
+    """Whether it is HTTP/1.1 that says for which host (RFC 9112, 3.2), or HTTP/1.0 as such: with chunks, two servers
+    would see two different ends (RFC 9112, 6.1)."""
+    if version == "1.1":
+        return any(len(name) == 4 and name.lower() == b"host" for name, _ in headers)
     return version == "1.0" and all(name.lower() != b"transfer-encoding" for name, _ in headers)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import http
 from collections.abc import Mapping
+from email.utils import formatdate
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import httptools
 
+from llmshield import clock
 from llmshield.errors import CallError
 from llmshield.mounts._asgi import LINGER
 
@@ -209,7 +211,11 @@ class HttpRequest:
             # A value that would end its line early (RFC 9112, 11.1); who set it is not our client's trouble.
             lines = [f"{name}: {value}" for name, value in headers.items()]
             fields = "\r\n".join([line for line in lines if "\n" not in line and "\r" not in line])
-        head = f"{_status_line(status)}{fields}\r\n" if fields else _status_line(status)
+        head = (
+            f"{_status_line(status)}{date_line()}{fields}\r\n"
+            if fields
+            else _status_line(status) + date_line()
+        )
         length = headers.get("content-length")
         if headers.get("connection") == "close" or not self.connection.keep_alive:
             self.keeps_alive = False
@@ -280,6 +286,18 @@ def _taken_apart(url: bytes) -> tuple[bytes, bytes]:
     except httptools.HttpParserInvalidURLError:
         return url.partition(b"?")[0], b""
     return parts.path or b"/", parts.query or b""
+
+
+_date = (0, "")
+
+
+def date_line() -> str:
+    """When an answer was made (RFC 9110, 6.6.1); written once a second."""
+    global _date
+    now = int(clock.now())
+    if now != _date[0]:
+        _date = (now, f"date: {formatdate(now, usegmt=True)}\r\n")
+    return _date[1]
 
 
 @lru_cache(64)

@@ -11,6 +11,7 @@ from llmshield.errors import ShieldError
 from llmshield.mounts._asgi import App, Message
 from llmshield.mounts._protocol import Connection, Handler
 from llmshield.mounts._request import HttpRequest
+from llmshield.open_files import most_connections
 from llmshield.policy.units import HostPort
 
 BACKLOG = 2048
@@ -23,7 +24,7 @@ Kind = Callable[[Handler, set[Connection], float, float], Connection]
 
 class Server:
     """Serves a bound socket. `head_s` and `receive_s` are seconds for a request's head, and for its body; `kind` makes
-    the connections."""
+    the connections, `most` of them at once (None: as many as there are files for)."""
 
     def __init__(
         self,
@@ -33,12 +34,14 @@ class Server:
         head_s: float,
         receive_s: float,
         kind: Kind = Connection,
+        most: int | None = None,
     ) -> None:
         self._kind = kind
         self._handler = handler
         self._sock = sock
         self._head_s = head_s
         self._receive_s = receive_s
+        self._most = most if most is not None else most_connections()
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self.url = _url(sock)
@@ -46,10 +49,15 @@ class Server:
     async def start(self) -> None:
         """Take clients from now on."""
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: self._kind(self._handler, self._connections, self._head_s, self._receive_s),
+            self._make,
             sock=self._sock,
             backlog=BACKLOG,
         )
+
+    def _make(self) -> Connection:
+        connection = self._kind(self._handler, self._connections, self._head_s, self._receive_s)
+        connection.most = self._most
+        return connection
 
     def refuse(self) -> None:
         """Take no more clients; connections close when what is under way on them is answered."""

@@ -37,6 +37,13 @@ def port(policy: Policy, token: str) -> Callable[[Runtime, socket.socket], Serve
         kind = partial(
             Spliced, token=token, provider_of=egress.provider_of if egress is not None else lambda host: None
         )
-        return Server(Intercepted(runtime), sock, head_s=limits.head, receive_s=limits.receive, kind=kind)
+        return Server(
+            Intercepted(runtime),
+            sock,
+            head_s=limits.head,
+            receive_s=limits.receive,
+            kind=kind,
+            most=limits.connections,
+        )
 
     return make

@@ -16,6 +16,7 @@ from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._server import Server, bind, handler_of
 from llmshield.mounts.admin import Admin
 from llmshield.mounts.cors import Cors
+from llmshield.open_files import raise_limit
 from llmshield.policy import Policy
 from llmshield.policy.units import HostPort
 from llmshield.runtime import Runtime
@@ -76,6 +77,7 @@ async def serve(
 
     Raises: ShieldError when a port is taken, a key can't be resolved or a plugin can't start.
     """
+    raise_limit()
     data_socket = bind(listen, "data") if isinstance(listen, HostPort) else listen
     admin_socket = bind(admin, "admin") if isinstance(admin, HostPort) else admin
     runtime = Runtime(policy, mount=mount, issuing=issuing)
@@ -91,7 +93,13 @@ async def serve(
     if port is not None:
         data = port(runtime, data_socket)
     else:
-        data = Server(Gateway(runtime), data_socket, head_s=limits.head, receive_s=limits.receive)
+        data = Server(
+            Gateway(runtime),
+            data_socket,
+            head_s=limits.head,
+            receive_s=limits.receive,
+            most=limits.connections,
+        )
     servers = [data]
     admin_url = None
     desk = admin_port = None

@@ -27,6 +27,11 @@ class Limits(Section):
     )
     head: PositiveDuration = Field(default=10.0, description="Time for the request's head to arrive.")
     receive: PositiveDuration = Field(default=60.0, description="Time for the whole request to arrive.")
+    connections: Count | None = Field(
+        default=None,
+        description="Clients connected at once; without it, half of the files that the process may open. Who comes"
+        " above that gets 503 and Retry-After.",
+    )
     call: PositiveDuration | None = Field(
         default=None,
         description="Time for a call with all its attempts, waits and resumptions; 10m without it, or the longest"

@@ -134,7 +134,7 @@ async def test_the_data_port_has_no_admin_route(primary: Simulator, monkeypatch:
 RAW = [
     # the bytes of a request, and how the answer begins
     (b"GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"200"),
-    (b"GET /status HTTP/1.1\r\n\r\n", b"421"),
+    (b"GET /status HTTP/1.1\r\n\r\n", b"400"),
     (b"GET /status HTTP/1.0\r\n\r\n", b"421"),
     (b"GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nhost: evil.example.com\r\n\r\n", b"400"),
     (b"GET /status HTTP/1.1\r\nhost: evil.example.com\r\nx-forwarded-host: 127.0.0.1\r\n\r\n", b"421"),

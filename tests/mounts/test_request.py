@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmshield import clock
 from llmshield.errors import CallError
 from llmshield.mounts._protocol import Connection
 from llmshield.mounts._request import HttpRequest
@@ -51,6 +53,9 @@ class NoSocket:
     @staticmethod
     def fileno() -> int:
         raise OSError("there is none")
+
+
+DATE = re.compile(rb"date: [^\r\n]+ GMT\r\n")
 
 
 async def settle() -> None:
@@ -128,8 +133,21 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )  # fmt: skip
 async def test_the_framing_of_an_answer(asked: bytes, handler: Any, expected: bytes, closed: bool) -> None:
     wire = await served([asked], handler, leaves=False)
+    out, dates = DATE.subn(b"", wire.out)
 
-    assert (expected, closed) == (wire.out, wire.closing)
+    assert (expected, closed) == (out, wire.closing)
+    assert dates == 1, "RFC 9110, 6.6.1"
+
+
+async def test_an_answer_says_when_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for now, expected in (
+        (784111777.9, b"Sun, 06 Nov 1994 08:49:37 GMT"),
+        (784111778.0, b"Sun, 06 Nov 1994 08:49:38 GMT"),
+    ):
+        monkeypatch.setattr(clock, "now", lambda now=now: now)
+        wire = await served([GET], answering(200, LENGTH, b"hi"))
+
+        assert b"\r\ndate: " + expected + b"\r\n" in wire.out
 
 
 @pytest.mark.parametrize("parts", [[b"h"], [b"him"], []], ids=["short", "long", "none"])
@@ -228,6 +246,8 @@ REFUSED = {
     "bare-lf": b"POST / HTTP/1.1\nhost: x\ncontent-length: 2\n\nhi",
     "bare-cr": POST + b"a: b\rcontent-length: 2\r\n\r\nhi",
     "nul": POST + b"a: \0\r\n\r\n",
+    "no-host": b"GET / HTTP/1.1\r\n\r\n",
+    "another-host": b"GET / HTTP/1.1\r\nx-host: x\r\nhosts: x\r\n\r\n",
     "blank-first": b"GET / HTTP/1.1\r\n host: x\r\n\r\n",
     "http10-chunked": b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "http20": b"GET / HTTP/2.0\r\nhost: x\r\n\r\n",

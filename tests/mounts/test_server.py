@@ -61,10 +61,14 @@ class Handler:
 
 @contextlib.asynccontextmanager
 async def port(
-    handler: Any, host: str = "127.0.0.1", head_s: float = 5.0, receive_s: float = 5.0
+    handler: Any,
+    host: str = "127.0.0.1",
+    head_s: float = 5.0,
+    receive_s: float = 5.0,
+    most: int | None = None,
 ) -> AsyncIterator[tuple[Server, int]]:
     sock = bind(HostPort(host, 0), "data")
-    server = Server(handler, sock, head_s=head_s, receive_s=receive_s)
+    server = Server(handler, sock, head_s=head_s, receive_s=receive_s, most=most)
     number = sock.getsockname()[1]
     await server.start()
     try:
@@ -231,7 +235,7 @@ def test_deadlines_of_heads_and_bodies(run: Run) -> None:
                 [],
                 [b"GET / HT"],
                 [b"\r\n"] * 30,
-                [b"GET / HTTP/1.1\r\n", *[b"a: b\r\n"] * 30],
+                [b"GET / HTTP/1.1\r\nhost: x\r\n", *[b"a: b\r\n"] * 30],
                 [data],
                 [data.replace(b"9", b"90"), *[b"a"] * 30],
                 [data.replace(b"POST", b"GET")],
@@ -242,7 +246,42 @@ def test_deadlines_of_heads_and_bodies(run: Run) -> None:
         assert b"<closed>" == ends[0]
         assert b"408" == outs[1][9:12]
         assert b"client_timeout" in outs[4]
-        assert outs[6].startswith(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n/")
+        assert outs[6].startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"content-length: 1\r\n\r\n/" in outs[6]
+
+    run(scenario())
+
+
+def test_clients_above_the_limit_are_asked_to_come_again(run: Run) -> None:
+    async def scenario() -> None:
+        async with port(Handler(), most=2) as (server, number):
+            held = [await asyncio.open_connection("127.0.0.1", number) for _ in range(2)]
+            await until(lambda: len(server._connections) == 2)
+            over = [await asyncio.open_connection("127.0.0.1", number) for _ in range(3)]
+            for reader, writer in over:
+                writer.write(GET % 1)
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+                assert (body, b"connection: close" in head) == (b"", True)
+                writer.close()
+            for _, writer in held:
+                writer.close()
+            await until(lambda: not server._connections)
+            assert (await talk(number, LAST % 7)).endswith(b"/7<closed>")
+
+    run(scenario())
+
+
+def test_a_crowd_above_the_limit_is_not_even_told(run: Run) -> None:
+    async def scenario() -> None:
+        async with port(Handler(), most=2) as (server, number):
+            crowd = [await asyncio.open_connection("127.0.0.1", number) for _ in range(100)]
+            said = await asyncio.gather(*[reader.read() for reader, _ in crowd[2:]], return_exceptions=True)
+            told = [out for out in said if isinstance(out, bytes) and b" 503 " in out]
+            assert 1 <= len(told) <= 60, "places come free as the told ones go"
+            assert len(server._connections) <= 2 + _protocol._TOLD
+            for _, writer in crowd:
+                writer.close()
 
     run(scenario())
 
