@@ -29,7 +29,7 @@ Settings:
 | `allow` | `[]` | literal texts that are read over, in any case and any form |
 | `families` | `{}` | per family: `mode: enforce \\| monitor \\| disabled`, `weight: 0..1` on its scores |
 | `signatures` | `[]` | your own: `{id, pattern, score, family}`; re2, case does not matter |
-| `budget` | 65536 + 16 per character | characters that the forms of one text may have; `score` (0.60) is what an exhausted budget counts |
+| `budget` | 65536 + 24 per character | characters that the forms of one text may have; `score` (0.60) is what an exhausted budget counts |
 
 Families: `instruction_override`, `prompt_extraction`, `template_breakout`, `roleplay_jailbreak`,
 `policy_puppetry`, `tool_injection`, `exfiltration`, `encoded_payload`; besides `deny`, `learned` (the trained scorer: a

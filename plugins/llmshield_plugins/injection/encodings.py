@@ -1,4 +1,4 @@
-"""Encodings that hide a text altogether: base64 and its family, number lists, Morse, Braille, NATO, uuencode.
+"""Encodings that hide a text altogether: base64 and its family, number lists, uuencode; and those of `alphabets`.
 
 Each decoder finds its runs in a text and yields what they hold, if that is text. Finding an encoding is no sign
 of an attack; only signatures in what it holds count. All work is linear; a run is decoded once.
@@ -15,6 +15,7 @@ from typing import Final
 
 import re2
 
+from .alphabets import NATO_ANY, morse_text, nato_text
 from .matches import finditer
 from .view import Piece
 
@@ -83,14 +84,17 @@ def _text(raw: bytes) -> str | None:
     return read if unxored is None else f"{read or ''}\n{unxored}"
 
 
-_BASE64_RUN: Final = re2.compile(r"[A-Za-z0-9+/_-]{8,}(?:[ \t]*(?:\r?\n)[ \t]*[A-Za-z0-9+/_-]{4,})*={0,2}")
+_BASE64_RUN: Final = re2.compile(
+    r"[A-Za-z0-9+/_-]{12,}(?:[ \t]*\r?\n[ \t]*[A-Za-z0-9+/_-]{4,})*={0,2}"
+    r"|[A-Za-z0-9+/_-]{8,11}(?:[ \t]*\r?\n[ \t]*[A-Za-z0-9+/_-]{4,})+={0,2}"
+)
 
 
 def base64_text(text: str) -> Iterator[Piece]:
     """Base64, standard or url-safe, with line breaks, with or without padding."""
     for match in finditer(_BASE64_RUN, text):
         run: str = match.group()
-        if len(run) < 12:
+        if run.islower() or run[1:].islower():  # a word, with a capital or without
             continue
         found = None
         lines = run.rstrip("=").replace("-", "+").replace("_", "/").split()
@@ -187,6 +191,17 @@ def _number(values: list[int], base: int) -> int:
     return number
 
 
+# What groups of four ASCII characters begin with in both alphabets: the first digit is the highest of a number below
+# 0x80000000, and not below 0x09000000. Words begin otherwise somewhere in their first twenty letters.
+_FIRST85, _FIRST85_RFC = b"#$%+,-./0123456789:;<=>?@ABCDEFGHIJ", b"234ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef"
+
+
+def _begins(body: str, first: bytes) -> bool:
+    """Whether each group of five begins with one of these; not asked where blanks or `z` shift the groups."""
+    head = body[:100]
+    return "z" in head or " " in head or "\n" in head or not head.encode()[::5].translate(None, first)
+
+
 _ASCII85: Final = re2.compile(r"<~([!-uz\s]+?)~>|([!-uz]{20,})")
 _BASE85: Final = re2.compile(r"[0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{20,}")
 
@@ -195,6 +210,8 @@ def base85_text(text: str) -> Iterator[Piece]:
     """Ascii85 (`<~...~>` or bare), and RFC 1924's alphabet as Python and git write it."""
     for match in finditer(_ASCII85, text):
         body: str = match.group(1) or match.group(2)
+        if not _begins(body, _FIRST85):
+            continue
         try:
             found = readable(base64.a85decode(body))
         except (ValueError, binascii.Error):
@@ -206,6 +223,8 @@ def base85_text(text: str) -> Iterator[Piece]:
 def base85_rfc_text(text: str) -> Iterator[Piece]:
     """RFC 1924's alphabet, as `base64.b85encode` and git write it."""
     for match in finditer(_BASE85, text):
+        if not _begins(match.group(), _FIRST85_RFC):
+            continue
         try:
             found = readable(base64.b85decode(match.group()))
         except ValueError:
@@ -258,111 +277,6 @@ def _numbers(pattern: object, base: int) -> Decode:
     return decode
 
 
-_MORSE: Final = re2.compile(r"(?:[.\-_]{1,6}[ /|\r\n]{1,4}){7,}[.\-_]{0,6}")
-_MORSE_CODE: Final = dict(
-    zip(
-        [
-            ".-",
-            "-...",
-            "-.-.",
-            "-..",
-            ".",
-            "..-.",
-            "--.",
-            "....",
-            "..",
-            ".---",
-            "-.-",
-            ".-..",
-            "--",
-            "-.",
-            "---",
-            ".--.",
-            "--.-",
-            ".-.",
-            "...",
-            "-",
-            "..-",
-            "...-",
-            ".--",
-            "-..-",
-            "-.--",
-            "--..",
-            "-----",
-            ".----",
-            "..---",
-            "...--",
-            "....-",
-            ".....",
-            "-....",
-            "--...",
-            "---..",
-            "----.",
-            ".-.-.-",
-            "--..--",
-            "..--..",
-            "-....-",
-            "-..-.",
-            ".----.",
-            "-.-.--",
-        ],
-        "abcdefghijklmnopqrstuvwxyz0123456789.,?-/'!",
-        strict=True,
-    )
-)
-
-
-def morse_text(text: str) -> Iterator[Piece]:
-    """Morse: letters parted by blanks, words by a slash, a bar or a wider gap."""
-    for match in finditer(_MORSE, text):
-        run = match.group().replace("_", "-").replace("|", "/").replace("\n", "/").replace("\r", "")
-        run = run.replace("   ", " / ").replace("  ", " / ")
-        letters = [_MORSE_CODE.get(code, " ") for code in run.replace("/", " / ").split()]
-        yield Piece("".join(letters), match.start(), match.end())
-
-
-_NATO_WORDS: Final = (
-    "alfa|alpha bravo charlie delta echo foxtrot golf hotel india juliett|juliet kilo lima mike november oscar papa "
-    "quebec romeo sierra tango uniform victor whiskey|whisky xray|x-ray yankee zulu"
-)
-_NATO: Final = {
-    word: chr(97 + index) for index, words in enumerate(_NATO_WORDS.split()) for word in words.split("|")
-}
-_NATO_ANY: Final = "|".join(sorted(_NATO, key=len, reverse=True))
-_NATO_RUN: Final = re2.compile(rf"(?i)(?:(?:{_NATO_ANY}|space)[\s,./|_-]+){{6,}}(?:{_NATO_ANY})?")
-_NATO_ONE: Final = re2.compile(rf"(?i)({_NATO_ANY}|space)([\s,./|_-]*)")
-
-
-def nato_text(text: str) -> Iterator[Piece]:
-    """The spelling alphabet; a line, a slash, a bar, a wide gap or the word "space" parts words."""
-    for match in finditer(_NATO_RUN, text):
-        letters: list[str] = []
-        for part in finditer(_NATO_ONE, match.group()):
-            letters.append(_NATO.get(part.group(1).lower(), " "))
-            gap: str = part.group(2)
-            if (len(gap) > 1 and not gap.startswith(",")) or gap in ("/", "|", "\n"):
-                letters.append(" ")
-        yield Piece("".join(letters), match.start(), match.end())
-
-
-_BRAILLE: Final = re2.compile("[\u2800-\u28ff][\u2800-\u28ff \n]{6,}")
-# Dots 1-6 are bits 0-5 of the code point's offset.
-_BRAILLE_LETTERS: Final[dict[int, str]] = dict(
-    zip(
-        (0x01, 0x03, 0x09, 0x19, 0x11, 0x0B, 0x1B, 0x13, 0x0A, 0x1A, 0x05, 0x07, 0x0D, 0x1D, 0x15, 0x0F, 0x1F,
-         0x17, 0x0E, 0x1E, 0x25, 0x27, 0x3A, 0x2D, 0x3D, 0x35),
-        "abcdefghijklmnopqrstuvwxyz", strict=True,
-    )
-)  # fmt: skip
-
-
-def braille_text(text: str) -> Iterator[Piece]:
-    """Uncontracted Braille; the blank cell is a space."""
-    for match in finditer(_BRAILLE, text):
-        letters = (_BRAILLE_LETTERS.get(ord(c) - 0x2800, " ") if c >= "\u2800" else c for c in match.group())
-        yield Piece("".join(letters), match.start(), match.end())
-
-
 _UU: Final = re2.compile(r"(?m)^(?:begin [0-7]{3} [^\n]{0,80}\n)?((?:[!-M][ -`]{4,80}\r?\n?)+)")
 
 
@@ -380,18 +294,31 @@ def uu_text(text: str) -> Iterator[Piece]:
             yield Piece(found, match.start(), match.end())
 
 
+# Text in an encoding has a form that words, names and paths lack: whole groups whose digits can stand for ASCII, or
+# letters, capitals and digits by turns. An encoding of four bytes of text by groups of five begins each group with one
+# of 35 digits of 85; base64 has a bit that is 0 in three places of four digits, base32 in five of eight.
+_GROUP64: Final = "[ACI-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589]"
+_GROUP64_BACK: Final = "[ABEFIJMNQRUVYZcdghklopstwx014589][A-HQ-Xg-nw-z0-3][ACI-Za-f]"
+_ANY64: Final = "[A-Za-z0-9+/_-]"
+_IN_TURNS: Final = "(?:[a-z]{1,4}[A-Z0-9+/]{1,5})"
+_GROUP32: Final = "[be-p][abefijmnqruvyz45][a-z2-7][a-hq-x][acegikmoqsuwy246][a-z2-7][a-di-lq-tyz23][a-z2-7]"
+
 # name, the pattern whose presence in a text makes the decoder worth its cost, the decoder.
 ENCODINGS: Final[tuple[tuple[str, str, Decode], ...]] = (
-    ("base64", r"[a-z0-9+/_-]{12}(?:[a-z0-9+/_-]{4}|==|[a-z0-9+/_-]{2,3}=)", base64_text),
-    ("base32", r"[a-z2-7]{16}", base32_text),
-    ("base58", r"[0-9a-z]{16}", base_n_text),
-    ("base85", r"[!-u]{20}", base85_text),
-    ("base85_rfc", r"[0-9a-z!#$%&()*+;<=>?@^_`{|}~-]{20}", base85_rfc_text),
+    (
+        "base64",
+        rf"(?-i:(?:{_GROUP64}{_ANY64}){{3}}{_ANY64}{{0,3}}(?:{_ANY64}{{4}}|={{1,2}})|(?:{_ANY64}{_GROUP64_BACK}){{4}}|{_IN_TURNS}{{4}})",
+        base64_text,
+    ),
+    ("base32", rf"(?:{_GROUP32}){{2}}|(?-i:(?:[A-Z]{{1,7}}[2-7]{{1,3}}){{3}})", base32_text),
+    ("base58", r"(?-i:(?:[a-z]{1,4}[A-Z0-9]{1,5}){3})", base_n_text),
+    ("base85", r"<~|(?-i:(?:[#-%+-J][!-u]{4}){4})", base85_text),
+    ("base85_rfc", r"(?-i:(?:[2-4A-Za-f][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]{4}){4})", base85_rfc_text),
     ("hex", r"(?:(?:0x|\\x)?[0-9a-f]{2}[ \t\r\n,;:\-]{0,3}){8}", hex_text),
     ("binary", r"(?:[01]{7,8}[ \t\r\n,;_-]{0,2}){4}", binary_text),
     ("octal", r"(?:[0-7]{2,3}[ \t\r\n,;\\]{1,2}(?:0o)?){6}", _numbers(_OCTAL, 8)),
     ("decimal", r"(?:[0-9]{2,3}[ \t\r\n,;]{1,2}){6}", _numbers(_DECIMAL, 10)),
     ("morse", r"(?:[.\-_]{1,6}[ /|\r\n]{1,4}){7}", morse_text),
-    ("nato", rf"(?:(?:{_NATO_ANY})[\s,./|_-]+){{6}}", nato_text),
+    ("nato", rf"(?:(?:{NATO_ANY})[\s,./|_-]+){{6}}", nato_text),
     ("uuencode", r"begin [0-7]{3} |(?m:^)(?-i:[!-M][ -`]{20})", uu_text),
 )

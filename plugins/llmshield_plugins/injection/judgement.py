@@ -44,7 +44,7 @@ class Budget:
     """Characters that all views of one text may have: `base` + `factor` times its length; `score` if it runs out."""
 
     base: int = 65_536
-    factor: int = 16
+    factor: int = 24
     score: float = 0.6
 
 

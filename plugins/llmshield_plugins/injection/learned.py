@@ -8,9 +8,10 @@ character, and each window looks every n-gram up in one dict.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import inf, log
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -93,7 +94,8 @@ class _Model(NamedTuple):
     bias: float
     flag: float
     block: float
-    weights: dict[bytes, float]
+    words: dict[bytes, float]
+    pairs: dict[tuple[bytes, ...], float]
     bounds: dict[bytes, float]
 
 
@@ -103,7 +105,10 @@ def _model() -> _Model:
     scale = stored["scale"]
     names = stored["ngrams"].encode().split(b"\n")
     weights = {name: weight / scale for name, weight in zip(names, stored["weights"], strict=True)}
-    return _Model(stored["bias"], stored["flag"], stored["block"], weights, _bounds(weights))
+    words = {name: weight for name, weight in weights.items() if b" " not in name}
+    # Pairs as tuples: `pairwise` makes them, and a hash of two hashes is cheaper than a new string.
+    pairs = {tuple(name.split(b" ")): weight for name, weight in weights.items() if b" " in name}
+    return _Model(stored["bias"], stored["flag"], stored["block"], words, pairs, _bounds(weights))
 
 
 def _bounds(weights: Mapping[bytes, float]) -> dict[bytes, float]:
@@ -141,15 +146,9 @@ def _bounds(weights: Mapping[bytes, float]) -> dict[bytes, float]:
     return bounds
 
 
-@cache
-def _gains() -> dict[bytes, float]:
-    """The bounds above 0."""
-    return {word: bound for word, bound in _model().bounds.items() if bound > 0.0}
-
-
 def load() -> None:
     """Read the model now rather than with the first text."""
-    _gains()
+    _model()
 
 
 # The highest of many windows of an honest text is higher than that of a few; by how much, on the dev set.
@@ -168,21 +167,22 @@ def rate(text: str, least: float = 0.0, length: int = 0) -> Learned:
     A score that is certain to be below `least` may be given as 0. `length` is that of the text that this one is a passage
     of, in characters: the longer it is, the more has to be found.
     """
-    bias, flag, block, weights, bounds = _model()
-    bias -= allowance(max(length, len(text)))
+    model = _model()
+    flag, block = model.flag, model.block
+    bias = model.bias - allowance(max(length, len(text)))
     parts = words(text)
-    likely: list[int] | None = None
-    if least > 0.0:
-        limit = flag + (min(least, 0.6) - 0.6) / _SLOPE - bias - _ROUNDING
-        likely = _likely(parts, bounds, limit)
-        if not likely:
-            return NOTHING
-    if len(parts) <= WINDOW:
-        total = sum(map(weights.__getitem__, weights.keys() & ngrams(parts)))
-        worst, first, last = bias + total, 0, len(parts)
+    if len(parts) > WINDOW:
+        worst, first, last = _worst_window(parts, model)
     else:
-        worst, first, last = _worst_window(parts, weights, likely)
-        worst += bias
+        if least > 0.0:
+            bounds = model.bounds
+            limit = flag + (min(least, 0.6) - 0.6) / _SLOPE - bias - _ROUNDING
+            if sum(map(bounds.__getitem__, bounds.keys() & parts)) < limit:
+                return NOTHING
+        seen, pairs = model.words.keys() & parts, model.pairs.keys() & pairwise(parts)
+        worst = sum(map(model.words.__getitem__, seen)) + sum(map(model.pairs.__getitem__, pairs))
+        first, last = 0, len(parts)
+    worst += bias
     if worst < flag:
         score = max(0.0, 0.6 + _SLOPE * (worst - flag))
     elif worst < block:
@@ -192,53 +192,41 @@ def rate(text: str, least: float = 0.0, length: int = 0) -> Learned:
     return Learned(score, first, last)
 
 
-def _likely(parts: list[bytes], bounds: dict[bytes, float], limit: float) -> list[int]:
-    """The windows, by number, whose n-grams may sum up to as much as `limit`; no other window's do."""
-    if len(parts) <= WINDOW:
-        return [0] if sum(map(bounds.__getitem__, bounds.keys() & parts)) >= limit else []
-    # A window is two steps; what lowers the score of one may stand in the other as well, so it doesn't count.
-    gains = _gains()
-    known, gain = gains.keys(), gains.__getitem__
-    steps = [sum(map(gain, known & parts[at : at + STEP])) for at in range(0, len(parts), STEP)]
-    return [number for number, (one, two) in enumerate(pairwise(steps)) if one + two >= limit]
+def _worst_window(parts: list[bytes], model: _Model) -> tuple[float, int, int]:
+    """The highest sum of a window's n-grams, each counted once, and where that window is.
 
-
-def _worst_window(
-    parts: list[bytes], weights: dict[bytes, float], likely: list[int] | None = None
-) -> tuple[float, int, int]:
-    """The highest sum of a window's n-grams, each counted once, and where that window is; of `likely` windows only.
-
-    A window is two steps, so each step's known n-grams (the pair that leads out of it included) are found once.
+    A window is two steps: the sum of both, less what stands in both.
     """
-    known = weights.keys()
-    steps: dict[int, set[bytes]] = {}
+    words, word = model.words.keys(), model.words.__getitem__
+    pairs, pair = model.pairs.keys(), model.pairs.__getitem__
     worst, first = -inf, 0
-    for number in range((len(parts) - 1) // STEP) if likely is None else likely:
-        for step in (number, number + 1):
-            if step not in steps:
-                at = step * STEP
-                steps[step] = (known & parts[at : at + STEP]) | (
-                    known & list(map(b" ".join, pairwise(parts[at : at + STEP + 1])))
-                )
-        total = sum(map(weights.__getitem__, steps[number] | steps[number + 1]))
-        if total > worst:
-            worst, first = total, number * STEP
+    last_words: set[bytes] = set()
+    last_pairs: set[tuple[bytes, ...]] = set()
+    last_sum = 0.0
+    for at in range(0, len(parts), STEP):
+        step = parts[at : at + STEP + 1]
+        # The pair that leads out of a step is the step's.
+        seen_pairs = pairs & pairwise(step)
+        if len(step) > STEP:
+            step.pop()
+        seen_words = words & step
+        total = sum(map(word, seen_words)) + sum(map(pair, seen_pairs))
+        if at:
+            both = total + last_sum
+            both -= sum(map(word, last_words & seen_words)) + sum(map(pair, last_pairs & seen_pairs))
+            if both > worst:
+                worst, first = both, at - STEP
+        last_words, last_pairs, last_sum = seen_words, seen_pairs, total
     return worst, first, min(first + WINDOW, len(parts))
+
+
+_WORD: Final = re.compile(r'[.!:;\n?"]|[0-9A-Za-z\x80-\U0010ffff]+')
 
 
 def place(text: str, first: int, last: int) -> tuple[int, int]:
     """Where the words `first` to `last` of a text stand, in characters of the text; roughly if it was folded."""
-    start, end, count, inside = 0, len(text), 0, False
-    for index, character in enumerate(text):
-        mark = character in _MARKS
-        if mark or character.isalnum() or character > "\x7f":
-            if mark or not inside:
-                count += 1
-                if count == first:
-                    start = index
-                elif count == last:
-                    return start, index
-            inside = not mark
-        else:
-            inside = False
-    return start, end
+    # The first word is the end of what was before the text.
+    found = islice(_WORD.finditer(text), max(0, first - 1), max(1, last - 1))
+    start = next((match.start() for match in found), 0) if first else 0
+    ended = next(islice(_WORD.finditer(text), max(0, last - 1), None), None)
+    return start, len(text) if ended is None else ended.start()

@@ -38,6 +38,4 @@ def marked(name: str, family: str, form: str) -> Signature:
 
 def group_of(signature: Signature) -> str:
     """Which Set a signature belongs in; the user's own may hold anything."""
-    if not signature.example:
-        return "any"
-    return "roleplay" if signature.family == "roleplay_jailbreak" else "orders"
+    return "ours" if signature.example else "any"

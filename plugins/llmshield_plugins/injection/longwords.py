@@ -1,86 +1,72 @@
-"""Long words of honest prose: what looks like a run worth decoding, and is "characteristics".
+"""Long words of honest prose: what looks like words glued into one, and is "characteristics".
 
-Runs of fourteen and more letters fire six triggers, and the views that follow cost five times what the text itself
-does. One honest text in six holds such a word, so each word is looked into once: under every decoder of runs, and
-for words that are glued in it.
+One honest text in six holds such a word, so each is looked into once and remembered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from itertools import chain
 from typing import Final
 
-from . import encodings, spellings
-from .matcher import Matcher
-from .slices import at_blanks
+import re2
 
-# The encodings whose triggers fire on letters without a blank; each decodes a word by itself as it does in a text.
-ENCODINGS: Final = ("base64", "base32", "base58", "base85", "base85_rfc")
+from .lexicon import split
+from .matcher import Matcher
+from .matches import finditer
+from .nearby import excerpt
+from .view import Piece, View, edited
+
 SHORTEST: Final = 14
 # The longest word that is remembered; with this many of them, the memory stays below a megabyte.
 _LONGEST: Final = 48
 _REMEMBERED: Final = 4_096
-_EDGES: Final = ".,;:!?\"'()"
-
-
-# Glued words that are replaced one after the other, each in the whole text; more of them take time in its square.
-_EACH: Final = 64
-
-
-def _apart(text: str, apart: dict[str, str]) -> str:
-    """The text with these words read apart where they stand, in one pass."""
-    out: list[str] = []
-    done = end = 0
-    for token in chain.from_iterable(map(str.split, at_blanks(text))):
-        start = text.index(token, end)
-        end = start + len(token)
-        if len(token) >= SHORTEST and (word := token.strip(_EDGES)) in apart:
-            out += (text[done:start], token.replace(word, apart[word]))
-            done = end
-    return "".join((*out, text[done:]))
+_RUN: Final = re2.compile(rf"[A-Za-z0-9]{{{SHORTEST},}}")
 
 
 class LongWords:
-    """Reads long words that hide nothing but, perhaps, shorter ones. `squeezed` matches what has no blanks."""
+    """Reads words glued together apart. `squeezed` matches what has no blanks; `telling` says which words count."""
 
-    def __init__(self, squeezed: Matcher) -> None:
+    def __init__(self, squeezed: Matcher, telling: Callable[[str], bool]) -> None:
         self._squeezed = squeezed
-        self._decoders = [decode for name, _, decode in encodings.ENCODINGS if name in ENCODINGS]
-        self._read_once = lru_cache(_REMEMBERED)(self._read_word)
+        self._telling = telling
+        self._read_once = lru_cache(_REMEMBERED)(self._read)
 
-    def read(self, text: str) -> str | None:
-        """An ASCII text with blanks between the words that are glued in its long words; mostly the same object.
+    def say_something(self, text: str) -> bool:
+        """Whether a long word of a text is worth a view."""
+        return any(self._worth(match.group()) is not None for match in finditer(_RUN, text))
 
-        None if a run of 14 and more characters is no word, or says something by itself.
-        """
-        if "<~" in text:
-            return None
-        apart: dict[str, str] = {}
-        for token in chain.from_iterable(map(str.split, at_blanks(text))):
-            if len(token) >= SHORTEST and len(word := token.strip(_EDGES)) >= SHORTEST:
-                # No capital after the first letter and no digit: base64 over several lines has both, and so have keys.
-                letters = word if word.isalpha() else word.replace("-", "").replace("/", "").replace("'", "")
-                if len(word) > _LONGEST or not (letters.isalpha() and word[1:].islower()):
-                    return None
-                words = self._read_once(word)
-                if words is None:
-                    return None
-                if words is not word:
-                    apart[word] = words
-        if len(apart) > _EACH:
-            return _apart(text, apart)
-        for word, words in apart.items():
-            text = text.replace(word, words)
-        return text
+    def views(self, view: View) -> Iterable[View]:
+        """Long words read apart where they stand, and by themselves as they are."""
+        places: list[tuple[int, int]] = []
+        for match in finditer(_RUN, view.text):
+            if self._worth(match.group()) is not None:
+                places.append(match.span())
+        if not places:
+            return
+        around = excerpt(view, places)
+        found = [
+            (match.group(), match.start(), match.end(), self._worth(match.group()))
+            for match in finditer(_RUN, around.text)
+        ]
+        worded = edited(
+            "worded",
+            around,
+            (Piece(f" {read} ", s, e) for run, s, e, read in found if read and read != run),
+            keep=True,
+        )
+        squeezed = edited(
+            "squeezed",
+            around,
+            (Piece(run, s, e) for run, s, e, read in found if read is not None),
+            keep=False,
+        )
+        yield from (made for made in (worded, squeezed) if made is not None)
 
-    def _read_word(self, word: str) -> str | None:
-        if any(True for decode in self._decoders for _ in decode(word)):
-            return None
-        if any(self._squeezed.match(run.text) for run in spellings.glued(word)):
-            return None
-        words, last = "", 0
-        for text, start, end in spellings.worded(spellings.glued(word)):
-            words += word[last:start] + text
-            last = end
-        return words + word[last:] if last else word
+    def _worth(self, run: str) -> str | None:
+        return self._read_once(run) if len(run) <= _LONGEST else self._read(run)
+
+    def _read(self, run: str) -> str | None:
+        """The words in a run; None if no signature knows any of them."""
+        read = split(run) if run.isalpha() else run
+        return read if (read != run and self._telling(read)) or self._squeezed.match(run) else None

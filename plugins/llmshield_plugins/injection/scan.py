@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import re2
@@ -16,12 +17,14 @@ import re2
 from llmshield import clock
 
 from . import contexts, learned, views
+from .firing import Firing
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
-from .literals import forms, group_of, literal, marked, speakable
+from .literals import forms, literal, marked, speakable
 from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .matches import finditer
+from .nearby import Telling
 from .passages import OVERLAP, WHOLE, moved, passages
 from .signatures import Signature, builtin
 from .view import View, folded
@@ -41,6 +44,7 @@ _UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", 
 _REREAD, _SHORT = frozenset({"unmarked", "joined", "leet"}), 1_000
 
 
+_TALK: Final = re2.compile(f"(?i){views.TALK}")
 # From here on the trained scorer speaks for itself even where all that has a name is a mention.
 _CERTAIN: Final = 0.9
 
@@ -58,39 +62,30 @@ class Scanner:
         if rules.canary:
             signatures.append(marked("canary", "prompt_leak", rules.canary))
         self._signatures: Sequence[Signature] = signatures
-        self._triggers = views.triggers(
-            word for text in (*rules.deny, rules.canary) for word in forms(text) if word.isascii()
+        # What the policy looks for in any case and form.
+        fixed = [form for text in (*rules.deny, rules.canary) for form in forms(text)]
+        self._telling = Telling(
+            (s.pattern for s in signatures),
+            chain.from_iterable(map(str.split, fixed)),
+            everything=bool(rules.own),
         )
-        self._first_trigger = len(signatures)
-        self._talk = self._first_trigger + len(self._triggers)
-        self._common = self._talk + 1
-        self._noise = ([self._common], [self._talk, self._common])
-        self._matcher = Matcher(
-            [Pattern(s.pattern, group_of(s)) for s in signatures]
-            + [trigger.pattern for trigger in self._triggers]
-            + [Pattern(views.TALK, "words"), Pattern(views.COMMON, "words")]
-        )
-        # Of views that are not read on only what the signatures say counts.
-        self._ending = self._matcher.without("forms", "runs")
-        self._by_sight = self._matcher.without("forms", "runs", "words")
         self._squeezed = [index for index, s in enumerate(signatures) if s.squeezed is not None]
         self._squeezed_matcher = Matcher(
             [Pattern(signatures[i].squeezed or "", "squeezed") for i in self._squeezed]
         )
+        self._long_words = LongWords(self._squeezed_matcher, self._telling)
+        self._triggers = views.triggers(self._telling, self._long_words, filter(str.isascii, fixed))
+        self._firing = Firing(signatures, self._triggers, self._long_words)
+        self._first_trigger, self._common = self._firing.first_trigger, self._firing.common
         self._patterns: dict[tuple[int, bool], Any] = {}
-        self._words = Matcher([Pattern(views.COMMON, "words")])
         self._learned = rules.weights.get("learned", 1.0)
         learned.load()
-        self._by_words = frozenset(
-            self._first_trigger + number for number, trigger in enumerate(self._triggers) if trigger.by_words
-        )
-        self._long_words = LongWords(self._squeezed_matcher)
         # Alone, a likeness below this changes no verdict.
         first = min((rules.flag_at, *(flag_at for flag_at, _ in rules.points.values())))
         self._least = max(_LIKELY, min(1.0, first / self._learned)) if self._learned else 1.0
         self._raw = bool(rules.own or rules.deny or rules.canary)
-        fixed = ("deny", "prompt_leak")
-        self._own = [i for i, s in enumerate(signatures) if not s.example and s.family not in fixed]
+        certain = ("deny", "prompt_leak")
+        self._own = [i for i, s in enumerate(signatures) if not s.example and s.family not in certain]
         self._overlap = max(OVERLAP, 2 * max(map(len, rules.deny), default=0))
         self._allow = (
             re2.compile("(?i)" + "|".join(literal(form) for text in rules.allow for form in forms(text)))
@@ -103,10 +98,12 @@ class Scanner:
         joined = texts[0] if len(texts) == 1 else "\n".join(texts)
         if len(joined) >= views.BLOB_MIN:
             joined = views.without_blobs(speakable(joined))
-        if not joined.isascii() or self._matched(joined, texts) not in self._noise:
+        if not joined.isascii() or self._firing.everything(joined) != self._firing.noise:
             return False
         # Everyday words in one text must not hide another that has none.
-        if len(texts) > 1 and not all(not views.may_be_transposed(t) or self._words.match(t) for t in texts):
+        if len(texts) > 1 and not all(
+            not views.may_be_transposed(t) or self._firing.is_prose(t) for t in texts
+        ):
             return False
         return self._learned == 0.0 or all(
             learned.rate(self._without_allowed(t), self._least).score < _LIKELY for t in texts
@@ -151,8 +148,8 @@ class Scanner:
         likeness = self._learned > 0.0 and role != "joined"
         least = _LIKELY if exact else self._least
         if text.isascii():
-            matched = self._matched(text, likeness=likeness)
-            if matched in self._noise:
+            matched = self._firing.everything(text)
+            if matched == self._firing.noise:
                 rated = (
                     learned.rate(self._without_allowed(text), least, length) if likeness else learned.NOTHING
                 )
@@ -195,7 +192,7 @@ class Scanner:
         )
         hits: list[Hit] = []
         for view in forms:
-            for index in self._by_sight.match(view.text):
+            for index in self._firing.by_sight(view.text):
                 hits += self._inside(index, view, begins=begins)
         return judge(self.rules, hits, "output")
 
@@ -214,36 +211,7 @@ class Scanner:
         if view.name == "squeezed":
             return [self._squeezed[index] for index in self._squeezed_matcher.match(view.text)]
         view.text = self._without_allowed(view.text)
-        return self._matched(view.text) if again else self._ending.match(view.text)
-
-    def _matched(self, text: str, parts: Sequence[str] = (), *, likeness: bool = True) -> list[int]:
-        """Indices in the main set that match in a text, without what fires for words of plain prose only.
-
-        `parts` are the texts that it is made of; without `likeness` the trained scorer has no say.
-        """
-        matched = self._matcher.match(text)
-        if self._by_words.isdisjoint(matched) or not text.isascii():
-            return matched
-        if not self._are_words(parts or (text,), likeness=likeness):
-            return matched
-        return [index for index in matched if index not in self._by_words]
-
-    def _are_words(self, texts: Sequence[str], *, likeness: bool) -> bool:
-        """Whether the long words of these texts are words, and say nothing when read apart."""
-        apart: list[str] = []
-        for text in texts:
-            read = self._long_words.read(text)
-            if read is None:
-                return False
-            if read is not text:
-                apart.append(read)
-        if not apart:
-            return True
-        if any(index < self._first_trigger for index in self._ending.match("\n".join(apart))):
-            return False
-        if not likeness or self._learned == 0.0:
-            return True
-        return all(learned.rate(read, self._least).score < self._least for read in apart)
+        return self._firing.everything(view.text) if again else self._firing.ending(view.text)
 
     def _without_allowed(self, text: str) -> str:
         """The text with allowed literals made unreadable, at the same length; the same object if it has none."""
@@ -259,7 +227,7 @@ class Scanner:
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
         found: dict[int, list[View]] = {}
-        talk = exhausted = False
+        exhausted = False
         readable: list[View] = []
         rateable = (
             _RATED_BASE + _RATED_FACTOR * len(root.text)
@@ -283,7 +251,7 @@ class Scanner:
                 break
             seen.add(view.text)
             if not view.text.isascii() and not views.is_folded(view):
-                plain, *others = views.of_unicode(view)
+                plain, *others = views.of_unicode(view, self._telling)
                 queue.extendleft((made, again) for made in reversed(others))
                 if plain is not view:
                     queue.appendleft((plain, again))
@@ -300,9 +268,7 @@ class Scanner:
             for index in sorted(indices):
                 if index < self._first_trigger:
                     found.setdefault(index, []).append(view)
-                elif index >= self._talk:
-                    talk = talk or index == self._talk
-                else:
+                elif index < self._common:
                     fired.append(index - self._first_trigger)
             common = self._common in indices
             rates = common or view.depth == 0
@@ -339,6 +305,10 @@ class Scanner:
         if exhausted:
             score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
             hits.append(Hit("unscanned", "unscanned", score, 0, len(root.text), "text"))
+        # A quoted attack is a mention in a text that talks about attacks.
+        talk = any(
+            _TALK.search(view.text) is not None for view in {root, *chain.from_iterable(found.values())}
+        )
         named = self._hits(found, role, talk=talk)
         if hits and named and all(hit.score <= MENTION for hit in named):
             # The scorer knows words, not who says them: what it likes is the quoted attack.

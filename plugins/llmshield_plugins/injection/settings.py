@@ -58,7 +58,7 @@ class BudgetSettings(Base):
     """How much reading one text may cost."""
 
     base: Annotated[int, Field(ge=1_024, le=10_000_000)] = 65_536
-    factor: Annotated[int, Field(ge=1, le=1_000)] = 16
+    factor: Annotated[int, Field(ge=1, le=1_000)] = 24
     score: Share = 0.60
 
 

@@ -54,30 +54,23 @@ def spaced(text: str) -> Iterator[Piece]:
 
 # Marks that Markdown and programs put inside words; taken out, the word reads on.
 MARKS: Final = "*_`~\\[]{}()|^"
-_JOINED: Final = re2.compile(r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[\"']|-\r?\n")
+JOINED: Final = re2.compile(r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[\"']|-\r?\n")
 
 
 def joined(text: str) -> Iterator[Piece]:
     """Strings that a program would join, `"ig" + "nore"`, and words cut by a hyphen at the end of a line."""
-    for match in finditer(_JOINED, text):
+    for match in finditer(JOINED, text):
         glue: str = match.group()
         yield Piece(" " if glue.strip("\"' \t\r\n") == "" else "", match.start(), match.end())
 
 
 _LETTERS: Final = re2.compile(r"(?:[A-Za-z0-9@$!|][^A-Za-z0-9@$!|]{1,4}){5,}[A-Za-z0-9@$!|]?")
-_LONG: Final = re2.compile(r"[A-Za-z0-9]{14,}")
 
 
 def squeezed(text: str) -> Iterator[Piece]:
     """Runs of letters without blanks: spaced-out words drawn together, and words glued to one."""
     for match in finditer(_LETTERS, text):
         yield Piece("".join(c for c in match.group() if c.isalnum()), match.start(), match.end())
-
-
-def glued(text: str) -> Iterator[Piece]:
-    """Runs of 14 and more letters and digits."""
-    for match in finditer(_LONG, text):
-        yield Piece(match.group(), match.start(), match.end())
 
 
 def worded(pieces: Iterator[Piece]) -> Iterator[Piece]:

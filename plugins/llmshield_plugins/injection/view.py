@@ -60,7 +60,8 @@ class View:
         names: list[str] = []
         view: View | None = self
         while view is not None and view.parent is not None:
-            names.append(view.name)
+            if view.name:  # an excerpt has none
+                names.append(view.name)
             view = view.parent
         return " > ".join(reversed(names)) or "text"
 

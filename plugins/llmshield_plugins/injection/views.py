@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
-from . import encodings, escapes, hidden, longwords, markup, spellings
+import re2
+
+from . import alphabets, encodings, escapes, hidden, longwords, markup, nearby, spellings
 from .folds import PLAIN, SKELETON
 from .matcher import Pattern
-from .slices import characters, translated
+from .slices import at_blanks, characters, translated
 from .view import Piece, View, edited, folded, mirrored, same_length, without
 
 Make = Callable[[View], Iterable[View]]
@@ -104,14 +106,14 @@ def _spaced(view: View) -> Iterable[View]:
             yield made
 
 
-def _glued(view: View) -> Iterable[View]:
-    for name, pieces, keep in (
-        ("worded", spellings.worded(spellings.glued(view.text)), _KEEP),
-        ("squeezed", spellings.glued(view.text), _ONLY),
-    ):
-        made = edited(name, view, pieces, keep=keep)
-        if made is not None:
-            yield made
+def _near(make: Make, changes: Callable[[str], nearby.Changes], telling: nearby.Telling) -> Make:
+    """The same views, of what stands around places where they show a word that counts."""
+
+    def made(view: View) -> Iterable[View]:
+        places = telling.places(changes(view.text))
+        return make(nearby.excerpt(view, places)) if places else ()
+
+    return made
 
 
 def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
@@ -158,14 +160,24 @@ class Trigger(NamedTuple):
     make: Make
     then: Literal["open", "read", "end"]
     by_words: bool = False
-    """Whether a long word of plain prose makes it fire."""
+    """Whether a long word of plain prose makes it fire: `LongWords` says if it counts."""
 
 
 # Escapes that wreck a text that merely looks as if it had them: read apart from the others.
 _APART: Final = frozenset({"quoted_printable", "utf7"})
 
 
-def triggers(words: Iterable[str] = ()) -> list[Trigger]:
+# Where the triggers of encodings are looked for; the others' among the forms.
+_GROUPS: Final = {
+    **dict.fromkeys(("base64", "base32", "base58", "base85", "base85_rfc"), "runs"),
+    **dict.fromkeys(("hex", "binary", "octal", "decimal"), "digits"),
+    "nato": "ciphers",
+}
+
+
+def triggers(
+    telling: nearby.Telling, long_words: longwords.LongWords, words: Iterable[str] = ()
+) -> list[Trigger]:
     """All triggers, `open` ones first and in the order in which they are applied.
 
     `words` are literals of the user's that are to be found in ciphers as well.
@@ -183,20 +195,24 @@ def triggers(words: Iterable[str] = ()) -> list[Trigger]:
         out.append(Trigger(Pattern(pattern, group), make, then, by_words))
 
     for name, pattern, decode in escapes.ESCAPES:
-        add(pattern, _in_place(name, decode), "read" if name in _APART else "open")
+        make = _in_place(name, decode)
+        if name in _APART:
+            add(pattern, _near(make, nearby.unescaped(decode), telling), "read")
+        else:
+            add(pattern, make, "open")
     add(r"<[a-z!?/]", _in_place("tags", markup.without_tags), "open")
     add(r"\]\(", _in_place("links", markup.link_labels), "end")
     add(
         r"""["'][ \t]?(?:\+|\.|&|,|\|\|)[ \t]?\r?\n?[ \t]*["']|[a-z]-\r?\n[a-z]""",
-        _in_place("joined", spellings.joined),
+        _near(_in_place("joined", spellings.joined), nearby.glued, telling),
         "end",
     )
-    add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _unmarked, "end")
+    add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _near(_unmarked, nearby.marked, telling), "end")
     add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, "end")
-    add(rf"[a-z0-9]{{{longwords.SHORTEST}}}", _glued, "end", by_words=True)
+    add(rf"[a-z0-9]{{{longwords.SHORTEST}}}", long_words.views, "end", "runs", by_words=True)
     add(
         r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}",
-        _leet,
+        _near(_leet, nearby.figured, telling),
         "end",
     )
     add(
@@ -207,9 +223,9 @@ def triggers(words: Iterable[str] = ()) -> list[Trigger]:
     )
     add(r"(?:^|\s)={1,2}[a-z0-9+/]{12}", lambda view: (mirrored("reversed", view, view.text[::-1]),), "read")
     for name, pattern, decode in encodings.ENCODINGS:
-        add(pattern, _payload(name, decode), "read", "runs", by_words=name in longwords.ENCODINGS)
+        add(pattern, _payload(name, decode), "read", _GROUPS.get(name, "forms"))
     for pattern, make in _ciphers(words):
-        add(pattern, make, "read", "words")
+        add(pattern, make, "read", "ciphers")
     return out
 
 
@@ -234,12 +250,32 @@ def without_blobs(text: str) -> str:
 _TURNED: Final = frozenset("ɐɔǝɟɥᴉɯɹʇʌʍʎƃɓʞıɾ")
 
 
-def of_unicode(view: View) -> Iterator[View]:
+_SPELLED: Final = re2.compile(r"(?i)(?:\b[a-z0-9]\b[^a-z0-9]{1,3}){6}")
+
+
+def _says_something(skeleton: str, plain: str, telling: nearby.Telling) -> bool:
+    """Whether words come out under the second fold that a signature knows, or letters with blanks between them.
+
+    Most honest texts beyond ASCII are in another script, and read as Latin they are nonsense.
+    """
+    words: set[str] = set()
+    for part in at_blanks(skeleton):
+        words.update(part.split())
+    for part in at_blanks(plain):
+        words.difference_update(part.split())
+    return telling(" ".join(words)) or _SPELLED.search(skeleton) is not None
+
+
+def of_unicode(view: View, telling: nearby.Telling) -> Iterator[View]:
     """The views of a text beyond ASCII: folded, as Latin, and what it hides."""
     plain = folded("plain", view, PLAIN)
     yield plain
     skeleton = folded("skeleton", view, SKELETON)
-    if skeleton is not view and skeleton.text != plain.text:
+    if (
+        skeleton is not view
+        and skeleton.text != plain.text
+        and _says_something(skeleton.text, plain.text, telling)
+    ):
         yield skeleton
     for name, decode in hidden.HIDDEN:
         made = edited(name, view, decode(view.text), keep=name == "bidi", deeper=True)
@@ -251,7 +287,7 @@ def of_unicode(view: View) -> Iterator[View]:
         yield turned
         yield mirrored("turned", turned, turned.text[::-1])
     if any("\u2800" < c <= "\u28ff" for c in seen):
-        made = edited("braille", view, encodings.braille_text(view.text), keep=_ONLY, deeper=True)
+        made = edited("braille", view, alphabets.braille_text(view.text), keep=_ONLY, deeper=True)
         if made is not None:
             yield made
 
@@ -283,15 +319,24 @@ def of_no_words(view: View) -> Iterator[View]:
             )
 
 
-_FOLDED: Final = frozenset({"plain", "skeleton"})
-# Views that no character comes into that was not there before.
-_SAME_LETTERS: Final = frozenset(
-    {"squeezed", "unmarked", "joined", "links", "leet", "word_order", "spaced", "worded"}
+# Folds, and views that no character comes into that was not in their parent, of which there are folds of its own.
+_FOLDED: Final = frozenset(
+    {
+        "plain",
+        "skeleton",
+        "squeezed",
+        "unmarked",
+        "joined",
+        "links",
+        "leet",
+        "word_order",
+        "spaced",
+        "worded",
+        "tags",
+    }
 )
 
 
 def is_folded(view: View) -> bool:
-    """Whether a view is a fold, or made of one without a character that was not there before."""
-    if view.name in _FOLDED:
-        return True
-    return view.name in _SAME_LETTERS and view.parent is not None and view.parent.name in _FOLDED
+    """Whether a view is a fold, or was made without a character that was not there before."""
+    return view.name in _FOLDED

@@ -73,8 +73,8 @@ def test_a_long_denied_literal_on_a_border() -> None:
 
 
 def test_one_passage_that_spends_its_budget_leaves_the_others_theirs(attack: str) -> None:
-    scanner = Scanner(Rules(budget=Budget(base=0, factor=2, score=0.60)))
-    wild = "&#105;gnore <b>th</b>is for 1nst4nce %41%42 " * 300
+    scanner = Scanner(Rules(budget=Budget(base=0, factor=1, score=0.60)))
+    wild = "&#105;gnore <b>th</b>is for 1nst4nce %41%42 pr*ev*ious " * 300
     found = scanner.scan(f"{wild}{FILLER * 200}{attack}{FILLER * 200}")
 
     assert "unscanned" in found.families

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmshield import clock
-from llmshield_plugins.injection import learned, longwords, slices, spellings
+from llmshield_plugins.injection import learned, slices, spellings
 from llmshield_plugins.injection.folds import PLAIN
-from llmshield_plugins.injection.longwords import LongWords
 from llmshield_plugins.injection.scan import Scanner
+from llmshield_plugins.injection.view import View
 
 LONG = [
     "ab c\n" * 50_000,
@@ -40,22 +40,14 @@ def test_words_are_mirrored_where_they_stand(text: str) -> None:
     assert mirrored == spellings.words_backwards(text)
 
 
-def test_many_glued_words_take_no_time_in_their_square(
-    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long_words = LongWords(scanner._squeezed_matcher)
+def test_many_glued_words_take_no_time_in_their_square(scanner: Scanner) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    glued = [f"conversation{a}{b}table" for a in letters for b in letters]
-    text = "\n".join(f"see\t({word}),\x0b{word}. x" for word in glued)
+    text = "\n".join(f"see\t(conversationinstructions{a}{b}),\x0b x" for a in letters for b in letters)
     began = time.process_time()
-    read = long_words.read(text)
+    worded, _ = scanner._long_words.views(View("text", text * 4))
     spent = time.process_time() - began
 
-    monkeypatch.setattr(longwords, "_EACH", 10_000)
-
-    assert read is not None
-    assert read == long_words.read(text)
-    assert read.startswith("see\t( conversation a a table ),\x0b conversation a a table . x\nsee")
+    assert worded.text.startswith("see\t( conversation instructions a")
     assert spent < 5.0
 
 
