@@ -153,6 +153,10 @@ async def _wait(
     try:
         async with asyncio.timeout(limit):
             verdict: Any = await working
+            if isinstance(
+                verdict, Awaitable
+            ):  # computed in a thread, and now something of the loop's is needed
+                verdict = await verdict
         if type(verdict) is Wait and step.enforced and step.hook == "pre_request":
             began = clock.monotonic()
             async with asyncio.timeout(verdict.at_most_s + limit):

@@ -1,10 +1,10 @@
 """pii: personal data and secrets never leave; values come back in the answer.
 
-Finds more than ninety kinds (e-mail, cards, IBAN, phones, national numbers, addresses, keys and tokens) in
+Finds more than ninety kinds (e-mail, cards, IBAN, phones, national numbers, addresses, names, keys, tokens) in
 everything that is sent and in everything that comes back, in disguise as well, and replaces, masks, hashes,
-redacts, blocks or flags them by kind. Names, places and organisations are not found yet.
+redacts, blocks or flags them by kind.
 
-Settings: `entities`, `restore`, `scan`, `hold_back`, `recognisers`, `allow`, `hash_key`, `presidio`.
+Settings: `entities`, `restore`, `scan`, `hold_back`, `recognisers`, `allow`, `hash_key`, `presidio`, `names`, `conversation`.
 Hooks: `pre_request` proposes the edits; `post_response` hangs on the output guard and the restorer.
 
     plugins:

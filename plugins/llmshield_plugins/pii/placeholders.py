@@ -1,11 +1,13 @@
 """Placeholders of one call: `<EMAIL_ADDRESS_1>` for a value, and the value for a placeholder.
 
-The mapping lives in this object, this object in `call.state`, and nowhere else: no log, no metric, no repr.
+The mapping lives in this object, this object in `call.state`, and nowhere else: no log, no metric, no repr. (Where a policy
+asks for it, `conversations.py` seals it for the calls that follow.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -24,6 +26,20 @@ def canonical(name: str) -> str:
     return "_".join(part for part in parts if part)
 
 
+@dataclass(slots=True)
+class Given:
+    """What was given: name -> value, (kind, value) -> surrogate, kind -> the last number."""
+
+    originals: dict[str, str] = field(default_factory=dict)
+    fakes: dict[tuple[str, str], str] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How much that is; what is given is never taken back."""
+        return len(self.originals) + len(self.fakes)
+
+
 class Placeholders:
     """What was replaced in one call. Same value and kind: same placeholder; numbers count from 1 for each kind.
 
@@ -33,17 +49,32 @@ class Placeholders:
 
     __slots__ = ("_given", "_made", "_numbers", "_said", "_taken", "_texts", "originals", "surrogates")
 
-    def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        texts: Callable[[], Iterable[str]],
+        given: Given | None = None,
+        taken: dict[str, frozenset[int]] | None = None,
+    ) -> None:
+        """`given`: by earlier calls of the conversation. `taken`: numbers that the texts hold, as far as they are known."""
+        given = given or Given()
         self._texts = texts
-        self._taken: dict[str, frozenset[int]] = {}
-        self._given: dict[tuple[str, str], str] = {}
-        self._numbers: dict[str, int] = {}
-        self.originals: dict[str, str] = {}
+        self._taken: dict[str, frozenset[int]] = {} if taken is None else taken
+        self._given: dict[tuple[str, str], str] = {
+            (name.rpartition("_")[0], value): name for name, value in given.originals.items()
+        }
+        self._numbers: dict[str, int] = given.numbers
+        self.originals: dict[str, str] = given.originals
         """Name without brackets -> value, for those that may be restored."""
-        self.surrogates: dict[str, str] = {}
+        self.surrogates: dict[str, str] = {made.casefold(): of[1] for of, made in given.fakes.items()}
         """Surrogate, case-folded -> value: they may be restored as well."""
-        self._made: dict[tuple[str, str], str] = {}
+        self._made: dict[tuple[str, str], str] = dict(given.fakes)
         self._said: str | None = None
+
+    @property
+    def given(self) -> Given:
+        """All that was given, for the calls that follow."""
+        fakes = {of: made for of, made in self._made.items() if made.casefold() in self.surrogates}
+        return Given(self.originals, fakes, self._numbers)
 
     def give(self, kind: str, value: str) -> str:
         """The placeholder for a value that the client sent; the answer may bring it back."""
@@ -97,7 +128,7 @@ class Placeholders:
     def _name(self, kind: str, numbers: dict[str, int]) -> str:
         taken = self._taken.get(kind)
         if taken is None:
-            taken = self._taken[kind] = _numbers_of(kind, self._texts())
+            taken = self._taken[kind] = numbers_of(kind, self._texts())
         number = numbers.get(kind, 0) + 1
         while number in taken:
             number += 1
@@ -141,7 +172,7 @@ class Numbering:
         return made
 
 
-def _numbers_of(kind: str, texts: Iterable[str]) -> frozenset[int]:
+def numbers_of(kind: str, texts: Iterable[str]) -> frozenset[int]:
     """The numbers with which these texts already name this kind, in any spelling that would be restored."""
     expression = _spelled(kind)
     return frozenset(int(match.group(1)) for text in texts for match in expression.finditer(readable(text)))

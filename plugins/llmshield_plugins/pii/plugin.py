@@ -6,23 +6,29 @@ import asyncio
 import os
 import secrets
 from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from llmshield import vault
 from llmshield.call import Call, Channel, Reply, Stop, Text
+from llmshield.errors import SecretError, StoreUnavailable
 from llmshield.hookspecs import Plugin, Resources, hookimpl
+from llmshield.stores import Store
 from llmshield.texts import CleanTexts
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import kinds, operators
+from llmshield_plugins.pii.conversations import Conversations, Page, Seals, agreed
 from llmshield_plugins.pii.custom import Custom
 from llmshield_plugins.pii.detector import Detector, Found
+from llmshield_plugins.pii.fields import as_a_name, is_a_name, joined
 from llmshield_plugins.pii.guard import Guard
 from llmshield_plugins.pii.names import Names
-from llmshield_plugins.pii.placeholders import Placeholders
+from llmshield_plugins.pii.placeholders import Given, Placeholders, numbers_of
 from llmshield_plugins.pii.presidio_bridge import Presidio
 from llmshield_plugins.pii.repeats import repeats
 from llmshield_plugins.pii.restore import Originals, Restorer
 from llmshield_plugins.pii.scanner import Scanner
-from llmshield_plugins.pii.settings import EntityRule, PiiSettings
+from llmshield_plugins.pii.settings import ConversationRule, EntityRule, PiiSettings
 from llmshield_plugins.pii.surrogates import Surrogates
 from llmshield_plugins.pii.walker import Walker
 
@@ -38,6 +44,11 @@ _LONG_WITH_NAMES = 2_000
 _SIGNS_REASONING = frozenset(("anthropic_messages",))
 """Dialects whose thoughts are signed: with a value put back, the signature is void and the next turn is refused
 (https://docs.claude.com/en/docs/build-with-claude/extended-thinking). Placeholders stay in them."""
+
+
+Place: TypeAlias = "tuple[Text, str, list[Found]]"
+"""A text, its value, and what was found in it."""
+Edit: TypeAlias = "tuple[Text, int, int, str]"
 
 
 class Pii(Plugin):
@@ -57,6 +68,7 @@ class Pii(Plugin):
         self._walker = self._build(None)
         self._clean = CleanTexts()
         self._names: Names | None = None
+        self._conversations: Conversations | None = None
         if self._name_kinds():
             self.long_from = _LONG_WITH_NAMES
 
@@ -72,6 +84,8 @@ class Pii(Plugin):
             raise ValueError(
                 f"hash_key: the environment has no variable {_variable(self.settings.hash_key)!r}"
             )
+        if self.settings.conversation is not None:
+            self._conversations = self._kept(self.settings.conversation, resources.get(Store))  # type: ignore[type-abstract]
         needed, names = self._presidio_kinds(), self._name_kinds()
         if needed:
             self._walker = self._build(await asyncio.to_thread(Presidio, needed))
@@ -82,6 +96,18 @@ class Pii(Plugin):
         for start in range(0, len(WARM_UP), 7):
             guard.feed(WARM_UP[start : start + 7])
         self._walker.whole(WARM_UP)
+
+    def _kept(self, rule: ConversationRule, store: Store) -> Conversations:
+        """Where placeholders of conversations are kept. What no other process sees may be sealed by a key of this one.
+
+        Raises: SecretError where others read the store and there is no usable LLMSHIELD_SECRET_KEY.
+        """
+        ring: Callable[[], Seals] = vault.ring
+        if not vault.has_key() and not store.shared:
+            own = vault.KeyRing(secrets.token_bytes(32))
+            ring = lambda: own  # noqa: E731  the same shape as vault.ring
+        ring()
+        return Conversations(store, ring, self.name, rule.id, rule.ttl)
 
     @classmethod
     def scan_settings(cls) -> PiiSettings:
@@ -107,34 +133,39 @@ class Pii(Plugin):
         return operators.revealed(text)
 
     @hookimpl
-    def pre_request(self, call: Call) -> Block | None:
+    def pre_request(self, call: Call) -> Block | Coroutine[Any, Any, Block | None] | None:
         """Find values in every text of the roles in `scan` and in metadata; propose what takes their place."""
         texts = [text for text in call.texts if text.kind == "metadata" or text.role in self._roles]
         values = [text.value for text in texts]
-        if not values or (self._names is None and self._known_or_plain(texts, values)):
-            return None
-        found = [self._found(text, value, call.deadline) for text, value in zip(texts, values, strict=True)]
+        page = None
+        if self._conversations is not None and call.enforced:
+            try:
+                page = self._conversations.page(call)
+            except ValueError as error:
+                return Block(f"Policy 'pii': {error}", "bad_request")
+        found: list[list[Found]] = []
+        if values and (self._names is not None or self._walker.suspects("\n".join(values))):
+            found = [
+                self._found(text, value, call.deadline) for text, value in zip(texts, values, strict=True)
+            ]
         if not any(found):
-            return None
-        return self._propose(call, texts, values, repeats(values, found, self._rules))
-
-    def _known_or_plain(self, texts: list[Text], values: list[str]) -> bool:
-        """Whether a glance tells that no text holds a value; those that were clean before are not looked at."""
-        clean = self._clean
-        unknown: list[str] = []
-        keys: list[bytes] = []
-        for text, value in zip(texts, values, strict=True):
-            if len(value) >= CleanTexts.LEAST:
-                key = _key_of(text, value)
-                if key in clean:
-                    continue
-                keys.append(key)
-            unknown.append(value)
-        if unknown and self._walker.suspects("\n".join(unknown)):
-            return False
-        for key in keys:
-            clean.add(key)
-        return True
+            return None if page is None else self._agreed(call, page, [])
+        items = repeats(values, found, self._rules)
+        places = [
+            (text, value, joined(value, of) if of and is_a_name(text) else of)
+            for text, value, of in zip(texts, values, items, strict=True)
+            if of
+        ]
+        for text, _, of in places:
+            block = self._refusal(text, of)
+            if block is not None:
+                self._report(call, text, of)
+                return block
+        if page is not None:
+            return self._agreed(call, page, places)
+        placeholders = Placeholders(lambda: [text.value for text in call.texts])
+        self._propose(call, places, placeholders, self._edits(places, placeholders))
+        return None
 
     def _found(self, text: Text, value: str, deadline: float | None) -> list[Found]:
         """What a text holds; one that was clean before is not searched again. Names of objects' members are no names
@@ -165,30 +196,54 @@ class Pii(Plugin):
         free = [name for name in names if not any(name.start < f.end and f.start < name.end for f in found)]
         return sorted([*found, *free])
 
-    def _propose(
-        self, call: Call, texts: list[Text], values: list[str], found: list[list[Found]]
-    ) -> Block | None:
-        for text, items in zip(texts, found, strict=True):
-            block = self._refusal(text, items)
-            if block is not None:
-                self._report(call, text, items)
-                return block
-        placeholders = Placeholders(lambda: [text.value for text in call.texts])
-        call.state[self] = placeholders
-        for text, value, items in zip(texts, values, found, strict=True):
+    def _agreed(self, call: Call, page: Page, places: list[Place]) -> Coroutine[Any, Any, Block | None]:
+        """The same with the placeholders of a conversation. What takes long is done here, in a thread for long texts;
+        the coroutine asks the store."""
+
+        def said() -> list[str]:
+            return [text.value for text in call.texts]
+
+        taken = {kind: numbers_of(kind, said()) for kind in {item.kind for _, _, of in places for item in of}}
+        last: list[tuple[Placeholders, list[Edit]]] = []
+
+        def work(given: Given) -> Given:
+            placeholders = Placeholders(said, given, taken)
+            last[:] = [(placeholders, self._edits(places, placeholders))]
+            return placeholders.given
+
+        async def run() -> Block | None:
+            try:
+                await agreed(page, work)
+            except (StoreUnavailable, SecretError):
+                if self.settings.conversation is None or self.settings.conversation.on_lost == "refuse":
+                    raise
+                work(Given())
+            self._propose(call, places, *last[0])
+            return None
+
+        return run()
+
+    def _edits(self, places: list[Place], placeholders: Placeholders) -> list[Edit]:
+        """What is written where: (text, start, end, new)."""
+        edits: list[Edit] = []
+        for text, value, items in places:
+            prescribed = is_a_name(text)
             for item in items:
-                new = operators.apply(
-                    self._rules[item.kind],
-                    item.kind,
-                    value[item.start : item.end],
-                    placeholders,
-                    self._key,
-                )
+                rule = self._rules[item.kind]
+                new = operators.apply(rule, item.kind, value[item.start : item.end], placeholders, self._key)
                 if new is not None:
-                    text.replace(item.start, item.end, new)
-            if items:
-                self._report(call, text, items)
-        return None
+                    new = as_a_name(new, item.kind) if prescribed else new
+                    edits.append((text, item.start, item.end, new))
+        return edits
+
+    def _propose(
+        self, call: Call, places: list[Place], placeholders: Placeholders, edits: list[Edit]
+    ) -> None:
+        call.state[self] = placeholders
+        for text, start, end, new in edits:
+            text.replace(start, end, new)
+        for text, _, items in places:
+            self._report(call, text, items)
 
     @hookimpl
     def post_response(self, call: Call, reply: Reply) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llmshield.hookspecs import Settings
+from llmshield.policy import PositiveDuration
 from llmshield_plugins.pii import kinds
 from llmshield_plugins.pii.expressions import compiled
 
@@ -71,6 +72,34 @@ class Recogniser(BaseModel):
         return self
 
 
+ConversationSource = Annotated[
+    str,
+    Field(
+        pattern=r"^(header:[A-Za-z0-9-]{1,64}|metadata:[A-Za-z0-9_.-]{1,64}|body:(/[A-Za-z0-9_-]{1,64}){1,8})$"
+    ),
+]
+
+
+class ConversationRule(BaseModel):
+    """Placeholders that hold for a conversation.
+
+    `id`: where a call names its conversation, tried in order: `header:NAME`, `metadata:NAME` (of the body's
+    `metadata`), `body:/pointer`. A call that names none has placeholders of its own. `ttl`: how long values are kept
+    after the last use. `on_lost`: `refuse` a call whose store is away, or give it placeholders of its own (`per_call`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: tuple[ConversationSource, ...] = Field(default=("header:x-llmshield-conversation",), min_length=1)
+    ttl: PositiveDuration = 3600.0
+    on_lost: Literal["refuse", "per_call"] = "refuse"
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
 Scanned = Literal["system", "user", "assistant", "tool", "output"]
 
 
@@ -81,7 +110,8 @@ class PiiSettings(Settings):
     the model writes); metadata fields are always covered. `hold_back`: characters that a stream may wait where no
     value has begun. `allow`: values that are never touched. `hash_key`: the key of `hash` and `fake`, `env://NAME` or
     text; without it, they are stable within one process only. `presidio`: false leaves presidio out even if installed. `names`: false
-    leaves out persons, places and organisations, which take a millisecond for 500 characters.
+    leaves out persons, places and organisations, which take a millisecond for 500 characters. `conversation`: the same
+    value has the same placeholder over the calls of a conversation.
     """
 
     entities: dict[str, EntityRule] = Field(default_factory=lambda: {"*": EntityRule()})
@@ -93,6 +123,7 @@ class PiiSettings(Settings):
     hash_key: str | None = Field(default=None, min_length=1)
     presidio: bool = True
     names: bool = True
+    conversation: ConversationRule | None = None
 
     @field_validator("entities", mode="before")
     @classmethod

@@ -113,7 +113,12 @@ def test_tokens_are_searched_in_runs() -> None:
     scores[[0, 3], 0] = 9
     breaks = [number == 5 for number in range(len(scores))]
 
-    assert [run[:2] for run in model.runs(scores, breaks)] == [(1, 3), (4, 5), (5, 5 + RUN), (5 + RUN, RUN + 9)]
+    assert [run[:2] for run in model.runs(scores, breaks)] == [
+        (1, 3),
+        (4, 5),
+        (5, 5 + RUN),
+        (5 + RUN, RUN + 9),
+    ]
     assert [run.is_full for run in model.runs(scores, breaks)] == [False, False, True, False]
     assert model.runs(scores[:0], []) == []
 
