@@ -206,7 +206,9 @@ class LLMShield(Known):
         if sni is None or self.find(sni) is None:
             how = self.unlisted if sni else self.on_no_sni
             there = to[0] if to else ""
-            if not sni and (there in self.addresses or self.find(there) is not None):
+            # A listed host's name as the destination, and another one in the handshake, is a way round; an address may be
+            # a CDN's, which other hosts share.
+            if self.find(there) is not None or (not sni and there in self.addresses):
                 how = "block"
             if how == "block":
                 self.count("blocked", host, peer)
@@ -330,8 +332,7 @@ class LLMShield(Known):
         family = about["family"]
         flow.metadata[UNAVAILABLE] = self.errors.get(family) or self.errors[""]
         flow.metadata[MALFORMED] = self.malformed.get(family) or self.malformed[""]
-        kind = "grpc" if request.headers.get("content-type", "").startswith("application/grpc") else (
-            "websocket" if request.headers.get("upgrade", "").lower() == "websocket" else "")  # fmt: skip
+        kind = kind_of(request)
         if kind and self.passes[kind]:
             self.count(kind, host, client.peername[0])
             self.let[client.id].add((request.host, request.port))
@@ -370,6 +371,21 @@ class LLMShield(Known):
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None:
             flow.response.stream = True
+
+
+def kind_of(request: http.Request) -> str:
+    """`websocket` or `grpc` for a request that is one in all its parts (RFC 6455, 4.1; gRPC needs HTTP/2), else nothing:
+    a single header makes no call one that the policy lets pass."""
+    headers = request.headers
+    if headers.get("upgrade", "").lower() == "websocket":
+        with_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        return (
+            "websocket"
+            if request.method == "GET" and "sec-websocket-key" in headers and not with_body
+            else ""
+        )
+    is_grpc = request.is_http2 and headers.get("content-type", "").startswith("application/grpc")
+    return "grpc" if is_grpc and request.method == "POST" else ""
 
 
 addons = [LLMShield()] if os.environ.get("LLMSHIELD_EGRESS") else []

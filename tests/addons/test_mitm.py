@@ -75,6 +75,9 @@ def test_what_becomes_of_a_connection(inside: Any, said: dict[str, Any]) -> None
         ({"sni": None, "to": ["198.51.100.1", 443], "said": {"on_no_sni": "block"}}, "blocked"),
         ({"sni": None, "to": ["192.0.2.9", 443]}, "blocked"),  # the address of a host of the policy
         ({"sni": None, "to": listed}, "blocked"),
+        ({"sni": "other.example", "to": listed}, "blocked"),  # its name, with another one in the handshake
+        ({"sni": "other.example", "to": ["x.claude.test", 443], "said": {"unlisted": "log"}}, "blocked"),
+        ({"sni": "other.example", "to": ["192.0.2.9", 443]}, "passed"),  # a CDN's address has many hosts
         ({"sni": "api.openai.com", "to": listed, "up": False}, "intercepted"),
         ({"sni": "api.openai.com", "to": listed, "up": False, "said": {"on_crash": "bypass"}}, "passed"),
     ]
@@ -159,6 +162,8 @@ def judge(case):
     flow.request.host_header = case.get("header", case["host"])
     for name, value in case.get("headers", {}).items():
         flow.request.headers[name] = value
+    flow.request.method = case.get("method", "GET")
+    flow.request.http_version = case.get("version", "HTTP/1.1")
     flow.client_conn.sni = None
     flow.client_conn.timestamp_tls_setup = None
     shield.requestheaders(flow)
@@ -175,8 +180,15 @@ result = [judge(case) for case in given["cases"]]
 
 def test_requests_that_mitmproxy_reads(inside: Any, said: dict[str, Any]) -> None:
     gateway = ["127.0.0.1", 4711]
-    websocket = {"connection": "upgrade", "upgrade": "websocket"}
+    websocket = {
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-key": "x",
+        "content-length": "0",
+    }
     grpc = {"content-type": "application/grpc"}
+    passes = {"websocket": "pass", "grpc": "pass"}
+    guarded = [*gateway, "api.openai.com", True, "api.openai.com"]
     table: list[tuple[dict[str, Any], list[Any]]] = [
         ({"host": "api.openai.com"}, [*gateway, "api.openai.com", True, "api.openai.com"]),
         (
@@ -189,9 +201,31 @@ def test_requests_that_mitmproxy_reads(inside: Any, said: dict[str, Any]) -> Non
             ["api.openai.com", 80, "api.openai.com", True, False],
         ),
         (
-            {"host": "api.openai.com", "headers": grpc, "said": {"grpc": "pass"}},
+            {
+                "host": "api.openai.com",
+                "headers": grpc,
+                "said": {"grpc": "pass"},
+                "method": "POST",
+                "version": "HTTP/2.0",
+            },
             ["api.openai.com", 80, "api.openai.com", True, False],
         ),
+        # What only looks like one is a call like any other.
+        ({"host": "api.openai.com", "headers": websocket, "said": passes, "method": "POST"}, guarded),
+        (
+            {"host": "api.openai.com", "headers": {**websocket, "content-length": "9"}, "said": passes},
+            guarded,
+        ),
+        (
+            {
+                "host": "api.openai.com",
+                "headers": {**websocket, "transfer-encoding": "chunked"},
+                "said": passes,
+            },
+            guarded,
+        ),
+        ({"host": "api.openai.com", "headers": {"upgrade": "websocket"}, "said": passes}, guarded),
+        ({"host": "api.openai.com", "headers": grpc, "said": passes, "method": "POST"}, guarded),
         ({"host": "other.example"}, ["other.example", 80, "other.example", True, False]),
         ({"host": "other.example", "said": {"unlisted": "block"}}, [403, "forbidden"]),
         ({"host": "other.example", "port": 25}, [403, "forbidden"]),
