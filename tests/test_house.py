@@ -61,6 +61,7 @@ COMPANIONS = {
     "regex": "presidio-analyzer",
     "requests": "google-cloud-secret-manager",  # its REST transport
     "typing-extensions": "pydantic",
+    "websockets": "google-genai",
     "yarl": "aiohttp",
 }
 """Distributions that are a part of another one's interface, and of whose."""
