@@ -11,17 +11,23 @@ line, and gateways that know the old one go on in it by themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from llmshield import clock
-from llmshield.errors import BookLost, StoreError
+from llmshield.errors import BookLost, StoreError, StoreUnavailable
 from llmshield.journals import Reading, Record
 from llmshield.local_state import Known, LocalState
 from llmshield.stores import REBUILDING, Book, Line, Settled, Store, new_epoch
 
+T = TypeVar("T")
+
 _AT_ONCE = 64
+_TRIES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between the tries of a step. A call can't wait for a store that is slow for a moment; who rebuilds a book has to."""
 
 
 @dataclass(slots=True)
@@ -68,7 +74,7 @@ async def rebuild(
         )
     done = Rebuilt(f"{base}.0", dry)
     if not dry:
-        await store.turn(REBUILDING + done.epoch)
+        await _until_done(lambda: store.turn(REBUILDING + done.epoch))
         store.epoch, store.seen = REBUILDING + done.epoch, 0
     seen = {known.epoch, book.epoch, *book.doubted}
     await _replay(store, _of_book(reading, base, done, seen), done)
@@ -77,10 +83,11 @@ async def rebuild(
     last = max([int(number) for number in numbers if number.isdigit()], default=0)
     done.epoch = f"{base}.{last + 1}"
     if not dry:
-        while await store.expire(int(clock.now() * 1000)):
+        while await _until_done(lambda: store.expire(int(clock.now() * 1000))):
             pass  # some hundred at a time
         # All of this line, also what other machines know.
-        await store.turn(done.epoch, [f"{base}.{number}" for number in range(last + 1)])
+        past = [f"{base}.{number}" for number in range(last + 1)]
+        await _until_done(lambda: store.turn(done.epoch, past))
         store.epoch = done.epoch
         state.write(Known(done.epoch))
     return done
@@ -153,17 +160,19 @@ async def _replay(store: Store, records: Iterable[Record], done: Rebuilt) -> Non
     now_ms = int(clock.now() * 1000)
     for note in notes.values():
         if note.value is not None and (not note.until_ms or note.until_ms > now_ms) and not done.dry:
-            await store.put(note.shelf, note.id, note.value.encode(), note.until_ms)
+            value = note.value.encode()
+            await _until_done(partial(store.put, note.shelf, note.id, value, note.until_ms))
 
 
 async def _settle(store: Store, batch: Sequence[Record], done: Rebuilt) -> None:
     if done.dry:
         said: Sequence[Settled | None] = [None] * len(batch)
     else:
-        said = await asyncio.gather(*[
-            store.settle(one.id, one.lines, one.amount, one.at_ms, one.labels, one.tokens_in, one.tokens_out)
+        steps = [
+            partial(store.settle, one.id, one.lines, one.amount, one.at_ms, one.labels, one.tokens_in, one.tokens_out)
             for one in batch
-        ])  # fmt: skip
+        ]  # fmt: skip
+        said = await asyncio.gather(*map(_until_done, steps))
     for record, settled in zip(batch, said, strict=True):
         # (0, 0) says that it was known, or cost nothing: nothing is added either way.
         if settled == Settled(0, 0) and record.amount:
@@ -176,14 +185,36 @@ async def _settle(store: Store, batch: Sequence[Record], done: Rebuilt) -> None:
 async def _charge_in_full(store: Store, record: Record, done: Rebuilt) -> None:
     if not done.dry:
         lines = [Line(line.account, line.window, None, line.ends_ms) for line in record.lines]
-        grant = await store.reserve(
-            record.id, lines, record.amount, record.amount, record.at_ms, record.at_ms - 1, record.labels
+        grant = await _until_done(
+            partial(
+                store.reserve,
+                record.id,
+                lines,
+                record.amount,
+                record.amount,
+                record.at_ms,
+                record.at_ms - 1,
+                record.labels,
+            )
         )
         if getattr(grant, "repeated", False):
             done.present += 1
             return
     done.unended += 1
     _add(done, record, record.amount)
+
+
+async def _until_done(step: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step, which happens once however often it is asked, while the store does not answer in time. What a try that
+    got no answer has done counts as present. Raises: StoreUnavailable after nine seconds; BookLost."""
+    for wait in _TRIES_S:
+        try:
+            return await step()
+        except BookLost:
+            raise
+        except StoreUnavailable:
+            await asyncio.sleep(wait)
+    return await step()
 
 
 def _add(done: Rebuilt, record: Record, amount: int) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from llmshield.errors import BookLost, StoreError
+from llmshield.errors import BookLost, StoreError, StoreUnavailable
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
 from llmshield.local_state import LocalState
 from llmshield.rebuilding import Rebuilt, rebuild, reset
@@ -328,3 +328,41 @@ async def test_a_book_that_is_there_is_left_alone(house: House) -> None:
         await house.rebuild()
     assert (await ledger._store.book())[:2] == before[:2]
     shutil.rmtree(house.folder, ignore_errors=True)
+
+
+async def test_a_store_that_is_slow_for_a_moment_is_asked_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is refused after 50 ms; a rebuild goes on, also where the step was taken and its answer lost."""
+    ledger = await house.start()
+    await live(ledger, "one", random.Random(3))
+    await written(ledger)
+    await house.stop()
+    await house.lose()
+    await house.rebuild()
+    expected = await house.balances()
+    await house.lose()
+    monkeypatch.setattr("llmshield.rebuilding._TRIES_S", (0.01,) * 20)
+    store, rng, failures = open_store(house.url), random.Random(5), 0
+
+    def slow(step: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        async def sometimes(*args: object, **more: object) -> object:
+            nonlocal failures
+            taken = rng.random() < 0.8
+            said = await step(*args, **more) if taken else None
+            if not taken or rng.random() < 0.2:
+                failures += 1
+                raise StoreUnavailable("no answer within 0.05 s")
+            return said
+
+        return sometimes
+
+    for name in ("turn", "settle", "reserve", "expire"):
+        monkeypatch.setattr(store, name, slow(getattr(store, name)))
+    try:
+        await rebuild(store, house.state())
+    finally:
+        await store.close()
+
+    assert failures > 10
+    assert await house.balances() == expected
