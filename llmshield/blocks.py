@@ -9,8 +9,6 @@ A single IPv6 address is blocked as its /64, as limits count it: whoever has one
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +18,9 @@ import orjson
 
 from llmshield import clock
 from llmshield.addresses import parse
-from llmshield.errors import CallError, ShieldError, StoreUnavailable
-from llmshield.logs import log
+from llmshield.errors import CallError, ShieldError
 from llmshield.stores import Store
+from llmshield.watching import Watcher
 from llmshield.windows import iso
 
 SHELF = "blocks"
@@ -111,23 +109,17 @@ class Blocks:
         self._tenants: dict[str, int] = {}
         self._networks: dict[int, list[tuple[int, dict[int, int]]]] = {4: [], 6: []}
         self._revision = 0
-        self._watcher: asyncio.Task[None] | None = None
+        self._watcher = Watcher("blocks", self.refresh, WATCH_S)
         self.any = False
         """Whether anybody is blocked: if not, there is nothing to ask."""
 
     async def start(self) -> None:
         """Read the blocks, and watch them from now on; of a store that is away, as soon as it is there."""
-        if self._watcher is None:
-            with contextlib.suppress(StoreUnavailable):
-                await self.refresh()
-            self._watcher = asyncio.create_task(self._watch(), name="llmshield-blocks")
+        await self._watcher.start()
 
     async def close(self) -> None:
         """Stop watching."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+        await self._watcher.close()
 
     def check(self, tenant: str, address: str) -> None:
         """Raises: CallError `forbidden` for a tenant or address that is blocked."""
@@ -174,20 +166,6 @@ class Blocks:
             for version in (4, 6)
         }
         self.any = bool(tenants or by_length)
-
-    async def _watch(self) -> None:
-        """Look again and again; a store that is away is told once."""
-        away = False
-        while True:
-            await asyncio.sleep(WATCH_S)  # the machine's pace, whatever the clock says
-            try:
-                await self.refresh()
-                away = False
-            except Exception as error:  # noqa: BLE001  nobody else would look
-                if not away:
-                    expected = isinstance(error, StoreUnavailable)
-                    log.warning("blocks_unwatched", error=type(error).__name__, expected=expected)
-                away = True
 
 
 def _holds(until_ms: int) -> bool:

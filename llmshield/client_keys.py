@@ -10,7 +10,6 @@ Rule: nothing here decides who is calling (that is `identity`), and nothing here
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import secrets
 import zlib
@@ -21,9 +20,10 @@ from typing import Any
 import orjson
 
 from llmshield import clock
-from llmshield.errors import ShieldError, StoreUnavailable
+from llmshield.errors import ShieldError
 from llmshield.logs import log
 from llmshield.stores import Store
+from llmshield.watching import Watcher
 
 SHELF = "client_keys"
 PREFIX = "llmsk_"
@@ -163,23 +163,17 @@ class KeyTable:
         self._keys: dict[str, ClientKey] = {}
         self._revoked: set[str] = set()
         self._revision: int | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._watcher = Watcher("client_keys", self.refresh, WATCH_S, go_on_s=outage_s)
         self.good_until = 0.0
         """`clock.monotonic()` seconds until which the table may be believed; put off by each look at the store."""
 
     async def start(self) -> None:
         """Read the keys, and watch them from now on; of a store that is away none is good until it is there."""
-        if self._watcher is None:
-            with contextlib.suppress(StoreUnavailable):
-                await self.refresh()
-            self._watcher = asyncio.create_task(self._watch(), name="llmshield-client-keys")
+        await self._watcher.start()
 
     async def close(self) -> None:
         """Stop watching."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+        await self._watcher.close()
 
     def find(self, digest: str) -> ClientKey | None:
         """The key with this hash, if it is known, whatever its state."""
@@ -227,25 +221,6 @@ class KeyTable:
             elif now < made.fades_at:
                 merged[digest] = made
         return merged, lost
-
-    async def _watch(self) -> None:
-        """Look again and again. A store that is away is told once, and what is known grows old meanwhile."""
-        away = False
-        while True:
-            await asyncio.sleep(WATCH_S)  # the machine's pace, whatever the clock says
-            try:
-                await self.refresh()
-            except Exception as error:  # noqa: BLE001  nobody else would look; the table's age says what is lost
-                if not away:
-                    log.warning(
-                        "client_keys_unwatched",
-                        error=type(error).__name__,
-                        go_on_s=self._outage_s,
-                        expected=isinstance(error, StoreUnavailable),
-                    )
-                away = True
-            else:
-                away = False
 
 
 def checked_id(text: str) -> str:

@@ -26,12 +26,13 @@ from typing import Any, Protocol
 import orjson
 
 from llmshield import clock, resolvers, vault
-from llmshield.errors import SecretError, StoreUnavailable, UpstreamError
+from llmshield.errors import SecretError, UpstreamError
 from llmshield.logs import log
 from llmshield.redact import remember
 from llmshield.resolvers import SecretRef
 from llmshield.resolvers._value import clean
 from llmshield.stores import Store
+from llmshield.watching import Watcher
 
 SHELF = "provider_keys"
 WATCH_S = 0.3
@@ -100,7 +101,8 @@ class ProviderKeys:
         self._held = {name: _Held(reference) for name, reference in references.items()}
         self._ready: dict[str, str | None] = {}
         self._revision: int | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watcher = Watcher("provider_keys", self._look, WATCH_S)
+        self._refresher: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
     def get(self, name: str, /) -> str | None:
@@ -115,27 +117,24 @@ class ProviderKeys:
 
     async def start(self) -> None:
         """Read every key. Raises: SecretError with the provider and the remedy when one can't be had."""
-        if self._tasks:
+        if self._refresher is not None:
             return
-        with contextlib.suppress(StoreUnavailable):
-            await self._look()
+        await self._watcher.start()
         failures = await asyncio.gather(*(self._read(name, held) for name, held in self._held.items()))
         self._publish()
         for name, failure in zip(self._held, failures, strict=True):
             if failure and not self._held[name].revoked_ms:
+                await self._watcher.close()
                 raise SecretError(f"providers.{name}.api_key: {failure}")
-        self._tasks = [
-            asyncio.create_task(self._watch(), name="llmshield-key-revocations"),
-            asyncio.create_task(self._refresh(), name="llmshield-key-refresh"),
-        ]
+        self._refresher = asyncio.create_task(self._refresh(), name="llmshield-key-refresh")
 
     async def close(self) -> None:
         """Stop reading."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._watcher.close()
+        refresher, self._refresher = self._refresher, None
+        if refresher is not None:
+            refresher.cancel()
+            await asyncio.wait({refresher})
 
     def status(self, name: str) -> dict[str, Any]:
         """Where a provider's key comes from, and whether it may be used: `good`, `outage` (the last value goes on),
@@ -225,27 +224,11 @@ class ProviderKeys:
 
     # -- the store -------------------------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """Look at the store again and again; one that is away is told once, and what is known holds."""
-        away = False
-        while True:
-            await asyncio.sleep(WATCH_S)  # the machine's pace, whatever the clock says
-            try:
-                if await self._look():
-                    self._publish()
-                    self._wake.set()
-                away = False
-            except Exception as error:  # noqa: BLE001  nobody else would look
-                if not away:
-                    expected = isinstance(error, StoreUnavailable)
-                    log.warning("provider_keys_unwatched", error=type(error).__name__, expected=expected)
-                away = True
-
-    async def _look(self) -> bool:
-        """Take over what the store says; whether it has changed. Raises: StoreUnavailable."""
+    async def _look(self) -> None:
+        """Take over what the store says, if it has changed. Raises: StoreUnavailable."""
         revision = await self._store.revision(SHELF)
         if revision == self._revision:
-            return False
+            return
         notes = await self._store.notes(SHELF, _now_ms())
         for name, held in self._held.items():
             mark = _loaded(notes.get(_REVOKED + name))
@@ -262,7 +245,8 @@ class ProviderKeys:
                 held.sealed = sealed
                 self._reread(held)
         self._revision = revision
-        return True
+        self._publish()
+        self._wake.set()
 
     def _reread(self, held: _Held) -> None:
         """Its key is another one now: what is known is good for nothing until it was read."""

@@ -10,7 +10,6 @@ asked: what this process knew goes on; where it knows nothing the provider is as
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,12 +19,13 @@ import orjson
 from pydantic import ValidationError
 
 from llmshield import clock, vault
-from llmshield.errors import SecretError, StoreUnavailable
+from llmshield.errors import SecretError
 from llmshield.logs import log
 from llmshield.policy.providers import Models, Provider, Timeout
 from llmshield.policy.section import Section
 from llmshield.policy.units import write_duration
 from llmshield.stores import Store
+from llmshield.watching import Watcher
 
 SHELF = "provider_settings"
 WATCH_S = 0.4
@@ -94,22 +94,16 @@ class ProviderSettings:
         self._store = store
         self._known: dict[str, Known] = {}
         self._revision: int | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._watcher = Watcher("provider_settings", self.refresh, WATCH_S)
         self._looking = asyncio.Lock()
 
     async def start(self) -> None:
         """Take over what is set, and watch it from now on; of a store that is away, as soon as it is there."""
-        if self._watcher is None:
-            with contextlib.suppress(StoreUnavailable):
-                await self.refresh()
-            self._watcher = asyncio.create_task(self._watch(), name="llmshield-provider-settings")
+        await self._watcher.start()
 
     async def close(self) -> None:
         """Stop watching."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+        await self._watcher.close()
 
     def known(self, name: str) -> Known:
         """What is set of a provider."""
@@ -140,19 +134,6 @@ class ProviderSettings:
             log.error("provider_settings_unreadable", provider=name, error=type(error).__name__)
             said = before.said if before.since_ms else Set(models=_NOTHING)
             return Known(said, before.since_ms, readable=False)
-
-    async def _watch(self) -> None:
-        away = False
-        while True:
-            await asyncio.sleep(WATCH_S)  # the machine's pace, whatever the clock says
-            try:
-                await self.refresh()
-                away = False
-            except Exception as error:  # noqa: BLE001  nobody else would look
-                if not away:
-                    expected = isinstance(error, StoreUnavailable)
-                    log.warning("provider_settings_unwatched", error=type(error).__name__, expected=expected)
-                away = True
 
 
 async def configure(store: Store, name: str, more: Set) -> Set:
