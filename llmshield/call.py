@@ -362,6 +362,7 @@ class Call:
         "_proposals",
         "_renames",
         "_trail",
+        "began",
         "body",
         "choices",
         "client",
@@ -428,6 +429,8 @@ class Call:
         self.tier: str | None = None
         self.key_id: str | None = None
         self.client = ""
+        self.began = 0.0
+        """When it arrived, in seconds of `clock.monotonic()`."""
         self.user = ""
         """Whom the caller says that the call is for (`user`, `safety_identifier`, `metadata.user_id`), before any
         plugin has edited it; empty where it names nobody."""

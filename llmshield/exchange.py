@@ -221,7 +221,7 @@ class Exchange:
         if not user and type(metadata := body.get("metadata")) is dict:
             user = metadata.get("user_id")
         self.user = call.user = user if type(user) is str else ""
-        call._trail = self.trail.took
+        call.began, call._trail = self.started_at, self.trail.took
         if keeps_texts:
             self.heard = {}
 

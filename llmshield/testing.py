@@ -140,7 +140,7 @@ def read(
     data = orjson.dumps(body)
     request = WireRequest("POST", path, "", dict(headers or {}), data)
     made = dialect.read_call(new_id(), operation, request, parse_body(data))
-    made.tenant = tenant
+    made.tenant, made.began = tenant, clock.monotonic()
     return made
 
 

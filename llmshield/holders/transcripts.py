@@ -76,7 +76,7 @@ class TranscriptsHolder(Holder):
         with self._open() as transcripts:
             if transcripts is None:
                 return Resealed()
-            count, left = transcripts.reseal()
+            count, left = transcripts.people.reseal()
         if not left:
             return Resealed(count)
         return Resealed(

@@ -6,7 +6,7 @@
     kept.export("alice", None)            # opened
     kept.erase("alice", None)             # the key is destroyed, and the rows with it
 
-`keeping.py` knows people and seals; `places/` keeps rows: one file for each kind of place, one contract for all.
+`people.py` has their keys, `keeping.py` seals, `places/` keeps rows: one file for each kind of place, one contract for all.
 """
 
 from llmshield.transcripts.keeping import Destroyed, Kept, Stored, Told, Transcripts

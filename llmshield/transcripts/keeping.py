@@ -13,10 +13,9 @@ was there when its call began.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import os
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextvars import Context
@@ -25,20 +24,17 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from llmshield import clock, vault
-from llmshield.errors import SecretError, StoreUnavailable
 from llmshield.redact import redact
 from llmshield.sealing import KeyRing
-from llmshield.transcripts.places import Entry, Owner, Place, Row, open_place, resolve
+from llmshield.transcripts.people import People
+from llmshield.transcripts.places import Place, Row, open_place, resolve
 
-LOOK_S = 1.0
-"""How soon a process notices that another one has erased a person."""
 LONGEST_USER = 1024
 """Characters of a user's name; who is called longer than that has no transcripts."""
-_KNOWN = 10_000
 _SWEEP_S = 60.0
-_TURNS = 10
-_MARK = b"llmshield transcripts 1"
-_MARK_CONTEXT = "transcripts:mark"
+_TOUR_S = 3600.0
+"""How often people are looked for that have no transcripts any more, a page a second."""
+_EMPTY_S = 60.0
 
 
 class Kept(NamedTuple):
@@ -62,20 +58,20 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class Told:
-    """One conversation that is to be kept: whose it is, its call's id, when it began (s), until when (s), what it says.
+    """One conversation that is to be kept: whose it is, its call's id, until when (s), what is known and said of it.
 
-    `erasures` is what was known when the call began; `texts` are [role, place, words]; `context` is the call's, whose
-    own secrets are taken out of the words.
+    `erasures` is what was known when the call began (`Transcripts.known_at`); `texts` are [role, place, words]; `context`
+    is the call's, whose own secrets are taken out of the words.
     """
 
     tenant: str
-    user: str
+    user: str = field(repr=False)
     id: str
     until: float
     erasures: int
-    about: dict[str, Any]
-    texts: list[list[str]]
-    context: Context | None = None
+    about: dict[str, Any] = field(repr=False)
+    texts: list[list[str]] = field(repr=False)
+    context: Context | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -84,7 +80,8 @@ class Told:
 
 
 class Stored(NamedTuple):
-    """What became of some conversations: `kept`, or `late`: their person was erased after they had begun."""
+    """What became of some conversations: `kept`, or `late`: somebody was erased after they had begun, and there was no
+    key for them before."""
 
     kept: int = 0
     late: int = 0
@@ -100,28 +97,22 @@ class Destroyed:
     proof: list[str] = field(default_factory=list)
 
 
-class _Person(NamedTuple):
-    pseudonym: str
-    ring: KeyRing
-    born: int
-
-
 class Transcripts:
-    """Keeps transcripts. For one thread at a time; `erasures` may be read by any."""
+    """Keeps transcripts. For one thread at a time, but for `known_at`."""
 
     def __init__(self, kept: Kept) -> None:
         """Raises: StoreError for a place that there is not."""
         kept = Kept(resolve(kept.store), resolve(kept.keys))
         self.rows: Place = open_place(kept.store)
         self.keys: Place = self.rows if kept.keys_place == kept.store else open_place(kept.keys_place)
-        self.erasures = 0
-        """Erasures as far as this process knows; `look` asks."""
+        self.people = People(self.keys)
         self._under: KeyRing | None = None
         """The master keys that it was opened with."""
-        self._known: dict[tuple[str, str], tuple[_Person, float]] = {}
-        self._names: tuple[KeyRing, tuple[bytes, ...]] | None = None
-        self._empty: set[str] = set()
-        self._swept = 0.0
+        self._swept = -math.inf
+        self._toured = clock.monotonic()
+        self._cursor: str | None = None
+        self._empty: dict[str, float] = {}
+        self._gone = False
 
     def open(self, *, make: bool = True) -> bool:
         """Connect and see that the master key is the right one; safe to repeat. Without `make` nothing is created:
@@ -135,41 +126,31 @@ class Transcripts:
         if not self.keys.open(make=make):
             return False
         self.rows.open()
-        mark = self.keys.mark(ring.seal(_MARK, _MARK_CONTEXT) if make else None)
-        if mark is not None:
-            try:
-                ring.unseal(mark, _MARK_CONTEXT)
-            except SecretError as error:
-                raise SecretError(
-                    f"the keys of people in {self.keys.name} can't be opened: {error}"
-                ) from None
-        self.look()
+        self.people.check(make=make)
+        self.people.look()
         self._under = ring
         return True
 
     def close(self) -> None:
         """Let go of both places, and of the keys that are in memory."""
-        self._known.clear()
+        self.people.forget()
         self._under = None
         self.rows.close()
         self.keys.close()
 
-    def look(self) -> None:
-        """Ask how many erasures there were. Raises: StoreUnavailable."""
-        self.erasures = self.keys.erasures()
+    def known_at(self, when: float) -> int:
+        """How many erasures were known of at a time of `clock.monotonic()`: what a conversation that began then says."""
+        return self.people.known_at(when)
 
     # -- keeping
 
     def put(self, told: Sequence[Told]) -> Stored:
         """Seal these and keep them, all or none. Raises: StoreUnavailable, SecretError."""
         rows, late = [], 0
-        before = self.erasures
-        self.look()
-        if self.erasures != before:
-            self._known.clear()
+        self.people.look()
         for each in told:
-            person = self._person(each)
-            if person is None or person.born > each.erasures:
+            person = self.people.of(each.tenant, each.user, each.erasures)
+            if person is None:
                 late += 1
                 continue
             until_ms = int(each.until * 1000)
@@ -179,65 +160,6 @@ class Transcripts:
             self.rows.append(rows)
         return Stored(len(rows), late)
 
-    def _person(self, told: Told) -> _Person | None:
-        """Whose it is, made at the first sight of them; None: they may not be made for what began before an erasure."""
-        whose = (told.tenant, told.user)
-        now = clock.monotonic()
-        held = self._known.get(whose)
-        if held is not None and now - held[1] < LOOK_S:
-            return held[0]
-        owners = self._owners(*whose)
-        entry = next((found for owner in owners if (found := self.keys.find(owner)) is not None), None)
-        if held is not None and entry is not None and entry.pseudonym == held[0].pseudonym:
-            person = held[0]
-        else:
-            if entry is None:
-                if told.erasures != self.erasures:
-                    return None
-                made = self._made(told)
-                entry = self.keys.add(owners[0], made)
-                if entry is None:
-                    return None
-            person = self._opened(entry)[0]
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known[whose] = (person, now)
-        return person
-
-    def _made(self, told: Told) -> Entry:
-        pseudonym = f"t:{os.urandom(8).hex()}"
-        said = {"key": base64.b64encode(os.urandom(32)).decode(), "tenant": told.tenant, "user": told.user}
-        sealed = vault.ring().seal(json.dumps(said).encode(), _key_context(pseudonym))
-        return Entry(pseudonym, sealed, self.erasures)
-
-    @staticmethod
-    def _opened(entry: Entry) -> tuple[_Person, str, str]:
-        """A person, with tenant and user. Raises: SecretError."""
-        said = json.loads(vault.ring().unseal(entry.sealed, _key_context(entry.pseudonym)))
-        ring = KeyRing(base64.b64decode(said["key"]))
-        return _Person(entry.pseudonym, ring, entry.born), said["tenant"], said["user"]
-
-    def _owners(self, tenant: str, user: str) -> list[Owner]:
-        """Where this person's key may stand: under the current master key, and under older ones."""
-        return [
-            Owner(_hash(key, f"user\0{user}"), _hash(key, f"tenant\0{tenant}")) for key in self._name_keys()
-        ]
-
-    def _name_keys(self) -> tuple[bytes, ...]:
-        ring = vault.ring()
-        if self._names is None or self._names[0] is not ring:
-            self._names = (ring, ring.derive_all("transcripts:names"))
-        return self._names[1]
-
-    def _found(self, user: str, tenant: str | None) -> list[tuple[Owner, Entry]]:
-        """All people of this name, in one tenant or in every."""
-        found = []
-        for key in self._name_keys():
-            whose = _hash(key, f"tenant\0{tenant}") if tenant is not None else None
-            named = self.keys.named(_hash(key, f"user\0{user}"))
-            found += [each for each in named if whose is None or each[0].tenant == whose]
-        return found
-
     # -- what a person may ask for
 
     def export(self, user: str, tenant: str | None) -> Iterator[dict[str, Any]]:
@@ -246,13 +168,13 @@ class Transcripts:
         Raises: StoreUnavailable; SecretError for one that was changed.
         """
         now_ms = int(clock.now() * 1000)
-        for _, entry in self._found(user, tenant):
-            person, whose, _ = self._opened(entry)
+        for _, entry in self.people.found(user, tenant):
+            person = self.people.opened(entry, tenant, user)
             for row in self.rows.read(entry.pseudonym, now_ms):
                 opened = person.ring.unseal(row.sealed, _context(row.person, row.id, row.until_ms))
                 said = json.loads(zlib.decompress(opened))
                 until = datetime.fromtimestamp(row.until_ms / 1000, UTC).isoformat(timespec="seconds")
-                yield {"id": row.id, "tenant": whose, "until": until, **said}
+                yield {"id": row.id, "tenant": person.tenant, "until": until, **said}
 
     def erase(self, user: str, tenant: str | None) -> Destroyed:
         """Destroy this person's keys, and take their transcripts out; safe to repeat, and then it cleans up what a
@@ -261,26 +183,16 @@ class Transcripts:
         Raises: StoreUnavailable, SecretError: nobody may be told that it was done.
         """
         done = Destroyed()
-        found = self._found(user, tenant)
-        self.keys.destroy([owner for owner, _ in found], erasing=True)
-        for _ in range(_TURNS):  # a key that was being sealed anew at this moment may stand elsewhere now
-            if not (moved := self._found(user, tenant)):
-                break
-            found += moved
-            self.keys.destroy([owner for owner, _ in moved], erasing=True)
-        else:
-            raise StoreUnavailable(f"the keys in {self.keys.name} change all the time; erase again")
-        self._known.clear()
-        self.look()
-        done.people = sorted({entry.pseudonym for _, entry in found})
-        done.left += self.keys.scrub([entry.sealed for _, entry in found])
+        gone = self.people.destroy(user, tenant)
+        done.people = sorted({entry.pseudonym for entry in gone})
+        done.left += self.keys.scrub([entry.sealed for entry in gone])
         done.transcripts = self.rows.remove([*done.people, *self._orphans()])
-        if found and not done.left:
+        if gone and not done.left:
             when = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="seconds")
             done.proof += [
                 f"the key of {entry.pseudonym} was destroyed in {self.keys.name} at {when}; its sealed form had the SHA-256"
                 f" {hashlib.sha256(entry.sealed).hexdigest()}"
-                for _, entry in found
+                for entry in gone
             ]
         return done
 
@@ -291,54 +203,42 @@ class Transcripts:
     # -- looking after
 
     def look_after(self) -> None:
-        """Once in a while: take out transcripts that are over, and people that have had none for a while.
+        """About once a second: ask for erasures; each minute take out what is over, each hour look for people that have
+        had no transcripts for a minute, and forget them with their keys.
 
-        Raises: StoreUnavailable, SecretError.
+        Raises: StoreUnavailable.
         """
-        self.look()
+        self.people.look()
         now = clock.monotonic()
-        if self._swept and now - self._swept < _SWEEP_S:
-            return
-        first, self._swept = not self._swept, now
-        self.sweep(patient=not first)
+        if now - self._swept >= _SWEEP_S:
+            self._swept = now
+            self.rows.sweep(int(clock.now() * 1000))
+        if self._cursor is None and now - self._toured >= _TOUR_S:
+            self._toured, self._cursor = now, ""
+        if self._cursor is not None:
+            self._cursor = self._look_at_people(self._cursor, now) or None
+            if self._cursor is None and self._gone:
+                self._gone = False
+                self.keys.scrub([])
 
-    def sweep(self, *, patient: bool = True) -> int:
-        """Take out what is over; `patient`: people without transcripts go when they had none the last time either."""
-        gone = self.rows.sweep(int(clock.now() * 1000))
-        have = self.rows.people()
-        everybody = list(self.keys.everybody())
-        empty = {entry.pseudonym for _, entry in everybody} - have
-        over = [(owner, entry) for owner, entry in everybody if entry.pseudonym in empty & self._empty]
-        self._empty = empty
-        if over and patient:
-            self.keys.destroy([owner for owner, _ in over], erasing=False)
-            self._known.clear()
-            self.keys.scrub([])
-        if orphans := have - {entry.pseudonym for _, entry in everybody}:
-            # looked for once more: somebody may have been made between the two questions
-            still = orphans - {entry.pseudonym for _, entry in self.keys.everybody()}
-            gone += self.rows.remove(sorted(still))
-        return gone
-
-    def reseal(self) -> tuple[int, int]:
-        """Seal every person's key anew under the master key that seals now: how many, and how many could not be,
-        because a process that does not know this key has made them anew.
-
-        Raises: SecretError.
-        """
-        ring, count, left = vault.ring(), 0, 0
-        for owner, entry in list(self.keys.everybody()):
-            _, tenant, user = self._opened(entry)
-            new = self._owners(tenant, user)[0]
-            if owner == new and ring.is_current(entry.sealed):
-                continue
-            said = ring.unseal(entry.sealed, _key_context(entry.pseudonym))
-            moved = self.keys.move(owner, entry, new, ring.seal(said, _key_context(entry.pseudonym)))
-            count, left = count + moved, left + (not moved and self.keys.find(owner) == entry)
-        self._known.clear()
-        if not left:
-            self.keys.remark(ring.seal(_MARK, _MARK_CONTEXT))
-        return count, left
+    def _look_at_people(self, cursor: str, now: float) -> str:
+        """One page of them; the cursor of the next."""
+        some, after = self.keys.page(cursor)
+        have = self.rows.having([entry.pseudonym for _, entry in some])
+        since = {
+            entry.pseudonym: self._empty.pop(entry.pseudonym, now)
+            for _, entry in some
+            if entry.pseudonym not in have
+        }
+        over = [owner for owner, entry in some if now - since.get(entry.pseudonym, now) >= _EMPTY_S]
+        if over:
+            self.keys.destroy(over, erasing=False)
+            self.people.forget()
+            self._gone = True
+        if not cursor:
+            self._empty = {person: at for person, at in self._empty.items() if now - at < 2 * _TOUR_S}
+        self._empty |= since
+        return after
 
 
 def _packed(told: Told) -> bytes:
@@ -349,15 +249,6 @@ def _packed(told: Told) -> bytes:
 
     texts = told.context.run(clean) if told.context is not None else clean()
     return zlib.compress(json.dumps({**told.about, "texts": texts}, separators=(",", ":")).encode(), 1)
-
-
-def _hash(key: bytes, value: str) -> str:
-    raw = value.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(raw, key=key, digest_size=16).hexdigest()
-
-
-def _key_context(pseudonym: str) -> str:
-    return f"transcripts:person:{pseudonym}"
 
 
 def _context(pseudonym: str, id: str, until_ms: int) -> str:

@@ -93,7 +93,7 @@ async def main() -> None:
         def put() -> None:
             nonlocal number
             number += 64
-            kept.put([Told("t", f"user{n % 50}", str(number + n), 2e9, kept.erasures, {}, [["user", "/", WORDS]] * 2)
+            kept.put([Told("t", f"user{n % 50}", str(number + n), 2e9, kept.people.erasures, {}, [["user", "/", WORDS]] * 2)
                       for n in range(64)])  # fmt: skip
 
         print(f"the thread, a conversation of 2,000 characters {micros(put, 20) / 64:5.2f}")

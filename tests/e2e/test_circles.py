@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from llmshield import vault
 from llmshield.call import Call
 from llmshield.exchange import Exchange
 from llmshield.mounts._request import HttpRequest
@@ -25,18 +26,22 @@ plugins:
   - {{use: rate_limit}}
   - {{use: cost_cap}}
   - {{use: injection}}
+  - {{use: transcripts, store: "memory://"}}
   - {{use: pii, scan: [user, output], entities: {{EMAIL_ADDRESS: {{action: replace}}}}}}
   - {{use: failover}}
 """
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_nothing_of_a_call_waits_for_the_collector(primary: Simulator, stream: bool) -> None:
-    body: dict[str, Any] = {"model": "gpt-4o", "max_tokens": 50, "stream": stream}
+async def test_nothing_of_a_call_waits_for_the_collector(
+    primary: Simulator, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(vault.VARIABLE, vault.new_key())
+    body: dict[str, Any] = {"model": "gpt-4o", "max_tokens": 50, "stream": stream, "user": "alice"}
     body["messages"] = [{"role": "user", "content": "Write to ann@example.com"}]
     async with (
         gateway(POLICY.format(url=primary.url)) as (url, _),
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(headers={"x-llmshield-consent": "transcripts"}) as http,
     ):
 
         async def ask() -> None:

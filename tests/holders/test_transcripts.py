@@ -123,7 +123,7 @@ def secrets_of(store, user):
     kept = Transcripts(Kept(store))
     kept.open()
     out = {}
-    for _, entry in kept._found(user, None):
+    for _, entry in kept.people.found(user, None):
         said = json.loads(vault.ring().unseal(entry.sealed, f"transcripts:person:{entry.pseudonym}"))
         key = base64.b64decode(said["key"])
         out |= {
@@ -342,7 +342,8 @@ def test_a_gateway_that_runs_notices(tmp_path, capsys):
                 await say("first", False)
                 while not await asyncio.to_thread(exported, file, "alice", capsys):
                     await asyncio.sleep(0.05)
-                under_way = asyncio.create_task(say("second", True))
+                begun = say("second", True), say("[[simulate ttft=2.5]] not answered yet", False)
+                under_way = asyncio.gather(*begun)
                 await asyncio.sleep(0.3)
                 assert await asyncio.to_thread(lambda: erase("alice", None, file, yes=True)) == 0
                 await under_way

@@ -18,7 +18,7 @@ def main():
         for user in ("alice", "bob"):
             words = f"The harvest of quinces of {user} was poor. " * 20
             told.append(
-                Told("acme", user, f"{os.getpid()}-{number:06}", time.time() + 3600, kept.erasures,
+                Told("acme", user, f"{os.getpid()}-{number:06}", time.time() + 3600, kept.people.erasures,
                      {"at": time.time()}, [["user", "/messages/0/content", words]])
             )  # fmt: skip
         if number % 3 == 0:

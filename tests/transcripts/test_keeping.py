@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from llmshield import redact, vault
+from llmshield import redact
 from llmshield.errors import SecretError
 from llmshield.testing import FrozenClock
 from llmshield.transcripts import Kept, Stored, Told, Transcripts
@@ -23,7 +23,7 @@ def told(
     erasures=None,
 ):
     return Told(
-        tenant, user, id, time.time() + ttl, kept.erasures if erasures is None else erasures, {"model": "m"},
+        tenant, user, id, time.time() + ttl, kept.people.erasures if erasures is None else erasures, {"model": "m"},
         [["user", "/messages/0/content", words]],
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def test_erased_is_gone_and_others_are_not(kept):
     assert (ids(kept), ids(kept, "bob")) == ([], ["1"])
 
     assert kept.put([told(kept, id="3")]) == Stored(1), "who calls again begins anew"
-    (entry,) = [entry for _, entry in kept._found("alice", None)]
+    (entry,) = [entry for _, entry in kept.people.found("alice", None)]
     assert entry.pseudonym not in done.people
     assert ids(kept) == ["3"]
 
@@ -114,7 +114,7 @@ def test_another_process_notices_at_once(file):
     assert two.erase("alice", None).transcripts == 1
 
     assert one.put([late]) == Stored(0, 1), "though it holds the key in memory"
-    one.look()
+    one.people.look()
     assert one.put([told(one, id="3")]) == Stored(1)
     assert ids(two) == ["3"]
     one.close(), two.close()
@@ -123,7 +123,7 @@ def test_another_process_notices_at_once(file):
 def test_an_erasure_that_was_killed_is_finished_by_the_next(kept):
     """The key is gone, the rows are still there, and the files were not scrubbed."""
     kept.put([told(kept), told(kept, user="bob")])
-    owners = [owner for owner, _ in kept._found("alice", None)]
+    owners = [owner for owner, _ in kept.people.found("alice", None)]
     kept.keys.destroy(owners, erasing=True)
 
     assert ids(kept) == []
@@ -138,41 +138,60 @@ def test_time_to_live(kept):
     time.sleep(0.4)
 
     assert (ids(kept), ids(kept, "bob")) == (["2"], []), "it can't be read, swept or not"
-    kept.sweep()
+    kept.look_after()
     assert len(kept.rows.people()) == 1
-    assert len(list(kept.keys.everybody())) == 2, "bob may be calling just now"
-    kept.sweep()
-    assert len(list(kept.keys.everybody())) == 1
-    assert kept.put([told(kept, user="bob")]) == Stored(1)
-    kept.sweep()
-    assert ids(kept, "bob") == ["1"]
 
 
-def test_it_is_swept_once_a_minute(kept):
+def test_it_is_swept_once_a_minute(url):
     with FrozenClock(time.time()) as clock:
-        kept.put([told(kept, ttl=30)])
+        kept = Transcripts(Kept(url))
+        kept.open()
         kept.look_after()
+        kept.put([told(kept, ttl=0.2)])
+        time.sleep(0.3)
         clock.advance(59)
         kept.look_after()
-        if kept.rows.shared is False:
-            assert kept.rows.people(), "not yet"
+        assert len(kept.rows.people()) == 1, "not yet"
         clock.advance(2)
         kept.look_after()
-    assert "redis" in kept.rows.name or not kept.rows.people()
+        assert len(kept.rows.people()) == 0
+        kept.close()
 
 
-def test_rows_of_nobody_are_swept(kept):
-    kept.put([told(kept), told(kept, user="bob")])
-    kept.keys.destroy([owner for owner, _ in kept._found("alice", None)], erasing=False)
+def test_people_without_transcripts_are_forgotten_at_the_second_look(url):
+    with FrozenClock(time.time()) as clock:
+        kept = Transcripts(Kept(url))
+        kept.open()
+        now = clock.now()
+        kept.put([told(kept)])
+        for number in range(600):
+            kept.people._made_now = 0
+            kept.put([Told("acme", f"u{number}", "1", now + 0.5, 0, {}, [["user", "/", "x"]])])
 
-    assert kept.sweep() == 1
-    assert ids(kept, "bob") == ["1"]
+        def tour():
+            clock.advance(3600)
+            for _ in range(20):
+                kept.look_after()
+                clock.advance(1)
+
+        time.sleep(0.6)
+        kept.look_after()
+        assert len(kept.rows.people()) == 601 or kept.rows.shared
+        tour()
+        assert len(list(kept.keys.everybody())) == 601, "they may be calling just now"
+        kept.put([Told("acme", "u7", "2", now + 99_999, 0, {}, [["user", "/", "x"]])])
+        kept.put([Told("acme", "alice", "2", now + 99_999, 0, {}, [["user", "/", "x"]])])
+        tour()
+        assert len(list(kept.keys.everybody())) == 2
+        assert (ids(kept, "u7"), ids(kept, "alice")[-1:], kept.people.erasures) == (["2"], ["2"], 0)
+        assert kept.put([told(kept, user="u9")]) == Stored(1)
+        kept.close()
 
 
 @pytest.mark.parametrize("change", ["person", "id", "until_ms", "sealed"])
 def test_a_row_is_good_in_its_own_place_only(kept, change):
     kept.put([told(kept), told(kept, user="bob", id="2")])
-    (alice,), (bob,) = ([entry for _, entry in kept._found(who, None)] for who in ("alice", "bob"))
+    (alice,), (bob,) = ([entry for _, entry in kept.people.found(who, None)] for who in ("alice", "bob"))
     (row,) = kept.rows.read(alice.pseudonym, 0)
     bad = {
         "person": row._replace(person=bob.pseudonym),
@@ -187,70 +206,9 @@ def test_a_row_is_good_in_its_own_place_only(kept, change):
         list(kept.export("bob" if change == "person" else "alice", None))
 
 
-def test_the_wrong_master_key_is_refused_and_the_old_one_is_enough(file, monkeypatch, master):
-    kept = Transcripts(file)
-    kept.open()
-    kept.put([told(kept)])
-    kept.close()
-
-    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", vault.new_key())
-    with pytest.raises(
-        SecretError, match=r"transcripts-keys.db can't be opened: it was sealed with the key [0-9a-f]{12}"
-    ):
-        Transcripts(file).open()
-    monkeypatch.delenv("LLMSHIELD_SECRET_KEY")
-    with pytest.raises(SecretError, match="LLMSHIELD_SECRET_KEY is not set; make a key"):
-        Transcripts(file).open()
-
-    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", vault.new_key())
-    monkeypatch.setenv("LLMSHIELD_PREVIOUS_KEYS", master)
-    kept = Transcripts(file)
-    kept.open()
-    assert ids(kept) == ["1"]
-    assert kept.put([told(kept, id="2"), told(kept, user="bob")]) == Stored(2)
-    assert ids(kept) == ["1", "2"], "one person, whatever key found them"
-    kept.close()
-
-
-def test_after_resealing_the_old_master_key_is_not_needed(file, monkeypatch, master):
-    kept = Transcripts(file)
-    kept.open()
-    kept.put([told(kept), told(kept, user="bob"), told(kept, tenant="other")])
-    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", new := vault.new_key())
-    monkeypatch.setenv("LLMSHIELD_PREVIOUS_KEYS", master)
-
-    assert kept.reseal() == (3, 0)
-    assert kept.reseal() == (0, 0)
-    assert (ids(kept), ids(kept, "bob")) == (["1", "1"], ["1"])
-    kept.close()
-    monkeypatch.delenv("LLMSHIELD_PREVIOUS_KEYS")
-    kept = Transcripts(file)
-    assert kept.open()
-    assert (ids(kept), ids(kept, "bob"), ids(kept, tenant="acme")) == (["1", "1"], ["1"], ["1"])
-    assert len(kept.erase("alice", None).people) == 2
-    kept.close()
-    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", master)
-    with pytest.raises(SecretError):
-        Transcripts(file).open()
-    assert new
-
-
-def test_resealing_leaves_who_was_made_twice_and_says_so(file, monkeypatch, master):
-    kept = Transcripts(file)
-    kept.open()
-    kept.put([told(kept)])
-    ((owner, _),) = kept.keys.everybody()
-    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", new := vault.new_key())
-    monkeypatch.setenv("LLMSHIELD_PREVIOUS_KEYS", master)
-    elsewhere = Transcripts(Kept("memory://"))
-    elsewhere.open()
-    kept.keys.add(kept._owners("acme", "alice")[0], elsewhere._made(told(kept)))
-
-    assert kept.reseal() == (0, 1)
-    assert kept.keys.find(owner) is not None
-    assert len(kept.erase("alice", None).people) == 2
-    assert new
-    kept.close()
+def test_nothing_of_a_conversation_is_in_a_repr(kept):
+    assert "alice" not in repr(told(kept))
+    assert "quince" not in repr(told(kept))
 
 
 def test_no_key_and_no_name_is_in_any_file(file, tmp_path):

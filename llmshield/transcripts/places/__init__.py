@@ -103,8 +103,18 @@ class Place(ABC):
         """All people of this name, one for each tenant."""
 
     @abstractmethod
+    def page(self, cursor: str = "") -> tuple[list[tuple[Owner, Entry]], str]:
+        """Some hundred keys, and the cursor of the next page; empty behind the last one. What is there all the time is
+        seen at least once."""
+
     def everybody(self) -> Iterator[tuple[Owner, Entry]]:
         """All keys."""
+        cursor = ""
+        while True:
+            some, cursor = self.page(cursor)
+            yield from some
+            if not cursor:
+                return
 
     @abstractmethod
     def move(self, owner: Owner, old: Entry, new_owner: Owner, sealed: bytes) -> bool:
@@ -135,6 +145,10 @@ class Place(ABC):
     @abstractmethod
     def people(self) -> set[str]:
         """Pseudonyms of all that have a transcript here, over or not."""
+
+    @abstractmethod
+    def having(self, people: Sequence[str]) -> set[str]:
+        """Which of these have a transcript here, over or not."""
 
     @abstractmethod
     def remove(self, people: Sequence[str]) -> int:

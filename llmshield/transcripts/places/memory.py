@@ -51,8 +51,8 @@ class MemoryPlace(Place):
     def named(self, name: str) -> list[tuple[Owner, Entry]]:
         return sorted((owner, entry) for owner, entry in self._keys.items() if owner.name == name)
 
-    def everybody(self) -> Iterator[tuple[Owner, Entry]]:
-        yield from list(self._keys.items())
+    def page(self, cursor: str = "") -> tuple[list[tuple[Owner, Entry]], str]:
+        return list(self._keys.items()), ""
 
     def move(self, owner: Owner, old: Entry, new_owner: Owner, sealed: bytes) -> bool:
         if self._keys.get(owner) != old or (new_owner != owner and new_owner in self._keys):
@@ -78,6 +78,9 @@ class MemoryPlace(Place):
 
     def people(self) -> set[str]:
         return {person for person, rows in self._rows.items() if rows}
+
+    def having(self, people: Sequence[str]) -> set[str]:
+        return self.people() & set(people)
 
     def remove(self, people: Sequence[str]) -> int:
         return sum(len(self._rows.pop(person, ())) for person in people)

@@ -5,6 +5,7 @@
     PREFIX:{transcripts}:key:NAME        hash   of TENANT: erasures at its birth, pseudonym, sealed key
     PREFIX:{transcripts}:people          set    of pseudonyms that have transcripts
     PREFIX:{transcripts}:of:PSEUDONYM    zset   of ids by their end
+    PREFIX:{transcripts}:ends            zset   of PSEUDONYM, a blank, ID by their end
     PREFIX:{transcripts}:text:PSEUDONYM:ID      end, sealed transcript; Redis forgets it at its end by itself
 
 A key that was deleted is still in Redis' files: in the log (AOF) as the command that wrote it, in the dump (RDB) as it
@@ -166,12 +167,21 @@ class RedisPlace(Place):
             held = redis.hgetall(self._at("key", name))
         return sorted((Owner(name, tenant.decode()), _entry(value)) for tenant, value in held.items())
 
-    def everybody(self) -> Iterator[tuple[Owner, Entry]]:
+    def page(self, cursor: str = "") -> tuple[list[tuple[Owner, Entry]], str]:
         self._connected()
         with self._step() as redis:
-            names = sorted(name.decode() for name in redis.smembers(self._at("names")))
-        for name in names:
-            yield from self.named(name)
+            after, found = redis.sscan(self._at("names"), cursor=int(cursor or 0), count=_AT_ONCE)
+            names = sorted({name.decode() for name in found})
+            with redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.hgetall(self._at("key", name))
+                held = pipe.execute()
+        some = [
+            (Owner(name, tenant.decode()), _entry(value))
+            for name, entries in zip(names, held, strict=True)
+            for tenant, value in entries.items()
+        ]
+        return some, str(after) if after else ""
 
     def move(self, owner: Owner, old: Entry, new_owner: Owner, sealed: bytes) -> bool:
         self._connected()
@@ -248,6 +258,7 @@ class RedisPlace(Place):
                 pipe.set(at, b"%d " % row.until_ms + row.sealed)
                 pipe.pexpireat(at, row.until_ms)
                 pipe.zadd(self._at("of", row.person), {row.id: row.until_ms})
+                pipe.zadd(self._at("ends"), {f"{row.person} {row.id}": row.until_ms})
                 pipe.sadd(self._at("people"), row.person)
             pipe.execute()
 
@@ -270,6 +281,14 @@ class RedisPlace(Place):
         with self._step() as redis:
             return {person.decode() for person in redis.smembers(self._at("people"))}
 
+    def having(self, people: Sequence[str]) -> set[str]:
+        self._connected()
+        with self._step() as redis, redis.pipeline(transaction=False) as pipe:
+            for person in people:
+                pipe.exists(self._at("of", person))
+            there = pipe.execute()
+        return {person for person, has in zip(people, there, strict=True) if has}
+
     def remove(self, people: Sequence[str]) -> int:
         self._connected()
         gone = 0
@@ -279,6 +298,9 @@ class RedisPlace(Place):
                 for start in range(0, len(ids), _AT_ONCE):
                     texts = [self._at("text", person, each) for each in ids[start : start + _AT_ONCE]]
                     gone += int(redis.delete(*texts))
+                    redis.zrem(
+                        self._at("ends"), *[f"{person} {each}" for each in ids[start : start + _AT_ONCE]]
+                    )
                 with redis.pipeline(transaction=True) as pipe:
                     pipe.delete(self._at("of", person))
                     pipe.srem(self._at("people"), person)
@@ -287,13 +309,24 @@ class RedisPlace(Place):
 
     def sweep(self, now_ms: int) -> int:
         """Redis has forgotten the texts; their ids are left."""
+        self._connected()
         gone = 0
-        for person in sorted(self.people()):
+        while True:
             with self._step() as redis:
-                gone += int(redis.zremrangebyscore(self._at("of", person), "-inf", now_ms))
-                if not redis.exists(self._at("of", person)):
+                over = redis.zrangebyscore(self._at("ends"), "-inf", now_ms, start=0, num=_AT_ONCE)
+                if not over:
+                    return gone
+                rows = [each.decode().split(" ", 1) for each in over]
+                with redis.pipeline(transaction=True) as pipe:
+                    for person, id in rows:
+                        pipe.delete(self._at("text", person, id))
+                        pipe.zrem(self._at("of", person), id)
+                    pipe.zrem(self._at("ends"), *over)
+                    pipe.execute()
+                have = self.having(sorted({person for person, _ in rows}))
+                for person in {person for person, _ in rows} - have:
                     redis.srem(self._at("people"), person)
-        return gone
+            gone += len(rows)
 
 
 def _written(entry: Entry) -> bytes:

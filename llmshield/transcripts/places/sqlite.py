@@ -150,19 +150,14 @@ class SqlitePlace(Place):
             ).fetchall()
         return [(Owner(*row[:2]), Entry(*row[2:])) for row in rows]
 
-    def everybody(self) -> Iterator[tuple[Owner, Entry]]:
-        last = 0
-        while True:
-            with self._step() as connection:
-                rows = connection.execute(
-                    "SELECT id, name, tenant, pseudonym, sealed, born FROM person WHERE id > ? ORDER BY id LIMIT ?",
-                    (last, _PAGE_OF),
-                ).fetchall()
-            if not rows:
-                return
-            last = rows[-1][0]
-            for row in rows:
-                yield Owner(*row[1:3]), Entry(*row[3:])
+    def page(self, cursor: str = "") -> tuple[list[tuple[Owner, Entry]], str]:
+        with self._step() as connection:
+            rows = connection.execute(
+                "SELECT id, name, tenant, pseudonym, sealed, born FROM person WHERE id > ? ORDER BY id LIMIT ?",
+                (int(cursor or 0), _PAGE_OF),
+            ).fetchall()
+        more = str(rows[-1][0]) if len(rows) == _PAGE_OF else ""
+        return [(Owner(*row[1:3]), Entry(*row[3:])) for row in rows], more
 
     def move(self, owner: Owner, old: Entry, new_owner: Owner, sealed: bytes) -> bool:
         with self._step(writes=True) as connection:
@@ -235,6 +230,16 @@ class SqlitePlace(Place):
     def people(self) -> set[str]:
         with self._step() as connection:
             return {person for (person,) in connection.execute("SELECT DISTINCT person FROM transcript")}
+
+    def having(self, people: Sequence[str]) -> set[str]:
+        with self._step() as connection:
+            return {
+                person
+                for person in people
+                if connection.execute(
+                    "SELECT 1 FROM transcript WHERE person = ? LIMIT 1", (person,)
+                ).fetchone()
+            }
 
     def remove(self, people: Sequence[str]) -> int:
         with self._step(writes=True) as connection:

@@ -47,6 +47,7 @@ class ConsentedTranscripts(Plugin):
         """Open the store and begin to write. Raises: PluginError for a policy that could keep what was not cleaned;
         SecretError without the right master key; StoreUnavailable with `required`."""
         policy = resources.get(Policy)
+        self._check_place(policy)
         self._check_cleaners(policy)
         if "tenant" in self.settings.consent:
             self._tenants = frozenset(
@@ -64,6 +65,13 @@ class ConsentedTranscripts(Plugin):
         self._writer.start()
         self._started = True
         self._show(resources.get(Metrics))
+
+    def _check_place(self, policy: Policy) -> None:
+        money = policy.server.store
+        if money.startswith("sqlite:") and money in {self.settings.store, self.settings.keys}:
+            raise PluginError(
+                "transcripts may not be in `server.store`: they are bulky, and erasing writes a whole file anew; name another file"
+            )
 
     def _check_cleaners(self, policy: Policy) -> None:
         modes = {entry.name: entry.mode for entry in policy.plugins}
@@ -139,9 +147,8 @@ class ConsentedTranscripts(Plugin):
             call.report("transcript", "would-keep")
             return
         call.report("transcript", "keep", place=source)
-        story = Story(
-            call, self._roles, self.settings.max_characters, source, clock.now(), self._transcripts.erasures
-        )
+        known = self._transcripts.known_at(call.began)
+        story = Story(call, self._roles, self.settings.max_characters, source, clock.now(), known)
         reply.listen(story.begin)
         reply.at_end(partial(self._end, call, story))
 

@@ -21,14 +21,14 @@ class Heard:
         self.cut = 0
         self._words = words
         self._room = room
-        self._passages: dict[str, list[list[str]]] = {}
+        self._passages: dict[Channel, list[list[str]]] = {}
 
     def __call__(self, channel: Channel) -> Hear | None:
         """An ear for one channel; a channel that begins anew goes on behind what it has said, or says it again."""
         if not self._words or channel.kind == "echo":
             return None
         passage: list[str] = []
-        self._passages.setdefault(str(channel), []).append(passage)
+        self._passages.setdefault(channel, []).append(passage)
 
         def hear(text: str) -> None:
             room = self._room
@@ -45,7 +45,7 @@ class Heard:
 
     def texts(self) -> Texts:
         """What was said, channel by channel."""
-        said = [("output", place, _joined(passages)) for place, passages in self._passages.items()]
+        said = [("output", str(channel), _joined(passages)) for channel, passages in self._passages.items()]
         return [list(each) for each in said if each[2]]
 
 
@@ -83,18 +83,17 @@ class Story:
         return cut[-1:]
 
     def request(self) -> tuple[Texts, int]:
-        """What the provider was told, in its order, and how many characters of it are left out: the oldest first."""
-        kept: Texts = []
+        """What the provider was told, in its order, and how many characters of it are left out: of tools first (their
+        definitions come with every call), and of the rest the oldest."""
+        texts = [text for text in self._call.prompts() if text.role in self._roles]
+        kept: list[str] = [""] * len(texts)
         room, cut = self._room, 0
-        for text in reversed([text for text in self._call.prompts() if text.role in self._roles]):
-            value = text.value
-            if len(value) > room:
-                cut += len(value) - room
-                value = value[len(value) - room :] if room else ""
-            if value:
-                kept.append([text.role, text.place, value])
-                room -= len(value)
-        return kept[::-1], cut
+        for place in sorted(range(len(texts)), key=lambda at: (texts[at].role == "tool", -at)):
+            value = texts[place].value
+            kept[place] = value[-room:] if room else ""
+            cut += len(value) - len(kept[place])
+            room -= len(kept[place])
+        return [[text.role, text.place, words] for text, words in zip(texts, kept, strict=True) if words], cut
 
     def about(self, reply: Reply, heard: Iterable[Heard], cut: int) -> dict[str, object]:
         """What is known of the conversation besides its words."""

@@ -13,7 +13,7 @@ from llmshield import clock
 from llmshield.errors import ShieldError, StoreUnavailable
 from llmshield.logs import log
 from llmshield.transcripts import Told, Transcripts
-from llmshield.transcripts.keeping import LOOK_S
+from llmshield.transcripts.people import LOOK_S
 
 JOIN_S = 0.05
 """How long the first conversation waits for others, to be written with them."""

@@ -273,6 +273,50 @@ async def test_a_text_that_the_provider_says_again_at_the_end_is_kept_once():
     await plugin.close()
 
 
+async def test_leaves_whose_names_are_not_shown_are_kept_each():
+    plugin = await started()
+    call = asked()
+    reply = Reply(provider="openai", model="m", dialect=call.dialect, stream=True)
+    await run_hook(plugin, "post_response", call, reply)
+    channels = Channels(filters_of(reply, attempt_of(call)), lambda attached, what: None)
+    channels.feed(Channel("tool_arguments"), '{"a b@c": "one", "d e@f": "one two"}')
+    channels.flush_all()
+    queued = []
+    plugin._writer.put = queued.append
+    for _, _, fn in reply._on_end:
+        fn(reply)
+    assert [tuple(each[1:]) for each in queued[0].texts[2:]] == [
+        ("tool_arguments[0.0]/*", "one"), ("tool_arguments[0.0]/*", "one two"),
+    ]  # fmt: skip
+    await plugin.close()
+
+
+async def test_what_is_cut_of_a_request_are_tools_first():
+    plugin = await started(max_characters=256)
+    tools = [{"type": "function", "function": {"name": "send", "description": "d" * 200, "parameters": {}}}]
+    call = asked("w" * 150, tools=tools)
+    kept, _ = await told(plugin, call)
+    by_role = {
+        role: sum(len(text) for who, _, text in kept.texts if who == role) for role in ("user", "tool")
+    }
+    assert by_role == {"user": 150, "tool": 106}
+    assert kept.about["cut"]["request"] == sum(len(text.value) for text in call.prompts()) - 256
+    assert kept.texts[0][1].startswith("/messages")
+    await plugin.close()
+
+
+async def test_an_erasure_while_a_call_is_asked_comes_before_what_it_says():
+    """It began before, its reply begins after: it is of before."""
+    plugin = await started()
+    call = asked()
+    plugin._transcripts.erase("somebody", None)
+    kept, _ = await told(plugin, call)
+    assert (kept.erasures, plugin._transcripts.people.erasures) == (0, 1)
+    kept, _ = await told(plugin, asked())
+    assert kept.erasures == 1
+    await plugin.close()
+
+
 async def test_several_attempts_leave_the_one_that_was_the_answer():
     plugin = await started()
     call = asked()
@@ -327,6 +371,11 @@ def test_a_purpose_that_there_is_not():
             "'pii', which is in mode: monitor",
         ),
         (POLICY, {"cleaned_by": ["pii", "secrets"]}, "'secrets', which is not in the policy"),
+        (
+            "server: {store: 'sqlite:///a.db'}\n" + POLICY,
+            {"store": "sqlite:///a.db"},
+            "may not be in `server.store`",
+        ),
     ],
 )
 async def test_a_policy_that_would_never_keep_anything_does_not_start(text, settings, said):

@@ -88,10 +88,12 @@ def test_a_store_that_goes_away_and_comes_back(redis):
     writer = Writer(Transcripts(Kept(url)), 99)
     writer.start()
     writer.put(told("0"))
+    writer.put(told("never asked", user="bob", erasures=-1))
     until(lambda: writer.failure is not None)
-    assert (writer.waiting, writer.kept) == (1, 0)
+    assert (writer.waiting, writer.kept) == (2, 0)
     server = start()
     until(lambda: writer.kept == 1 and writer.failure is None)
+    assert writer.late == 1
     server.kill()
     server.wait(20)
     writer.put(told("1"))
@@ -177,7 +179,7 @@ def test_an_idle_thread_hears_of_erasures(tmp_path):
     writer = Writer(mine, 99)
     writer.start()
     other.erase("bob", None)
-    until(lambda: mine.erasures == 1)
+    until(lambda: mine.people.erasures == 1)
     writer.close(5)
     other.close()
 
