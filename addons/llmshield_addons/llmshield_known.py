@@ -21,6 +21,7 @@ class Known:
         self.ports = frozenset(said["ports"])
         self.own = {tuple(each) for each in said["own"]} | {self.gateway}
         self.clients = [ipaddress.ip_network(each) for each in said["bypass"]["clients"]]
+        self.loopback = said["loopback"] == "pass"
         self.closed = said["bypass"]["hosts"]
         self.addresses: frozenset[str] = frozenset()
         """Where the listed hosts live, as far as DNS tells."""
@@ -55,7 +56,12 @@ class Known:
         if any(port == own and (host in {there, "localhost"} or (ip is not None and (ip.is_loopback or ip.is_unspecified)))
                for there, own in self.own):  # fmt: skip
             return "this is llmshield itself"
-        return None
+        here = (
+            host == "localhost"
+            or host.endswith(".localhost")
+            or (ip is not None and (ip.is_loopback or ip.is_unspecified))
+        )
+        return "services of this machine are closed (egress.loopback)" if here and not self.loopback else None
 
 
 def ip_of(text: str) -> Any:

@@ -297,6 +297,7 @@ class LLMShield(Known):
             return
         about = self.find(to[0])
         if about is not None and about["connect"] and to in let:
+            server.llmshield = "connect"  # type: ignore[attr-defined]
             server.sni = server.sni or to[0]
             server.address = (about["connect"][0], about["connect"][1])
 
@@ -304,7 +305,11 @@ class LLMShield(Known):
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """A name may have led where no address may: nothing has been sent yet, and nothing will be."""
         to = data.server.peername
-        if getattr(data.server, "llmshield", "") in ("gateway", "raw") or not to or to[:2] == self.gateway:
+        if (
+            getattr(data.server, "llmshield", "") in ("gateway", "raw", "connect")
+            or not to
+            or to[:2] == self.gateway
+        ):
             return
         if self.is_closed(to[0], to[1]) is not None:
             self.count("refused", to[0], data.client.peername[0])

@@ -46,6 +46,7 @@ def handover(
             "hosts": list(egress.bypass.hosts),
         },
         "ports": list(egress.ports),
+        "loopback": egress.loopback,
         "on_crash": egress.on_crash,
         "own": [list(each) for each in own],
         "errors": {"": unavailable("openai"), **{family: unavailable(family) for family in _PATHS}},

@@ -87,6 +87,11 @@ class Egress(Section):
         min_length=1,
         description="Ports that clients may be connected to, wherever they go.",
     )
+    loopback: Literal["block", "pass"] = Field(
+        default="block",
+        description="Whether clients of the proxy may be connected to services of this machine, by an address or by a name that"
+        " leads there.",
+    )
     on_crash: Literal["block", "bypass"] = Field(
         default="block",
         description="Without a gateway calls are refused, or hosts pass undecrypted and unguarded until it is back.",

@@ -109,7 +109,7 @@ async def test_with_an_addon_that_breaks_nothing_goes_out(
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    told = {**said, "ports": [80, 443, port], "mode": ["regular@127.0.0.1:0"], "confdir": str(tmp_path), "drain_s": 0.1,
+    told = {**said, "ports": [80, 443, port], "loopback": "pass", "mode": ["regular@127.0.0.1:0"], "confdir": str(tmp_path), "drain_s": 0.1,
             "hosts": {listed: {"family": "openai", "connect": None}}}  # fmt: skip
     process.stdin.write(json.dumps(told).encode() + b"\n")
     (address,) = json.loads(await process.stdout.readline())["listening"]

@@ -34,7 +34,7 @@ defaults: {{timeout: 30s}}
 providers: {{openai: {{dialect: openai, base_url: "http://127.0.0.1:{provider}/v1"}}}}
 routes: [{{match: {{any: true}}, to: [openai]}}]
 {plugins}
-egress: {{hosts: {{api.openai.com: openai}}, ports: [80, 443, {front}, {provider}]}}
+egress: {{hosts: {{api.openai.com: openai}}, ports: [80, 443, {front}, {provider}], loopback: pass}}
 """
 HEAVY = "plugins: [{use: injection, mode: monitor}, {use: pii, mode: monitor}]"
 _TICK = os.sysconf("SC_CLK_TCK")

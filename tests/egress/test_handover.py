@@ -32,7 +32,8 @@ def test_all_that_the_proxy_needs() -> None:
         "hosts": {"api.openai.com": {"family": "openai", "connect": ["127.0.0.1", 9443]},
                   "*.anthropic.com": {"family": "anthropic", "connect": None}},
         "unlisted": "log", "on_no_sni": "log", "websocket": "block", "grpc": "block",
-        "bypass": {"clients": ["10.0.0.0/8"], "hosts": ["x.anthropic.com"]}, "ports": [80, 443], "on_crash": "block",
+        "bypass": {"clients": ["10.0.0.0/8"], "hosts": ["x.anthropic.com"]}, "ports": [80, 443], "loopback": "block",
+        "on_crash": "block",
     }  # fmt: skip
 
 

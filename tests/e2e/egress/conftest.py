@@ -222,10 +222,11 @@ def start(
     provider, spare = standing
 
     @contextlib.asynccontextmanager
-    async def started(*more: str, extra: str = "") -> AsyncIterator[Any]:
+    async def started(*more: str, extra: str = "", loopback: str = "pass") -> AsyncIterator[Any]:
         folder = tmp_path_factory.mktemp("run")
         (folder / "broken.py").write_text(PLUGIN)
-        text = POLICY.format(tls=provider.port, plain=provider.plain, backup=spare.url) + extra
+        text = POLICY.format(tls=provider.port, plain=provider.plain, backup=spare.url)
+        text += f"  loopback: {loopback}\n{extra}"
         given = egress(text, folder, *more, SSL_CERT_FILE=str(provider.roots), EGRESS_KEY="sk-of-the-policy")
         mount = await asyncio.to_thread(given.__enter__)
         try:

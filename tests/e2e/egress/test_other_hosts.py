@@ -72,6 +72,24 @@ async def test_where_nobody_is_connected_to(mount: Any, url: str, curl: Any) -> 
     assert "403" in out
 
 
+async def test_services_of_this_machine_are_closed(start: Any, provider: Any, curl: Any) -> None:
+    """Unless the policy opens them: by address, by name, by a spelling that only the resolver knows; TLS and plain."""
+    async with start(loopback="block") as mount:
+        listed = await curl(mount, "https://api.openai.com/v1/models")
+        found = [
+            await curl(mount, "-k", f"{scheme}://{host}:{port}/v1/models")
+            for host in ("localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433", "x.localhost")
+            for scheme, port in (("https", provider.port), ("http", provider.plain))
+        ]
+        asked, provider.sim.calls[:] = [call.path for call in provider.sim.calls], []
+
+    assert listed[0] == 0, (
+        "the provider itself is dialled on this machine: that is the policy's own `connect`"
+    )
+    assert all('"data"' not in out for _, out in found)
+    assert asked == ["/v1/models"]
+
+
 async def test_a_client_that_does_not_know_our_authority(mount: Any, provider: Any, curl: Any) -> None:
     status, _ = await curl(mount, "https://api.openai.com/v1/models", roots=provider.roots)
     until = time.monotonic() + 10
