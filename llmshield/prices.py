@@ -12,7 +12,7 @@ Rule 3: where usage can't tell two rates apart, the dearer one counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from types import MappingProxyType
@@ -75,11 +75,17 @@ _PLAIN_OPTIONS = frozenset(
         "on_demand",
         "flex",
         "global",
+        "not_available",
         "scale",
         "unspecified",
         "service_tier_unspecified",
     }
 )
+
+
+# https://platform.claude.com/docs/en/manage-claude/data-residency: "a 1.1x multiplier on all token pricing categories". It is
+# asked for in the body, or is the workspace's default.
+_IN_US = ("inference_geo", "us")
 
 
 class Rates(NamedTuple):
@@ -97,6 +103,10 @@ class Rates(NamedTuple):
     output_audio: int | None = None
     input_video: int | None = None
     output_image: int | None = None
+
+    def times(self, over: int, under: int) -> Rates:
+        """Each rate times `over / under`, rounded up."""
+        return Rates(*[None if rate is None else -(-rate * over // under) for rate in self])  # type: ignore[arg-type]
 
     def dearest(self, long_cache: bool, media: bool) -> tuple[int, int]:
         """What a token that is sent, and one that is produced, may cost at the most."""
@@ -243,6 +253,13 @@ class Prices:
     def _look_up(
         self, provider: str, family: str, model: str, options: tuple[tuple[str, str], ...]
     ) -> ModelPrice | None:
+        if family == "anthropic" and _IN_US in options:
+            rest = tuple([option for option in options if option != _IN_US])
+            plain = self.price(provider, family, model, rest)
+            if plain is None:
+                return None
+            tiers = tuple([(above, rates.times(11, 10)) for above, rates in plain.tiers])
+            return replace(plain, rates=plain.rates.times(11, 10), tiers=tiers)
         known = self._providers.get(provider)
         override: PriceOverride | None = known.prices if known is not None else None
         info = self._in_list(known.base_url if known is not None else "", family, model)

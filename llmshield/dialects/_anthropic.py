@@ -168,8 +168,9 @@ class UsageMeter:
             self._inner(tree, "server_tool_use", _SERVER_TOOLS)
             self._inner(tree, "cache_creation", ("ephemeral_1h_input_tokens",))
             self._iterations(tree.get("iterations"))
-            served = tuple([(key, said) for key in _SERVED if type(said := tree.get(key)) is str])
-            self._served = served or self._served
+            served = [(key, said) for key in _SERVED if type(said := tree.get(key)) is str]
+            if served:
+                self._served = tuple({**dict(self._served), **dict(served)}.items())
         elif tree is not None:
             self._malformed = True
         return self.usage()
@@ -234,7 +235,7 @@ class UsageMeter:
 
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _SERVER_TOOLS = ("web_search_requests", "web_fetch_requests", "code_execution_requests")
-_SERVED = ("service_tier", "speed")
+_SERVED = ("service_tier", "speed", "inference_geo")
 
 
 def _tools_of(seen: dict[str, int]) -> dict[str, int] | None:

@@ -114,10 +114,15 @@ class Booking:
         """Charge what the attempt did cost; the rest of the hold is free again."""
         terms, held, price = self._terms, self.held, self.price
         usage = attempt.usage
+        least = 0
         if usage is not None and usage.served:
-            price = terms.tariff.as_served(attempt, price, usage)
+            served = terms.tariff.as_served(attempt, price, usage)
+            if served is None:
+                least = held.amount  # in a way that nobody asked for and that has no price: likely dearer
+            else:
+                price = served
         if (
-            self._bound is None and attempt.outcome == "ok" and attempt.status == 200
+            not least and self._bound is None and attempt.outcome == "ok" and attempt.status == 200
             and usage is not None and sensible(usage) and terms.instant
         ):  # fmt: skip
             amount = attempt.cost_picousd = cost(price, usage)
@@ -138,6 +143,7 @@ class Booking:
             work = terms.ledger.release(held)
         else:
             amount, into, out, estimate = charge
+            amount = max(amount, least)
             if self._silent and amount < held.amount:
                 amount = min(held.amount, amount + self._silent)
             attempt.cost_picousd = amount

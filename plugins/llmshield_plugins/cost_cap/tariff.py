@@ -14,7 +14,9 @@ from llmshield_plugins.cost_cap.bounds import clean_options, price_options
 from llmshield_plugins.cost_cap.tools import with_fees
 
 _APP = "app"
-_USUAL = frozenset({"default", "standard", "auto"})
+_USUAL = frozenset({"default", "standard", "auto", "global", "not_available"})
+_PREPAID = (("service_tier", "priority"), ("service_tier", "batch"))
+"""Anthropic's tiers that cost no more than the plain one: capacity that was bought beforehand, and half the price."""
 
 
 class Plain(NamedTuple):
@@ -66,17 +68,20 @@ class Tariff:
         price = self._find(attempt, (), plain=True)
         return Plain.of(price) if price is not None else None
 
-    def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice:
-        """The price as the reply says it was served; `price` is what was reserved for."""
+    def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice | None:
+        """The price as the reply says it was served, None where that has none; `price` is what was reserved for."""
         asked = price_options(attempt.body)
         served = clean_options(usage.served)
+        if attempt.dialect == "anthropic_messages":
+            served = tuple([option for option in served if option not in _PREPAID])
         if not asked and all(value in _USUAL for _, value in served):
             return price
         options = {**dict(asked), **{key: value for key, value in served if value not in _USUAL}}
         for key, value in served:
             if value in _USUAL:
                 options.pop(key, None)
-        return self._find(attempt, tuple(options.items()), plain=False, assume=False) or price
+        found = self._find(attempt, tuple(options.items()), plain=False, assume=False)
+        return price if found is None and price.source == "assumed" else found
 
     def _find(
         self, attempt: Attempt, options: tuple[tuple[str, str], ...], *, plain: bool, assume: bool = True

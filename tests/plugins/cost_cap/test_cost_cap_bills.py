@@ -310,6 +310,13 @@ BILLS: dict[str, Bill] = {
     "message, fast and cached": bill(MESSAGES, ask(OPUS, speed="fast"), message({"input_tokens": 0, "cache_read_input_tokens": 4000, "cache_creation_input_tokens": 400, "output_tokens": 10, "speed": "fast"}),
         "0.0095", (4000, "1"), (400, "12.50"), (10, "50")),
     "message, fast was not served": bill(MESSAGES, ask(OPUS, speed="fast"), message({"input_tokens": 1000, "output_tokens": 100, "speed": "standard"}), "0.0075", (1000, "5"), (100, "25")),
+    "message, from the workspace's region": bill(MESSAGES, ask(OPUS), message({"input_tokens": 1000, "output_tokens": 100, "inference_geo": "us", "speed": "standard", "service_tier": "standard"}), "0.00825", (1000, "5.5"), (100, "27.5")),
+    "message, a region asked for, cached": bill(MESSAGES, ask(OPUS, inference_geo="us"), message({"input_tokens": 0, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 100, "output_tokens": 100, "inference_geo": "us"}), "0.0039875", (1000, "0.55"), (100, "6.875"), (100, "27.5")),
+    "message, fast in a region": bill(MESSAGES, ask(OPUS, speed="fast", inference_geo="us"), message({"input_tokens": 1000, "output_tokens": 100, "speed": "fast", "inference_geo": "us"}), "0.0165", (1000, "11"), (100, "55")),
+    "message, a region was not served": bill(MESSAGES, ask(OPUS, inference_geo="us"), message({"input_tokens": 1000, "output_tokens": 100, "inference_geo": "global"}), "0.0075", (1000, "5"), (100, "25")),
+    "message, without regions": bill(MESSAGES, ask(HAIKU), message({"input_tokens": 1000, "output_tokens": 100, "inference_geo": "not_available", "service_tier": "standard"}), "0.0015", (1000, "1"), (100, "5")),
+    "message, on capacity bought beforehand": bill(MESSAGES, ask(HAIKU), message({"input_tokens": 1000, "output_tokens": 100, "service_tier": "priority"}), "0.0015", (1000, "1"), (100, "5")),
+    "message, stream in a region": bill(MESSAGES, ask(OPUS, **STREAM), message_stream({"input_tokens": 1000, "output_tokens": 1, "inference_geo": "us"}, {"output_tokens": 100, "service_tier": "standard"}), "0.00825", (1000, "5.5"), (100, "27.5")),
     "message, stream": bill(MESSAGES, ask(SONNET, **STREAM), message_stream({"input_tokens": 25, "output_tokens": 1}, {"output_tokens": 15}), "0.0003", (25, "3"), (15, "15")),
     "message, stream with all figures at its end": bill(MESSAGES, ask(SONNET, **STREAM), message_stream(
         {"input_tokens": 25, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 200, "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 0}, "output_tokens": 1, "service_tier": "standard"},
@@ -375,3 +382,25 @@ async def test_a_bill_to_the_last_unit(name: str, canned: Callable[..., Any]) ->
 
         assert Decimal(found["spent_usd"]) == Decimal(row.total), name
         assert found["requests"] == 1
+
+
+SERVED = [
+    (MESSAGES, ask(HAIKU), message({"input_tokens": 10, "output_tokens": 5, "speed": "fast"})),
+    (MESSAGES, ask(HAIKU), message({"input_tokens": 10, "output_tokens": 5, "inference_geo": "moon"})),
+    (CHAT, ask("gpt-4o"), chat({"prompt_tokens": 10, "completion_tokens": 5}, service_tier="instant")),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "reply"), SERVED)
+async def test_what_was_served_unasked_and_has_no_price_costs_all_that_was_reserved(
+    path: str, body: dict[str, Any], reply: dict[str, Any], canned: Callable[..., Any]
+) -> None:
+    """Nobody here knows what it costs; the plain price would be a guess in the client's favour."""
+    async with canned(budget="1000000 USD/day") as house:
+        house.upstream.body = orjson.dumps(reply)
+        status, said = await house.post(path, {**body, "max_tokens": 5_000})
+        assert status == 200, said
+        found = await house.usage()
+
+    into, out = (Decimal("2.50"), 10) if path == CHAT else (Decimal(1), 5)
+    assert Decimal(found["spent_usd"]) > (Decimal(5_000 * out) + 64 * into) / 10**6

@@ -144,7 +144,7 @@ def test_a_body_says_how_it_is_served(body: dict[str, Any], expected: dict[str, 
 
 
 UNPRICED = [
-    ("a region that the list has no price for", MESSAGES, {"model": "claude-opus-4-8", "messages": HI, "max_tokens": 5, "inference_geo": "us"}, b"No price is known for model"),
+    ("a region that the list has no price for", MESSAGES, {"model": "claude-opus-4-8", "messages": HI, "max_tokens": 5, "inference_geo": "eu"}, b"No price is known for model"),
     ("a tier that the list has no price for", CHAT, {"model": "gpt-4o-audio-preview", "messages": HI, "service_tier": "priority"}, b"No price is known for model"),
     ("fast, where the list knows no fast", MESSAGES, {"model": "claude-haiku-4-5", "messages": HI, "max_tokens": 5, "speed": "fast"}, b"No price is known for model"),
     ("a container", RESPONSES, {"model": "gpt-4o-mini", "input": "x", "tools": [CODE]}, b"tool 'code_interpreter'"),
