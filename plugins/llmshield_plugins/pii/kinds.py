@@ -56,15 +56,15 @@ PRESIDIO = {
 }  # fmt: skip
 
 NAMES = frozenset({"PERSON", "LOCATION", "ORGANIZATION"})
-"""Found by the names model (`names.py`), in what is sent; it needs numpy, which the extra `[pii]` brings."""
+"""Found by the names model (`names.py`); it needs numpy, which the extra `[pii]` brings."""
 
-BROAD = frozenset({"CA_POSTAL_CODE", "DATE_TIME", "DE_PLZ", "UK_POSTCODE", "URL", "UUID"}) | NAMES
+LISTED = frozenset({"NRP"})
+"""Found by a list of words (`nrp.py`)."""
+
+BROAD = frozenset({"CA_POSTAL_CODE", "DATE_TIME", "DE_PLZ", "UK_POSTCODE", "URL", "UUID"}) | NAMES | LISTED
 """Not part of `"*"`: found only when a policy names them."""
 
-LATER = frozenset({"NRP"})
-"""Needs a model of its own; there is none yet."""
-
-KNOWN = OWN | frozenset(PRESIDIO.values()) | NAMES | LATER
+KNOWN = OWN | frozenset(PRESIDIO.values()) | NAMES | LISTED
 
 
 def presidio_installed() -> bool:
@@ -79,5 +79,5 @@ def numpy_installed() -> bool:
 
 def available() -> frozenset[str]:
     """The kinds that can be found with what is installed, broad ones included."""
-    found = OWN | (frozenset(PRESIDIO.values()) if presidio_installed() else frozenset())
+    found = OWN | LISTED | (frozenset(PRESIDIO.values()) if presidio_installed() else frozenset())
     return found | NAMES if numpy_installed() else found

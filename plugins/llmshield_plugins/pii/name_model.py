@@ -28,8 +28,8 @@ BITS = 19
 LISTS = ("first", "last", "place", "country", "org", "people", "common", "rare")
 """Names of each kind, words for people of a place, words that are written small often, and now and then."""
 BACK, AHEAD = 12, 3
-RUN = 32
-"""Tokens in a row that are searched together at most."""
+RUN, WIDTH = 32, 240
+"""Tokens in a row that are searched together at most, and the characters after which no further one joins them."""
 
 _TITLES, _CUES, _PLACES, _FIRMS = (
     frozenset(words.split())
@@ -55,16 +55,13 @@ _OFFSETS = (-3, -2, -1, 0, 1, 2)
 
 
 class Run(NamedTuple):
-    """Tokens from `start` to `end` that are searched together; `lowest` is the least lead of O among them."""
+    """Tokens from `start` to `end` that are searched together; `lowest` is the least lead of O among them; `is_full`:
+    cut for its length."""
 
     start: int
     end: int
     lowest: float
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it was cut for its length."""
-        return self.end - self.start == RUN
+    is_full: bool
 
 
 class Model:
@@ -255,26 +252,26 @@ class Model:
         whole: Array = self._np.concatenate(parts)
         return whole
 
-    def runs(self, scores: Array, breaks: Sequence[bool]) -> list[Run]:
-        """Where tokens are searched together: those in a row that are not surely O, of one line, `RUN` at most.
-
-        `breaks`: which tokens begin a line.
-        """
+    def runs(self, scores: Array, row: Sequence[Token]) -> list[Run]:
+        """Where tokens are searched together: those in a row that are not surely O, of one line, `RUN` of them or
+        `WIDTH` characters at most. `row` are the tokens that `scores` are of."""
         leads = (scores[:, 0] - scores[:, 1:].max(1)).tolist()
         out: list[Run] = []
         start, lowest = -1, 0.0
-        for number, (lead, begins) in enumerate(zip(leads, breaks, strict=True)):
+        for number, (lead, token) in enumerate(zip(leads, row, strict=True)):
             is_open = lead < self.sure
-            if start >= 0 and (not is_open or begins or number - start == RUN):
-                out.append(Run(start, number, lowest))
-                start = -1
+            if start >= 0:
+                is_full = number - start == RUN or token.start - row[start].start >= WIDTH
+                if is_full or not is_open or token.gap == 2:
+                    out.append(Run(start, number, lowest, is_full))
+                    start = -1
             if is_open:
                 if start < 0:
                     start, lowest = number, lead
                 elif lead < lowest:
                     lowest = lead
         if start >= 0:
-            out.append(Run(start, len(leads), lowest))
+            out.append(Run(start, len(leads), lowest, len(leads) - start == RUN))
         return out
 
     def is_empty(self, run: Run) -> bool:

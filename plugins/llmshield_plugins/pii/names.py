@@ -18,6 +18,8 @@ from llmshield_plugins.pii.name_tokens import Token, tokens
 if TYPE_CHECKING:
     from llmshield_plugins.pii.name_model import Array
 
+LONGEST = 1_000
+"""Characters that a stream may wait at most: a run, and the tokens behind it."""
 BLOCK = 2_000
 """Tokens that are scored at once."""
 _SIGNS = frozenset("\"“”„'‘’«»<>()[]{}|:;,!?=/*#-–—…")
@@ -90,9 +92,9 @@ class Names:
             first += 1
         ready = known if final else known - AHEAD
         if ready <= first:
-            return [], row[first].start if first < len(row) else len(text), _needed(row, first)
+            return [], _border(row, first, text, final), _needed(row, first)
         scores = self._scores(row[:known], first, ready, deadline)
-        runs = self._model.runs(scores, [token.gap == 2 for token in row[first:ready]])
+        runs = self._model.runs(scores, row[first:ready])
         done = ready
         if not final and runs and runs[-1].end == ready - first and not runs[-1].is_full:
             done = first + runs.pop().start
@@ -102,8 +104,7 @@ class Names:
             if not self._model.is_empty(run)
             for name in self._in_run(text, row, scores, first, run, ready)
         ]
-        upto = row[done].start if done < len(row) else len(text)
-        return found, upto, _needed(row, done)
+        return found, _border(row, done, text, final), _needed(row, done)
 
     def _scores(self, row: Sequence[Token], first: int, last: int, deadline: float | None) -> Array:
         model = self._model
@@ -131,15 +132,15 @@ class Names:
                 continue
             kind, inside = TAGS[tag][2:], tag if tag % 2 == 0 else tag + 1
             stop = number + 1
-            while stop < end and tags[stop - begin] == inside and not _ends(row, first + stop):
+            while stop < end and _goes_on(tags[stop - begin], inside, row, first + stop):
                 stop += 1
             lead = float(
                 (scores[number:stop, tag if stop == number + 1 else inside] - scores[number:stop, 0]).mean()
             )
             head, tail = first + number, first + stop - 1
-            while head < tail and row[head].word in _SIGNS:
+            while head < tail and _is_sign(row[head].word):
                 head += 1
-            while tail > head and row[tail].word in _SIGNS:
+            while tail > head and _is_sign(row[tail].word):
                 tail -= 1
             start, close = row[head].start, row[tail].end
             if kind in self._kinds and _is_a_name(text[start:close]):
@@ -158,14 +159,28 @@ def _complete(row: Sequence[Token], text: str) -> int:
     return known
 
 
+def _border(row: Sequence[Token], done: int, text: str, final: bool) -> int:
+    """Where the tokens from `done` on begin; blanks at the end may become a token with those that follow."""
+    if done < len(row):
+        return row[done].start
+    return len(text) if final else row[-1].end if row else 0
+
+
 def _needed(row: Sequence[Token], done: int) -> int:
     """Where the tokens begin that those from `done` on are described by."""
     return row[done - BACK - 1].start if done > BACK else 0
 
 
-def _ends(row: Sequence[Token], at: int) -> bool:
-    """Whether a name can't go on here: behind a full stop that is no abbreviation's."""
-    return row[at].word == "." and len(row[at - 1].word) > 2
+def _goes_on(tag: int, inside: int, row: Sequence[Token], at: int) -> bool:
+    """Whether a name goes on here: not with a full stop that is no abbreviation's. Two of one kind with nothing but a
+    blank between them are one."""
+    if tag == inside:
+        return row[at].word != "." or len(row[at - 1].word) <= 2
+    return tag == inside - 1 and row[at].gap == 1 and row[at].word.isalpha() and row[at - 1].word.isalpha()
+
+
+def _is_sign(word: str) -> bool:
+    return word in _SIGNS or word.isspace()
 
 
 def _is_a_name(value: str) -> bool:

@@ -10,19 +10,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from llmshield import vault
-from llmshield.call import Call, Channel, Reply, Stop, Text
+from llmshield.call import Call, Reply, Text
 from llmshield.errors import SecretError, StoreUnavailable
 from llmshield.hookspecs import Plugin, Resources, hookimpl
 from llmshield.stores import Store
 from llmshield.texts import CleanTexts
 from llmshield.verdicts import Block
-from llmshield_plugins.pii import kinds, operators
+from llmshield_plugins.pii import kinds, nrp, operators
 from llmshield_plugins.pii.conversations import Conversations, Page, Seals, agreed
 from llmshield_plugins.pii.custom import Custom
 from llmshield_plugins.pii.detector import Detector, Found
 from llmshield_plugins.pii.fields import as_a_name, is_a_name, joined
 from llmshield_plugins.pii.guard import Guard
+from llmshield_plugins.pii.name_guard import LONGEST
 from llmshield_plugins.pii.names import Names
+from llmshield_plugins.pii.output import Output, word_of
 from llmshield_plugins.pii.placeholders import Given, Placeholders, numbers_of
 from llmshield_plugins.pii.presidio_bridge import Presidio
 from llmshield_plugins.pii.repeats import repeats
@@ -64,7 +66,8 @@ class Pii(Plugin):
         self._key = _hash_key(settings.hash_key)
         self._rules = _rules(settings)
         self._allow = frozenset(value.casefold() for value in settings.allow)
-        self._custom = Custom(settings.recognisers, settings.hold_back)
+        listed = (nrp.recogniser(),) if "NRP" in self._rules else ()
+        self._custom = Custom((*settings.recognisers, *listed), settings.hold_back)
         self._walker = self._build(None)
         self._clean = CleanTexts()
         self._names: Names | None = None
@@ -250,8 +253,10 @@ class Pii(Plugin):
         """Hang on the output guard (if `scan` has `output`), and the restorer (if anything was replaced)."""
         placeholders: Placeholders | None = call.state.get(self)
         if "output" in self._roles:
-            output = _Output(self, call, placeholders)
+            output = Output(self, call, placeholders)
             reply.filter(output.guard, hold_back=self.settings.hold_back, untouched=self._honest)
+            if self._names is not None:
+                reply.filter(output.name_guard, hold_back=LONGEST)
             reply.at_end(output.tell)
         if self.settings.restore and placeholders is not None:
             originals, surrogates = placeholders.originals, placeholders.surrogates
@@ -288,7 +293,7 @@ class Pii(Plugin):
         for item in items:
             score[item.kind] = max(item.score, score.get(item.kind, 0.0))
         for kind, number in count.items():
-            call.report(kind, _word(self._rules[kind]), score=score[kind], place=text.place, count=number)
+            call.report(kind, word_of(self._rules[kind]), score=score[kind], place=text.place, count=number)
 
     def _keep(self, item: Found, value: str) -> bool:
         """Whether the policy wants this finding."""
@@ -315,53 +320,6 @@ class Pii(Plugin):
         return Walker(detector, self._custom, self._keep)
 
 
-class _Output:
-    """What the model writes in answer to one call: guards for its channels, and what they saw."""
-
-    __slots__ = ("_call", "_placeholders", "_plugin", "_seen")
-
-    def __init__(self, plugin: Pii, call: Call, placeholders: Placeholders | None) -> None:
-        self._plugin = plugin
-        self._call = call
-        self._placeholders = placeholders
-        self._seen: Counter[tuple[str, str]] | None = None
-
-    def guard(self, channel: Channel) -> Guard:
-        """The guard of one channel; its placeholders count on from those of the call."""
-        plugin, call = self._plugin, self._call
-        placeholders = self._placeholders
-        if placeholders is None:
-            placeholders = self._placeholders = Placeholders(lambda: [text.value for text in call.texts])
-        originals, surrogates = placeholders.originals, placeholders.surrogates
-        numbering = placeholders.fork()
-        if self._seen is None:
-            self._seen = Counter()
-        seen = self._seen
-
-        def treat(item: Found, value: str) -> str | Stop | None:
-            rule = plugin._rules[item.kind]
-            if value in originals or (surrogates and value.casefold() in surrogates):
-                return (
-                    None  # what stands for a value: its surrogate, or a name that an expression took for one
-                )
-            seen[item.kind, _word(rule)] += 1
-            if rule.action == "block":
-                return Stop(Block(f"Blocked by policy 'pii': {item.kind} in the answer."))
-            return operators.apply(rule, item.kind, value, numbering, plugin._key)
-
-        return Guard(plugin._walker, treat)
-
-    def tell(self, reply: Reply) -> None:
-        """The reply has ended: what was seen in it."""
-        for (kind, action), count in (self._seen or {}).items():
-            self._call.report(kind, action, place="reply", count=count)
-
-
-def _key_of(text: Text, value: str) -> bytes:
-    """What a clean text is remembered by: in names of members no names of persons are looked for."""
-    return text.fingerprint(value) + b"n" if text.is_name else text.fingerprint(value)
-
-
 def _rules(settings: PiiSettings) -> dict[str, EntityRule]:
     """Kind -> rule, for every kind that may be found and that the policy wants."""
     names = kinds.available() | {recogniser.kind for recogniser in settings.recognisers}
@@ -369,9 +327,9 @@ def _rules(settings: PiiSettings) -> dict[str, EntityRule]:
     return {name: rule for name, rule in rules.items() if rule is not None}
 
 
-def _word(rule: EntityRule) -> str:
-    """The action as records and metrics count it."""
-    return rule.action if rule.action in ("block", "flag") else "redact"
+def _key_of(text: Text, value: str) -> bytes:
+    """What a clean text is remembered by: in names of members no names of persons are looked for."""
+    return text.fingerprint(value) + b"n" if text.is_name else text.fingerprint(value)
 
 
 def _hash_key(written: str | None) -> bytes:

@@ -16,6 +16,7 @@ from llmshield_plugins.pii.expressions import compiled
 Action = Literal["replace", "mask", "hash", "encrypt", "fake", "redact", "block", "flag"]
 
 MAX_KEY = 64
+MAX_REGEX = 4000
 
 
 class EntityRule(BaseModel):
@@ -34,7 +35,7 @@ class CustomPattern(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = ""
-    regex: str = Field(min_length=1, max_length=2000)
+    regex: str = Field(min_length=1, max_length=MAX_REGEX)
     score: float = Field(default=0.8, ge=0.0, le=1.0)
     context: tuple[str, ...] = ()
 
@@ -139,10 +140,8 @@ class PiiSettings(Settings):
     def _kinds_exist(self) -> PiiSettings:
         own = {recogniser.kind for recogniser in self.recognisers}
         for kind in self.entities:
-            if kind == "*" or kind in own or kind in kinds.OWN:
+            if kind == "*" or kind in own or kind in kinds.OWN | kinds.LISTED:
                 continue
-            if kind in kinds.LATER:
-                raise ValueError(f"entity {kind!r} needs a model of its own, which is not built yet")
             if kind not in kinds.KNOWN:
                 raise ValueError(_unknown(kind, own))
             if kind in kinds.NAMES:

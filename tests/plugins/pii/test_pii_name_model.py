@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmshield_plugins.pii.name_model import AHEAD, BACK, BITS, RUN, TAGS, Model
+from llmshield_plugins.pii.name_model import AHEAD, BACK, BITS, RUN, TAGS, WIDTH, Model
 from llmshield_plugins.pii.name_tokens import tokens
 
 NO_STEPS = np.zeros((len(TAGS),) * 2, np.float32)
@@ -107,19 +107,21 @@ def test_the_best_row_is_the_best_of_all(seed: int) -> None:
 
 
 def test_tokens_are_searched_in_runs() -> None:
-    """Those in a row that are not surely O, of one line, and not more than `RUN`."""
+    """Those in a row that are not surely O, of one line, and not more than `RUN` or `WIDTH` characters."""
     model = Model(EMPTY.rows, NO_STEPS, {}, sure=5.0)
     scores = np.zeros((RUN + 9, len(TAGS)), np.float32)
     scores[[0, 3], 0] = 9
-    breaks = [number == 5 for number in range(len(scores))]
+    row = tokens("a b c d e\n" + "f " * (RUN + 4))
+    wide = tokens(("a" * 40 + " ") * 8)
 
-    assert [run[:2] for run in model.runs(scores, breaks)] == [
-        (1, 3),
-        (4, 5),
-        (5, 5 + RUN),
-        (5 + RUN, RUN + 9),
+    assert [(run.start, run.end, run.is_full) for run in model.runs(scores, row)] == [
+        (1, 3, False), (4, 5, False), (5, 5 + RUN, True), (5 + RUN, RUN + 9, False),
+    ]  # fmt: skip
+    assert [(run.start, run.end, run.is_full) for run in model.runs(scores[10:18], wide)] == [
+        (0, 6, True),
+        (6, 8, False),
     ]
-    assert [run.is_full for run in model.runs(scores, breaks)] == [False, False, True, False]
+    assert WIDTH == 240
     assert model.runs(scores[:0], []) == []
 
 
@@ -132,7 +134,7 @@ def test_what_is_skipped_is_empty(seed: int) -> None:
     scores = rng.normal(0, 1, (3, len(TAGS))).astype(np.float32)
     scores[:, 0] += rng.uniform(0, 4)
     model = Model(EMPTY.rows, between, {}, sure=1e9)
-    (run,) = model.runs(scores, [False] * 3)
+    (run,) = model.runs(scores, tokens("a b c"))
 
     if model.is_empty(run):
         assert model.path(scores) == [0, 0, 0]

@@ -15,7 +15,7 @@ from llmshield.testing import call as read_call
 from llmshield.testing import run_hook
 from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
-from llmshield_plugins.pii.kinds import BROAD, KNOWN, LATER, OWN
+from llmshield_plugins.pii.kinds import BROAD, KNOWN, OWN
 
 MAIL, CARD, SSN = "john.doe@example.com", "4111 1111 1111 1111", "536-22-8726"
 
@@ -220,7 +220,6 @@ def test_joined_output_is_the_oracles_with_restore(
     ("settings", "message"),
     [
         ({"entities": {"EMAIL_ADRESS": {}}}, "did you mean 'EMAIL_ADDRESS'"),
-        ({"entities": {"NRP": {}}}, "not built yet"),
         ({"entities": {"PERSON": {}}, "names": False}, "names: true"),
         ({"entities": {"EMAIL_ADDRESS": {"action": "blok"}}}, "action"),
         ({"entities": {"EMAIL_ADDRESS": {"keep": 1}}}, "keep"),
@@ -268,7 +267,6 @@ def test_star_covers_everything_but_the_broad_kinds() -> None:
 
     assert set(rules) >= OWN
     assert not BROAD & set(rules)
-    assert not LATER & set(rules)
     assert KNOWN >= OWN
 
 

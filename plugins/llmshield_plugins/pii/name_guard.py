@@ -1,0 +1,74 @@
+"""Names in what a model writes, while it streams.
+
+The names model needs the three tokens behind a word, and a name that has begun waits for its end: some twenty characters of
+plain prose, `LONGEST` at most. What it says of a text does not depend on how the text was cut (`names.py`), so a stream
+and a whole answer are treated alike. It stands behind the guard of the other kinds and leaves their placeholders alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from llmshield.call import Stop
+from llmshield_plugins.pii.detector import Found
+from llmshield_plugins.pii.guard import Treat
+from llmshield_plugins.pii.names import LONGEST, Names
+
+__all__ = ["LONGEST", "NameGuard"]
+
+_WAITS = 160
+"""Characters of one word beyond which it is looked at before it ends."""
+
+
+class NameGuard:
+    """A TextFilter for one channel. `kinds`: those whose placeholders may stand in the text."""
+
+    __slots__ = ("_context", "_held", "_names", "_treat", "_words")
+
+    def __init__(self, names: Names, kinds: Collection[str], treat: Treat) -> None:
+        self._names = names
+        self._treat = treat
+        self._words = frozenset(part for kind in kinds for part in kind.split("_"))
+        self._context = ""
+        self._held = ""
+
+    def feed(self, text: str) -> str | Stop:
+        """What can go out now."""
+        self._held += text
+        if text.isalnum() and len(self._held) < _WAITS:
+            return ""  # a word goes on: no token has ended
+        return self._settle(False)
+
+    def flush(self) -> str | Stop:
+        """The rest."""
+        return self._settle(True) if self._held else ""
+
+    def _settle(self, final: bool) -> str | Stop:
+        start = len(self._context)
+        text = self._context + self._held
+        found, upto, needed = self._names.settle(text, start, final)
+        upto = max(upto, start)
+        out: list[str] = []
+        position = start
+        for item in found:
+            value = text[item.start : item.end]
+            new = None if self._is_ours(text, item, value) else self._treat(item, value)
+            if new is None:
+                continue
+            out.append(text[position : item.start])
+            if isinstance(new, Stop):
+                self._held = ""
+                return Stop(new.block, "".join(out))
+            out.append(new)
+            position = item.end
+        out.append(text[position:upto])
+        self._context, self._held = text[min(needed, upto) : upto], text[upto:]
+        return "".join(out)
+
+    def _is_ours(self, text: str, item: Found, value: str) -> bool:
+        """Whether this is a part of a placeholder: `<EMAIL_ADDRESS_1>`, `<PERSON:9f2c51e8d0aa77b3>`, `PERSON_1`."""
+        if not value.isupper() or not self._words.issuperset(value.split("_")):
+            return False
+        return text[item.end : item.end + 1] in ("_", ":", ">") or text[
+            max(0, item.start - 1) : item.start
+        ] in ("_", "<")
