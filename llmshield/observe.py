@@ -114,7 +114,7 @@ def _subject(x: Exchange, mode: Mode) -> Subject | None:
         said += [Said("output", place, "".join(parts)) for place, parts in (x.heard or {}).items()]
     if not said and not x.user:
         return None
-    return Subject(x.id, x.caller.tenant if x.caller is not None else "", x.user, said, mode)
+    return Subject(x.id, x.caller.tenant if x.caller is not None else "", x.user, said, mode, x.started_at)
 
 
 def _edited(took: Took) -> bool:

@@ -56,6 +56,8 @@ class Subject(NamedTuple):
     user: str
     texts: list[Said]
     mode: Mode = "none"
+    began: float | None = None
+    """When its call did, by `clock.monotonic()`: who was erased since is nobody in this record."""
 
 
 class Item(NamedTuple):
@@ -92,8 +94,9 @@ class Writer:
         self._mac = identifiers.text_keys[0]
 
     def start(self) -> None:
-        """Open the place and start the thread. Raises: EvidenceError, which says what to do."""
+        """Open the place and start the thread. Raises: EvidenceError, which says what to do; OSError."""
         self.places.open()
+        self._people.look()
         self._thread = threading.Thread(target=self._run, name="llmshield-audit", daemon=True)
         self._thread.start()
 
@@ -175,6 +178,7 @@ class Writer:
     def _follow(self) -> None:
         if self.places.follow():
             self.written += 1
+        self._people.look()
 
     def _drain(self) -> None:
         """Write all that is queued, batch by batch, until the place refuses."""
@@ -226,7 +230,7 @@ class Writer:
         subject = item.subject
         if subject is None:
             return item.body.encode("ascii")
-        person = self._people.of(subject.tenant, subject.user) if subject.user else None
+        person = self._people.of(subject.tenant, subject.user, subject.began) if subject.user else None
         more = f',"user":"{person.pseudonym}"' if person is not None else ',"user":null'
         if subject.texts:
             more += ',"content":' + content_field(

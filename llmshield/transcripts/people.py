@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from llmshield import clock, vault
 from llmshield.errors import SecretError, StoreUnavailable
+from llmshield.evidence.erasures import Erasures
 from llmshield.sealing import KeyRing
 from llmshield.transcripts.places import Entry, Owner, Place
 
@@ -22,7 +23,6 @@ LOOK_S = 1.0
 """How soon a process notices that another one has erased a person."""
 _KNOWN = 10_000
 _TURNS = 10
-_REMEMBERED = 1000
 _NEW_A_SECOND = 500
 """Keys that one process makes in a second at the most: `user` is the caller's own word, and may be another one in
 every call."""
@@ -44,12 +44,9 @@ class People:
 
     def __init__(self, keys: Place) -> None:
         self.keys = keys
-        self.erasures = 0
-        """Erasures as far as this process knows; `look` asks."""
+        self._erasures = Erasures()
         self._known: dict[tuple[str, str], tuple[Person, float]] = {}
         self._names: tuple[KeyRing, tuple[bytes, ...]] | None = None
-        self._history: list[tuple[float, int]] = []
-        """Since when (`clock.monotonic()`) how many erasures were known."""
         self._second, self._made_now = 0, 0
 
     def check(self, *, make: bool) -> None:
@@ -69,16 +66,18 @@ class People:
 
     def look(self) -> None:
         """Ask how many erasures there were. Raises: StoreUnavailable."""
-        count = self.keys.erasures()
-        if count != self.erasures or not self._history:
-            self.erasures = count
+        if self._erasures.note(self.keys.erasures()):
             self._known.clear()
-            self._history = [*self._history[-_REMEMBERED:], (clock.monotonic(), count)]
+
+    @property
+    def erasures(self) -> int:
+        """Erasures as far as this process knows; `look` asks."""
+        return self._erasures.count
 
     def known_at(self, when: float) -> int:
         """How many erasures were known to have happened at a time of `clock.monotonic()`; -1: none was asked for yet, so
         that nothing which began then makes a key."""
-        return next((count for since, count in reversed(self._history) if since <= when), -1)
+        return self._erasures.known_at(when)
 
     def of(self, tenant: str, user: str, erasures: int) -> Person | None:
         """Whose a conversation is, made at the first sight of them. None: it began when fewer `erasures` were known than

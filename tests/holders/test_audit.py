@@ -8,7 +8,9 @@ import zlib
 import aiohttp
 import pytest
 
-from llmshield import registry
+from llmshield import registry, vault
+from llmshield.cli._reading import policy_at
+from llmshield.cli._vault_people import reseal
 from llmshield.cli.privacy import erase, export
 from llmshield.evidence import segments, verify
 from llmshield.evidence.people import people_path
@@ -120,7 +122,7 @@ def test_a_person_is_exported_and_shredded(run, tmp_path, capsys, content):
             assert any(place.startswith("content") for place in texts), "the reply is there as well"
         assert MAIL not in json.dumps(told), "the provider never had it"
         assert "EMAIL_ADDRESS_1" in json.dumps(told)
-    held = list(people_path(folder / "audit.jsonl").rglob("*.json"))
+    held = list(people_path(folder / "audit.jsonl").glob("*/*.json"))
     keys = {path: path.read_bytes() for path in held}
     assert len(held) == 3
 
@@ -154,6 +156,46 @@ def test_what_is_readable_in_the_chain_is_said(run, tmp_path, capsys):
 
     assert erase(WHO, None, file, yes=True) == 1
     assert "6 records hold redacted texts" in capsys.readouterr().out
+
+
+def test_what_fails_after_the_keys_are_gone_is_said_and_not_called_undone(run, tmp_path, capsys, monkeypatch):
+    file = run("none")
+    for path in segments(tmp_path / "audit" / "audit.jsonl"):
+        path.write_bytes(path.read_bytes() + b"no record\n")
+    monkeypatch.setattr("llmshield.holders._telling.Audit.start", fails)
+
+    assert erase(WHO, "acme", file, yes=True) == 1
+    told = capsys.readouterr()
+    assert "1 people erased" in told.out
+    assert "the chain could not be told of it: no disk" in told.out
+    assert "NOT erased" not in told.err
+    assert export(WHO, "acme", file) == 0
+
+
+def fails(self):
+    raise OSError("no disk")
+
+
+def test_a_rotated_master_key_and_one_that_is_lost(run, tmp_path, capsys, monkeypatch):
+    """`vault rotate --policy` is all that it takes; without it nobody is told that a person is not there."""
+    keys = vault.new_key(), vault.new_key()
+    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", keys[0])
+    file = run("sealed")
+    monkeypatch.setenv("LLMSHIELD_SECRET_KEY", keys[1])
+    assert erase(WHO, None, file, yes=True) == 1
+    assert "records of decisions: NOT erased: people in" in (told := capsys.readouterr()).err
+    assert "records of decisions: 0 people" not in told.out
+
+    monkeypatch.setenv("LLMSHIELD_PREVIOUS_KEYS", keys[0])
+    assert reseal(policy_at(file, "vault")) == 0
+    assert "records of decisions: the keys of 3 people are sealed with" in capsys.readouterr().err
+    monkeypatch.delenv("LLMSHIELD_PREVIOUS_KEYS")
+    assert export(WHO, "acme", file) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(told) == 3
+    assert all(WORDS in json.dumps(each) for each in told)
+    assert erase(WHO, None, file, yes=True) == 0
+    assert "2 people erased" in capsys.readouterr().out
 
 
 def test_nobody_is_no_fault(run, capsys):

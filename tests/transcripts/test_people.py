@@ -58,7 +58,7 @@ def test_many_new_people_at_once_are_bounded(monkeypatch, url):
 
 def test_what_was_known_when(kept):
     with FrozenClock(time.time()) as clock:
-        kept.people._history = []
+        kept.people._erasures._history = []
         assert kept.known_at(clock.monotonic()) == -1
         began = clock.monotonic()
         clock.advance(5)
