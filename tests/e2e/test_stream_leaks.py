@@ -26,7 +26,8 @@ STREAMS = int(os.environ.get("LLMSHIELD_STREAMS", "20000"))
 _SOME = """
 the quick brown fox, and I went to school. where nobody (really) knew me: yes! In 2024 we saw 15 items; version 1.2.3
 of pkg@2 at 10:22 cost 1,234.56 EUR. <b>Hi</b> `code` 我的 邮箱是 谢谢 Straße née 42 A1 B2B March St Dr. 😀 \\n \\u0041 {} [x]
-"quoted" 'q' https://example.com/a?b=c&d=e snake_case_name UPPER internationalization <EMAIL_ADDRESS_9>
+"quoted" 'q' https://example.com/a?b=c&d=e snake_case_name UPPER internationalization <EMAIL_ADDRESS_9> Marta Kowalska
+from Gdansk, Mr. O'Neill at Globex Corp. Dear Ingrid Solberg: <PERSON_3>
 """
 WORDS = _SOME.split()
 
@@ -80,6 +81,7 @@ RULES = {
     "redact": "entities: {'*': {action: redact}}",
     "block": "entities: {'*': {action: block}}",
     "monitor": "mode: monitor",
+    "names": "entities: {'*': replace, PERSON: replace, LOCATION: replace, ORGANIZATION: replace}",
 }
 
 
@@ -210,7 +212,9 @@ async def check(
     wire: Any, sim: Simulator, http: Any, urls: dict[str, str], seed: int, values: tuple[str, ...]
 ) -> None:
     rng = random.Random(seed)
-    mode = rng.choice(("replace", "replace", "replace", "mask", "redact", "block", "monitor"))
+    mode = rng.choice(("replace", "replace", "replace", "mask", "redact", "block", "monitor", "names"))
+    if mode not in urls:
+        mode = "replace"
     made = script(rng, wire, values)
     extra: dict[str, Any] = {"logprobs": rng.random() < 0.3}
     if wire.many and rng.random() < 0.2:

@@ -16,14 +16,14 @@ from llmshield_plugins.pii.names import LONGEST, Names
 
 __all__ = ["LONGEST", "NameGuard"]
 
-_WAITS = 160
-"""Characters of one word beyond which it is looked at before it ends."""
+_STRIDE = 16
+"""Characters that are added before the model looks again: it takes 0.4 ms however little is new."""
 
 
 class NameGuard:
     """A TextFilter for one channel. `kinds`: those whose placeholders may stand in the text."""
 
-    __slots__ = ("_context", "_held", "_names", "_treat", "_words")
+    __slots__ = ("_context", "_held", "_look_at", "_names", "_treat", "_words")
 
     def __init__(self, names: Names, kinds: Collection[str], treat: Treat) -> None:
         self._names = names
@@ -31,13 +31,12 @@ class NameGuard:
         self._words = frozenset(part for kind in kinds for part in kind.split("_"))
         self._context = ""
         self._held = ""
+        self._look_at = _STRIDE
 
     def feed(self, text: str) -> str | Stop:
         """What can go out now."""
         self._held += text
-        if text.isalnum() and len(self._held) < _WAITS:
-            return ""  # a word goes on: no token has ended
-        return self._settle(False)
+        return self._settle(False) if len(self._held) >= self._look_at else ""
 
     def flush(self) -> str | Stop:
         """The rest."""
@@ -63,6 +62,7 @@ class NameGuard:
             position = item.end
         out.append(text[position:upto])
         self._context, self._held = text[min(needed, upto) : upto], text[upto:]
+        self._look_at = len(self._held) + _STRIDE
         return "".join(out)
 
     def _is_ours(self, text: str, item: Found, value: str) -> bool:
