@@ -124,7 +124,8 @@ async def stream(
     rest = b""
     arrived = 0  # bytes since the last event
     heavy = False
-    out, held = bytearray(), bytearray()
+    out: bytes | bytearray = b""
+    held = bytearray()
     visible = x.resumption is not None
     form: Again | None = None
     lessons = _LESSONS
@@ -139,18 +140,22 @@ async def stream(
             data, rest = (data, b"") if len(data) <= _STEP else (data[:_STEP], data[_STEP:])
             if form is not None:
                 texts = form.read(data)
-                if texts is not None:
-                    text = texts[0] if len(texts) == 1 else "".join(texts)
-                    if len(text) <= _LONG:
-                        lessons = _LESSONS
-                        attempt.meter(text)
-                        plain = form.write(data, texts, channels.feed(form.channel, text))
-                        if attempt.watch is not None:
-                            _ask_watch(x, attempt, codec)
-                        await client.send(plain)
-                        if shadow is not None:
-                            shadow.feed(plain)
-                        continue
+                if texts is not None and (len(data) <= _LONG or sum(map(len, texts)) <= _LONG):
+                    lessons = _LESSONS
+                    shown: list[str] = []
+                    try:
+                        # One by one: what is held back does not depend on what came together.
+                        for text in texts:
+                            attempt.meter(text)
+                            shown.append(channels.feed(form.channel, text))
+                    finally:
+                        out = form.write(data, texts, shown)
+                    if attempt.watch is not None:
+                        _ask_watch(x, attempt, codec)
+                    await client.send(out)
+                    if shadow is not None:
+                        shadow.feed(out)
+                    continue
                 form = None
             arrived += len(data)
             events = codec.feed(data) if data else codec.close()

@@ -58,22 +58,18 @@ class Again:
                 return None
         return texts
 
-    def write(self, data: bytes, texts: list[str], shown: str) -> bytes:
-        """The events for the client: those in `data`, whose texts together are to be `shown` instead.
+    def write(self, data: bytes, texts: list[str], shown: list[str]) -> bytes:
+        """The events for the client: those in `data`, each with what is `shown` of its text; as many as are shown.
 
-        Where the lengths differ, the last one has the rest; their number stays.
+        The bytes are those that the codec would write, so that it makes no difference which events came together.
         """
-        if self._alike and shown == (texts[0] if len(texts) == 1 else "".join(texts)):
+        if self._alike and shown == texts and b"\\" not in data:  # an escape may be written in several ways
             return escape_lines(data)
         out = bytearray()
-        at = 0
-        last = len(texts) - 1
-        for number, text in enumerate(texts):
-            end = at + len(text) if number < last else len(shown)
+        for text in shown:
             out += self._our_head
-            out += dump(shown[at:end])[1:-1]
+            out += dump(text)[1:-1]
             out += self._our_tail
-            at = end
         return escape_lines(bytes(out))
 
 
