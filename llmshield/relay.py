@@ -136,7 +136,12 @@ async def stream(
                 await asyncio.sleep(0)
                 data = rest
             else:
-                data = await _next(upstream, codec)
+                try:
+                    data = await upstream.chunk()
+                except UpstreamError:
+                    if not codec.finished:
+                        raise
+                    data = b""  # the reply is complete, and only its terminator does not come
             data, rest = (data, b"") if len(data) <= _STEP else (data[:_STEP], data[_STEP:])
             if form is not None:
                 texts = form.read(data)
@@ -195,9 +200,9 @@ async def stream(
                 await client.send(bytes(out))
                 if shadow is not None:
                     shadow.feed(bytes(out))
-            if lessons and len(events) == 1 and events[0].again and not done:
+            if lessons and events and events[-1].again and not done:
                 lessons -= 1
-                form = learn(data, events[0], codec)
+                form = learn(data, events[-1], codec)
             if done:
                 _note(x, attempt, codec)
                 return "complete"
@@ -245,16 +250,6 @@ def _ask_watch(x: Exchange, attempt: Attempt, codec: StreamCodec) -> None:
     if block is not None:
         x.trail.took.append(Took(plugin, "attempt", "block", True, 0.0))
         raise Stopped(plugin, block, Channel("content"), "")
-
-
-async def _next(upstream: Upstream, codec: StreamCodec) -> bytes:
-    """The stream's next bytes; none where a reply is complete and only its terminator does not come."""
-    try:
-        return await upstream.chunk()
-    except UpstreamError:
-        if codec.finished:
-            return b""
-        raise
 
 
 async def refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None:

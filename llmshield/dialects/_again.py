@@ -65,6 +65,8 @@ class Again:
         """
         if self._alike and shown == texts and b"\\" not in data:  # an escape may be written in several ways
             return escape_lines(data)
+        if len(texts) == 1:
+            return escape_lines(b"%b%b%b" % (self._our_head, dump(shown)[1:-1], self._our_tail))
         out = bytearray()
         for text in shown:
             out += self._our_head
@@ -74,7 +76,10 @@ class Again:
 
 
 def learn(data: bytes, event: Event, codec: StreamCodec) -> Again | None:
-    """The form of `event`, which was read from exactly these bytes; None if it is not so simple as that."""
+    """The form of `event`, the last one in these bytes; None if it is not so simple as that."""
+    before = data.rfind(b"\n\n", 0, max(0, len(data) - 2))
+    if before >= 0:
+        data = data[before + 2 :]
     if not event.again or event.ends or event.hidden or len(event.pieces) != 1:
         return None
     piece = event.pieces[0]

@@ -62,6 +62,26 @@ def learned(kind: str, data: bytes, **more: Any) -> tuple[Again | None, StreamCo
     return learn(data, event, codec), codec
 
 
+@pytest.mark.parametrize("kind", ["chat", "messages"])
+def test_the_last_of_several_events_is_learned_from(kind: str) -> None:
+    make = chat if kind == "chat" else message
+    alone, _ = learned(kind, make(" world"))
+    codec = codec_of(kind)
+    for event in codec.feed(OPENING[kind]):
+        codec.write(event)
+    data = make("Hello") + b": a comment\n\n" + make(" world")
+    events = codec.feed(data)
+    for event in events:
+        codec.write(event)
+    form = learn(data, events[-1], codec)
+
+    assert alone is not None
+    assert form is not None
+    assert (form._head, form._tail) == (alone._head, alone._tail)
+    assert form.read(make("a") + make("b")) == ["a", "b"]
+    assert learn(make("Hello") + b": a comment\n\n", events[-1], codec) is None
+
+
 def slowly(codec: StreamCodec, data: bytes) -> tuple[list[str], bytes]:
     events = codec.feed(data)
     assert not any(event.error for event in events)

@@ -30,7 +30,7 @@ FORMS = (
     ("&lt;EMAIL_ADDRESS_2&gt;", OTHER), ("%3CEMAIL_ADDRESS_1%3E", "j%C3%B6rg.doe%40example.com"),
     ("<<CREDIT_CARD_1>>", f"<{CARD}>"), ("<EMAIL_ADDRESS_1><EMAIL_ADDRESS_1>", MAIL + MAIL),
     ("<EMAIL_ADDRESS_7>", "<EMAIL_ADDRESS_7>"), ("<EMAIL_ADDRESS_3>", "<EMAIL_ADDRESS_3>"), ("<EMAIL_ADDRESS_", "<EMAIL_ADDRESS_"),
-    ("EMAIL_ADDRESS_1", "EMAIL_ADDRESS_1"), ("<b>a</b>", "<b>a</b>"), ("1 < 2 & 3", "1 < 2 & 3"), ("<CREDIT_CARD_1", "<CREDIT_CARD_1"),
+    ("EMAIL_ADDRESS_1", MAIL), ("<b>a</b>", "<b>a</b>"), ("1 < 2 & 3", "1 < 2 & 3"), ("<CREDIT_CARD_1", f"<{CARD}"),
     ("\uff1cCREDIT_CARD_1\uff1e", CARD), ("<US_SSN_1>", "<US_SSN_1>"), ("😀é\\ \"q\" \n", "😀é\\ \"q\" \n"), ("plain words,", "plain words,"),
 )  # fmt: skip
 

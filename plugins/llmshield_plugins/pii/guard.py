@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmshield.call import Stop
-from llmshield_plugins.pii.detector import Found
+from llmshield_plugins.pii.detector import BLOCK, Found
 from llmshield_plugins.pii.segments import BREAK_BYTES, CONTEXT, MAX_OPEN
 from llmshield_plugins.pii.shapes import shape
 from llmshield_plugins.pii.walker import Walker
@@ -26,10 +26,11 @@ otherwise be read once for each of its pieces."""
 class Guard:
     """A TextFilter for one channel."""
 
-    __slots__ = ("_held", "_look", "_settled", "_treat")
+    __slots__ = ("_held", "_look", "_quiet_until", "_settled", "_treat")
 
     def __init__(self, walker: Walker, treat: Treat) -> None:
         self._look = walker.settle
+        self._quiet_until = walker.quiet_until
         self._treat = treat
         self._settled = ""
         self._held = ""
@@ -39,7 +40,21 @@ class Guard:
         if len(held) > QUIET and len(held) % MAX_OPEN + len(text) < MAX_OPEN and _no_break(text):
             self._held = held + text
             return ""
-        self._held = held + text
+        quiet_until = self._quiet_until
+        if quiet_until is not None and len(held) + len(text) <= BLOCK:
+            settled = self._settled
+            start = len(settled)
+            text = settled + held + text
+            upto = quiet_until(text, start)
+            if upto >= 0:
+                if upto < start:
+                    upto = start
+                self._settled = text[upto - CONTEXT : upto] if upto > CONTEXT else text[:upto]
+                self._held = text[upto:]
+                return text[start:upto]
+            self._held = text[start:]
+        else:
+            self._held = held + text
         return self._settle(False)
 
     def flush(self) -> str | Stop:

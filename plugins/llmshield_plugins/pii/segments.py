@@ -16,7 +16,7 @@ import re2
 from llmshield.secrets_patterns import MAX_PEM
 from llmshield_plugins.pii.expressions import Find, finder
 from llmshield_plugins.pii.grammar import Part, any_of, edge, lazily, maybe, one, repeat, seq, word
-from llmshield_plugins.pii.shapes import INVISIBLE, OTHER_BREAK
+from llmshield_plugins.pii.shapes import INVISIBLE, OTHER_BREAK, shape
 
 CONTEXT = 96
 """Characters before a segment that a detector may look at: context words stand before values."""
@@ -240,6 +240,24 @@ def next_segment(text: str, form: bytes, start: int, final: bool) -> tuple[Segme
         return Segment(first + base, first + base + MAX_OPEN, first + base + WINDOW_CUT), first + base
     segment = Segment(first + base, last + base, last + base)
     return _pem(text, segment, final) if _BEGIN in form[first:last] else (segment, first + base)
+
+
+def quiet_until(text: str, start: int) -> int:
+    """What `next_segment` says of nearly every piece of a stream, in a third of the time: where `text` must be held,
+    there being no complete segment at or after `start`; -1 where it takes the whole look."""
+    form = text.encode() if text.isascii() else shape(text)
+    size = len(form)
+    if 0 < start < size:
+        if form[start - 1] in BREAK_BYTES:
+            start -= 1
+        elif form[start] not in BREAK_BYTES:
+            return -1
+    first, last = NEXT(form, start)
+    if first < 0:
+        return size
+    if first < last and form[first] in BREAK_BYTES:
+        first += 1
+    return first if first == size or (last == size and size - first < CHAIN) else -1
 
 
 def _blank(form: bytes, first: int) -> int:

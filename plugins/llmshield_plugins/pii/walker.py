@@ -12,7 +12,7 @@ from typing import TypeAlias
 from llmshield import clock
 from llmshield_plugins.pii.custom import Custom
 from llmshield_plugins.pii.detector import Detector, Found, Keep, resolve
-from llmshield_plugins.pii.segments import next_segment, token_start
+from llmshield_plugins.pii.segments import next_segment, quiet_until, token_start
 from llmshield_plugins.pii.shapes import shape
 
 Settle: TypeAlias = Callable[..., tuple[list[Found], int]]
@@ -25,6 +25,8 @@ class Walker:
         self._detector = detector
         self._custom = custom
         self._keep = keep
+        self.quiet_until = None if custom else quiet_until
+        """Where a text must be held in which nothing is complete; -1 where `settle` has to look, None: always."""
         self.suspects: Callable[[str], bool] = self._suspects if custom else detector.suspects
         """Whether `whole` could find anything; False is certain."""
         self.settle: Settle = self._both if custom else detector.settle

@@ -17,6 +17,7 @@ from llmshield.verdicts import Block
 from llmshield_plugins.pii import Pii
 from llmshield_plugins.pii.guard import Guard
 from llmshield_plugins.pii.restore import Originals, Restorer
+from llmshield_plugins.pii.segments import quiet_until
 
 PLUGIN = Pii(
     Pii.Settings(
@@ -64,6 +65,23 @@ def _run(make_text: Callable[[random.Random], str], plugin: Pii, seeds: range) -
         pieces = cut(rng, text)
 
         assert oracle(plugin, text) == streamed(plugin, pieces), (seed, text, pieces)
+
+
+def test_what_is_quiet_is_held_from_where_the_whole_look_holds_it(
+    make_text: Callable[[random.Random], str],
+) -> None:
+    quiet = 0
+    for seed in range(800):
+        rng = random.Random(seed)
+        text = make_text(rng)
+        text = text[: rng.randint(0, len(text))]
+        start = rng.randint(0, min(96, len(text)))
+        upto = quiet_until(text, start)
+        if upto >= 0:
+            quiet += 1
+            assert PLAIN._walker.settle(text, start, False) == ([], max(start, upto)), (seed, text, start)
+
+    assert quiet > 200
 
 
 def test_random_cuts(make_text: Callable[[random.Random], str]) -> None:
@@ -181,10 +199,12 @@ def test_a_long_token_is_not_read_again_for_each_of_its_pieces(text: str) -> Non
     looks = 0
 
     class Counting:
-        def settle(self, *given: Any, **named: Any) -> Any:
+        def quiet_until(self, *given: Any) -> Any:
             nonlocal looks
             looks += 1
-            return PLAIN._walker.settle(*given, **named)
+            return quiet_until(*given)
+
+        settle = staticmethod(PLAIN._walker.settle)
 
     guard = Guard(Counting(), lambda found, value: "X")  # type: ignore[arg-type]
     for _ in range(8000 // len(text)):
