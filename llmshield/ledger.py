@@ -44,6 +44,9 @@ _RENEW_S = LEASE_S / 3
 _RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between the tries of a settle; the last one is repeated while the process lives."""
 
+_PROMPT_S = 0.5
+"""An answer of the store's clock that took longer is none."""
+
 EVER = "ever"
 """The window that never ends."""
 
@@ -209,7 +212,10 @@ class Ledger:
             return reservation
         assert isinstance(grant, Shortage)
         cap = caps[grant.line - 1]
-        resets_at = stops_counting(cap.period, grant.oldest) if grant.oldest else window_of(cap, now).ends
+        if not is_rolling(cap.period):
+            resets_at = lines[grant.line].ends_ms / 1000
+        else:
+            resets_at = stops_counting(cap.period, grant.oldest) if grant.oldest else window_of(cap, now).ends
         return Refusal(cap, grant.spent, grant.held, resets_at)
 
     async def settle(
@@ -345,13 +351,16 @@ class Ledger:
             if self.books.failure:
                 raise closed(self.books.failure)
             caps = self.books.raised(caps, now)
-        known = self._lately.get(tenant)
-        if known is not None and known[0] is caps and known[1] <= now < known[2]:
+        known, apart = self._lately.get(tenant), self._watch.apart_s
+        if known is not None and known[0] is caps and known[1] <= now < known[2] and not apart:
             return caps, known[3]
         if len(caps) > 1:
             caps = _distinct(caps)
         lines = (Line(tenant_account(tenant), EVER), *[self._line(cap, now) for cap in caps])
-        if caps is given and not any(is_rolling(cap.period) for cap in caps):
+        if apart:  # what is spent now counts in the window of either clock
+            more = {cap: line for cap in caps if (line := self._line(cap, now + apart)) not in lines}
+            caps, lines = (*caps, *more), (*lines, *more.values())
+        elif caps is given and not any(is_rolling(cap.period) for cap in caps):
             windows = [window_of(cap, now) for cap in caps]
             if len(self._lately) >= _MOST_KEPT:
                 self._lately.clear()
@@ -361,9 +370,9 @@ class Ledger:
         return caps, lines
 
     def _line(self, cap: Cap, now: float) -> Line:
-        """The account that a cap is for now."""
+        """The account that a cap is for now; a rolling one minds all clocks that there are."""
         if is_rolling(cap.period):
-            found = self._watch.window(cap.period, now, clock.monotonic())
+            found = self._watch.window(cap.period, clock.now(), clock.monotonic())
         else:
             found = window_of(cap, now)
         return Line(cap.account, found.name, cap.limit, int(found.over * 1000), found.since)
@@ -406,6 +415,7 @@ class Ledger:
 
     async def _look(self) -> None:
         await self.books.look()
+        await self._ask_time()
         if self._open and clock.monotonic() >= self._renew_at:
             await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
             self._renew_at = clock.monotonic() + _RENEW_S
@@ -414,6 +424,17 @@ class Ledger:
         if closed and closed != self.closed:
             log.error("money_closed", reason=closed)
         self.available, self.closed = True, closed
+
+    async def _ask_time(self) -> None:
+        """Compare our clock with the store's, if it has one."""
+        before, began = self._watch.apart_s, clock.monotonic()
+        told = await self._store.time()
+        if told is None or clock.monotonic() - began > _PROMPT_S:  # what came late tells how late it came
+            return
+        self._watch.told(told, clock.now(), clock.monotonic())
+        apart = self._watch.apart_s
+        if bool(apart) != bool(before):
+            log.warning("clocks_apart", store_is_ahead_s=round(apart, 1))
 
     def _away(self, error: Exception) -> None:
         """Tell it once, until it is something else."""

@@ -65,34 +65,50 @@ class ClockWatch:
     It compares the wall clock with the monotonic one. Money goes to the step of the latest moment that it can be by
     any setting of the clock within one length of the window, and steps count from the earliest such moment on. So
     after the clock was set, a window is longer for a while, never shorter. A process that is started later believes
-    the clock that it finds; nobody can tell a clock set forth from a machine that slept.
+    the clock that it finds; nobody can tell a clock set forth from a machine that slept. But where the store has a clock of
+    its own, that counts as one more setting: of two machines whose clocks differ, neither has a window for itself.
     """
 
     def __init__(self) -> None:
         self._settings: list[list[float]] = []
         """How far wall and monotonic clock were apart (least, most), and until when (monotonic), oldest first."""
+        self._stores: list[list[float]] = []
+        """The same of the store's clock, from when on it was another one."""
+        self.apart_s = 0.0
+        """How far the store's clock is before ours, when last told; within a second is nothing."""
 
     def look(self, now: float, monotonic: float) -> None:
         """Take note of both clocks."""
-        apart = now - monotonic
-        last = self._settings[-1] if self._settings else None
-        if last is None or not last[1] - _SLACK_S <= apart <= last[0] + _SLACK_S:
-            self._settings.append([apart, apart, monotonic])
-            del self._settings[:-_MOST_SETTINGS]
-        else:
-            last[0], last[1], last[2] = min(last[0], apart), max(last[1], apart), monotonic
+        _note(self._settings, now - monotonic, monotonic)
+
+    def told(self, stores: float, now: float, monotonic: float) -> None:
+        """Take note of the store's clock."""
+        self.look(now, monotonic)
+        apart = stores - now
+        self.apart_s = apart if abs(apart) > _SLACK_S else 0.0
+        if self.apart_s or self._stores:
+            _note(self._stores, stores - monotonic, monotonic)
 
     def window(self, period: str, now: float, monotonic: float) -> Window:
         """The rolling window that holds `now`."""
         self.look(now, monotonic)
-        if len(self._settings) == 1:
+        if len(self._settings) == 1 and not self._stores:
             return window(period, now)
         # A step more: whoever looks on every call need not look twice within one.
         since = monotonic - length_ms(period) / 1000 - step_ms(period) / 1000
-        lately = [each for each in self._settings if each[2] >= since]
+        lately = [each for each in (*self._settings, *self._stores) if each[2] >= since]
         earliest = window(period, max(0.0, monotonic + min(each[0] for each in lately)))
         latest = window(period, monotonic + max(each[1] for each in lately))
         return latest._replace(since=earliest.since)
+
+
+def _note(settings: list[list[float]], apart: float, monotonic: float) -> None:
+    last = settings[-1] if settings else None
+    if last is None or not last[1] - _SLACK_S <= apart <= last[0] + _SLACK_S:
+        settings.append([apart, apart, monotonic])
+        del settings[:-_MOST_SETTINGS]
+    else:
+        last[0], last[1], last[2] = min(last[0], apart), max(last[1], apart), monotonic
 
 
 _SLACK_S = 1.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmshield import clock
 from llmshield.errors import BookLost, StoreError, StoreUnavailable
 from llmshield.journals import Reading
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
@@ -29,10 +30,15 @@ class Machine:
 
     async def start(self) -> Ledger:
         store = open_store(self.url)
+        store.time = self._time  # type: ignore[method-assign]
         ledger = Ledger(store, LocalState(store.url, self.folder))
         await ledger.start()
         self.running.append(ledger)
         return ledger
+
+    @staticmethod
+    async def _time() -> float | None:
+        return clock.now()  # frozen clocks are Redis' as well
 
     async def stop(self) -> None:
         for ledger in self.running:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmshield import clock
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
 from llmshield.stores import Labels, Store, open_store
 from llmshield.testing import FrozenClock
@@ -177,3 +178,47 @@ async def test_caps_of_one_account_in_two_zones_are_two_budgets(store: Store) ->
     assert isinstance(refused, Refusal)
     assert refused.cap is berlin
     assert refused.resets_at == at("2026-11-20T23:00:00")
+
+
+@pytest.mark.parametrize("period", ["minute", "hour", "day", "month", "24h", "10m"])
+@pytest.mark.parametrize("apart", [DAY, -DAY, 40 * DAY, 2 * HOUR])
+async def test_a_machine_whose_clock_is_wrong_from_the_start_has_no_second_budget(
+    store: Store,
+    period: str,
+    apart: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It finds out by the store's clock, where that is one of its own (Redis): what it spends counts by both."""
+    noon = at("2026-11-20T12:00:30")
+    cap = Cap(ACCOUNT, 1_000, period)
+
+    async def time() -> float:
+        return noon
+
+    monkeypatch.setattr(store, "time", time)
+    right, wrong = Ledger(store), Ledger(store)
+    spent = 0
+    for turn in range(30):
+        for ledger, now in ((right, noon), (wrong, noon + apart)):
+            with FrozenClock(now):
+                await ledger._ask_time()
+                if await spend(ledger, cap, 100, turn):
+                    spent += 100
+                else:
+                    refused = await ledger.reserve(f"more {now} {turn}", LABELS, (cap,), 100)
+                    assert isinstance(refused, Refusal)
+                    assert refused.spent == 1_000
+
+    assert spent == 1_000
+    assert "clocks_apart" in caplog.text
+
+
+async def test_redis_has_a_clock_of_its_own(redis_url: str) -> None:
+    store = open_store(f"{redis_url}?prefix=clock")
+    await store.open()
+    told = await store.time()
+    await store.close()
+
+    assert told is not None
+    assert abs(told - clock.now()) < 60

@@ -200,6 +200,31 @@ def test_a_clock_that_is_set_frees_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("apart", [DAY, -HOUR, 7 * DAY])
+def test_of_two_clocks_neither_has_a_window_for_itself(apart: float) -> None:
+    """The store's clock is another one: money goes to the later step, steps count from the earlier moment."""
+    noon = at("2026-11-20T12:00:00")
+    watch = ClockWatch()
+    watch.told(noon + 0.9, noon, 1_000.0)
+    assert watch.window("24h", noon, 1_000.0) == window("24h", noon)
+    watch.told(noon + apart, noon, 1_000.0)
+
+    assert watch.apart_s == apart
+    found = watch.window("24h", noon + 60, 1_060.0)
+    earlier, later = sorted([noon + 60, noon + 60 + apart])
+    assert (found.name, found.since) == (window("24h", later).name, window("24h", earlier).since)
+    # Set right: it is minded for as long as the window, and a step.
+    watch.told(noon + 120, noon + 120, 1_120.0)
+    assert watch.apart_s == 0.0
+    assert (
+        watch.window("24h", noon + 120, 1_120.0).since
+        == window("24h", min(noon + 120, noon + 120 + apart)).since
+    )
+    later = 1_120.0 + DAY + 2 * step_ms("24h") / 1000
+    watch.told(noon + later - 1_000, noon + later - 1_000, later)
+    assert watch.window("24h", noon + later - 1_000, later) == window("24h", noon + later - 1_000)
+
+
 def test_a_clock_that_is_disciplined_is_believed() -> None:
     """NTP moves a clock by milliseconds; a minute is not made longer by that."""
     noon = at("2026-11-20T12:00:00")

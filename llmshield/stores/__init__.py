@@ -256,6 +256,10 @@ class Store(ABC):
     async def ping(self) -> None:
         """Raises: StoreUnavailable if a step could not be taken now."""
 
+    async def time(self) -> float | None:
+        """What the store's own clock says, in seconds since 1970; None: it has none. Raises: StoreUnavailable."""
+        return None
+
     # -- the money book
 
     @abstractmethod

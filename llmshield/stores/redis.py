@@ -121,6 +121,10 @@ class RedisStore(Store):
     async def ping(self) -> None:
         await self._step("renew", 0)
 
+    async def time(self) -> float | None:
+        seconds, micros = await self._read("time")
+        return float(seconds) + float(micros) / 1e6
+
     async def reserve(
         self,
         id: str,

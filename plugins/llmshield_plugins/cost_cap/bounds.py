@@ -5,9 +5,8 @@ JSON around each message are more bytes than the few tokens that a chat template
 serialised body's length in bytes is an upper bound of its text in tokens. Not in those bytes are: what a provider
 adds for tools, pictures, and what it holds itself. These have bounds of their own below, or none.
 
-An exact tokenizer would make reservations four times smaller. It is left out: what providers put around messages and tools
-is not published, so its count is no bound; and tiktoken fetches its tables from the
-network when it is first used, and has none for Anthropic and Gemini.
+An exact tokenizer would make the input's part four times smaller. It is left out: it counts the text, not what providers
+put around it, and what has its tables in it is larger than all of llmshield (docs/plugins/cost_cap.md).
 """
 
 from __future__ import annotations
