@@ -65,8 +65,8 @@ class Again:
         """
         if self._alike and shown == texts and b"\\" not in data:  # an escape may be written in several ways
             return escape_lines(data)
-        if len(texts) == 1:
-            return escape_lines(b"%b%b%b" % (self._our_head, dump(shown)[1:-1], self._our_tail))
+        if len(shown) == 1:
+            return escape_lines(b"%b%b%b" % (self._our_head, dump(shown[0])[1:-1], self._our_tail))
         out = bytearray()
         for text in shown:
             out += self._our_head
