@@ -3,7 +3,7 @@ whether memory stays flat. Real processes on this machine; the client and the pr
 
     python tests/bench/egress_bench.py                  all figures (ten minutes on two cores)
     python tests/bench/egress_bench.py --quick          a tenth of the calls
-    python tests/bench/egress_bench.py cpu p99 memory bodies     some of them
+    python tests/bench/egress_bench.py cpu first p99 memory bodies     some of them
 """
 
 from __future__ import annotations
@@ -219,6 +219,56 @@ async def cpu(mount: Mount, scale: float) -> None:
               f" p50 with {CLIENTS} clients {here * 1000:.1f} ms, sidecar {there * 1000:.1f}); goal 0.60")  # fmt: skip
 
 
+async def first(mount: Mount, provider: int, scale: float) -> None:
+    """Time from the provider's first event to the client's first byte of it; provider and client share this process's
+    clock. One stream at a time, and fifty."""
+    sent: dict[int, float] = {}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                body = await reader.readexactly(
+                    int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+                )
+                number = int(json.loads(body)["messages"][0]["content"])
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                )
+                for text, finish in (("one", None), (" two", None), ("", "stop"), ("", "")):
+                    delta = {"content": text} if text else {}
+                    tree = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}  # fmt: skip
+                    event = b"data: " + (json.dumps(tree).encode() if finish != "" else b"[DONE]") + b"\n\n"
+                    await asyncio.sleep(0.03)
+                    sent.setdefault(number, time.perf_counter())
+                    writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+                writer.write(b"0\r\n\r\n")
+
+    server = await asyncio.start_server(serve, "127.0.0.1", provider)
+    numbers = iter(range(10**9))
+
+    async def one(left: Iterator[int], took: list[float]) -> None:
+        reader, writer = await connect(mount)
+        for _ in left:
+            number = next(numbers)
+            writer.write(request(str(number), True))
+            await reader.readuntil(b'"one"')
+            took.append(time.perf_counter() - sent[number])
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.transport.abort()
+
+    for parallel, total in ((1, 300), (50, 3000)):
+        await asyncio.gather(*[one(iter(range(2)), []) for _ in range(parallel)])
+        took: list[float] = []
+        left = iter(range(int(total * scale)))
+        await asyncio.gather(*[one(left, took) for _ in range(parallel)])
+        cuts = statistics.quantiles(took, n=100)
+        print(f"first byte behind the provider's, {parallel} at a time: p50 {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms,"
+              f" worst {max(took) * 1000:.1f} ms of {len(took)}; goal 50 ms")  # fmt: skip
+    server.close()
+
+
 async def p99(mount: Mount, front: int, scale: float) -> None:
     """p99 of a small exchange with an unlisted host, with nothing else going on and while policies compute."""
     trust = ssl._create_unverified_context()
@@ -349,10 +399,10 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", default=[], help="cpu, p99, memory, bodies")
+    parser.add_argument("what", nargs="*", default=[], help="cpu, first, p99, memory, bodies")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    what, scale = given.what or ["cpu", "p99", "memory", "bodies"], 0.1 if given.quick else 1.0
+    what, scale = given.what or ["cpu", "first", "p99", "memory", "bodies"], 0.1 if given.quick else 1.0
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         provider = free_port()
@@ -378,6 +428,11 @@ async def main() -> None:
                         (root / "heavy").mkdir()
                         with Mount(root / "heavy", provider, front, HEAVY).running() as mount:
                             await p99(mount, front, scale)
+            if "first" in what:
+                (root / "first").mkdir()
+                answering = free_port()
+                with Mount(root / "first", answering, front).running() as mount:
+                    await first(mount, answering, scale)
             if "bodies" in what:
                 (root / "bodies").mkdir()
                 big = free_port()
