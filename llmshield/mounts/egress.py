@@ -6,10 +6,13 @@ has to know is in `llmshield.egress`. Everything else is the sidecar's: the same
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+from llmshield.mounts._protocol import Handler
 from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._server import Server
 from llmshield.mounts._spliced import Spliced, welcome
@@ -28,6 +31,22 @@ class Intercepted:
             await self._runtime.engine.handle(request, request)
 
 
+class _Shared(Server):
+    """On a socket that another process holds too: without us the kernel would go on taking connections for nobody."""
+
+    def __init__(self, handler: Handler, sock: socket.socket, **more: Any) -> None:
+        super().__init__(handler, sock, **more)
+        self._kept: socket.socket | None = sock.dup()  # the loop closes its own
+
+    def refuse(self) -> None:
+        """Take no more clients; who is not answered yet and not read is refused by the kernel."""
+        super().refuse()
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with kept, contextlib.suppress(OSError):
+                kept.shutdown(socket.SHUT_RDWR)
+
+
 def port(policy: Policy, token: str) -> Callable[[Runtime, socket.socket], Server]:
     """What `gateway.serve` makes of its data socket under this mount. `token` is what the proxy has to know."""
     egress = policy.egress
@@ -37,7 +56,7 @@ def port(policy: Policy, token: str) -> Callable[[Runtime, socket.socket], Serve
         kind = partial(
             Spliced, token=token, provider_of=egress.provider_of if egress is not None else lambda host: None
         )
-        return Server(
+        return _Shared(
             Intercepted(runtime),
             sock,
             head_s=limits.head,

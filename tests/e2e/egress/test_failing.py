@@ -182,6 +182,31 @@ async def test_a_run_that_is_killed_leaves_nobody(start: Any) -> None:
     assert set(children) == {"gateway", "proxy"}
 
 
+async def test_who_asks_while_it_drains_is_told_at_once(
+    start: Any, provider: Any, chat: Any, client: Any
+) -> None:
+    """A client that was connected already, and asks first when everything ends: its gateway takes nobody any more."""
+    provider.sim.set(delay="200ms", tokens=60)
+    async with start() as mount, aiohttp.ClientSession() as session:
+        post = client(session, mount)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(mount.proxy.rpartition(":")[2]))
+        async with post("api.openai.com", "/v1/chat/completions", chat("hi", stream=True)) as reply:
+            await reply.content.readany()
+            mount.process.terminate()
+            await asyncio.sleep(0.5)
+            writer.write(b"CONNECT api.openai.com:443 HTTP/1.1\r\nhost: api.openai.com:443\r\n\r\n")
+            async with asyncio.timeout(8):
+                await reader.readuntil(b"\r\n\r\n")
+                await writer.start_tls(mount.roots, server_hostname="api.openai.com")
+                writer.write(b"GET /v1/models HTTP/1.1\r\nhost: api.openai.com\r\n\r\n")
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert b"[DONE]" in await reply.read()
+        writer.transport.abort()
+
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"content-type: application/json" in head
+
+
 async def test_sigterm_lets_a_stream_end(start: Any, provider: Any, chat: Any, client: Any) -> None:
     provider.sim.set(delay="100ms", tokens=20)
     async with start() as mount, aiohttp.ClientSession() as session:
