@@ -297,13 +297,6 @@ def test_log_rotation_is_followed(sink, fast_retry):
     assert good(sink)
 
 
-def test_another_policy_is_a_record_of_its_own(audit, sink):
-    audit.reload("sha256:beef")
-    audit.close()
-
-    assert '"kind":"policy","policy":"sha256:beef"' in sink.read_text()
-
-
 async def test_a_change_by_an_administrator_is_a_link_of_the_chain(audit, sink):
     await audit.change(
         actor="admin-key-7",

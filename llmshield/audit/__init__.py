@@ -147,11 +147,6 @@ class Audit:
         else:
             self.record(said)
 
-    def reload(self, policy_hash: str) -> None:
-        """Another policy is in force: a record of its own, from which on calls name the new hash."""
-        self._hash, self.policy = policy_hash, quoted(policy_hash)
-        self.record(other_record({"kind": "policy", "policy": policy_hash}))
-
     def close(self, timeout_s: float = 5.0) -> None:
         """Write what is queued, a last record and the anchor; let go of the file."""
         if self._writer is not None:
