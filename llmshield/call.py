@@ -457,6 +457,10 @@ class Call:
             for each in self._trail
         )
 
+    def has_failed(self, plugin: str) -> bool:
+        """Whether a hook or a filter of the plugin of this name has failed in this call, and was passed over."""
+        return any(each.plugin == plugin and each.action == "error" for each in self._trail)
+
     @property
     def enforced(self) -> bool:
         """Whether the hook that runs now is enforced; False in monitor mode, for plugins that count."""

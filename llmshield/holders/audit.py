@@ -48,7 +48,12 @@ class AuditHolder(Holder):
         """Destroy the keys, and tell the chain that it was done: which pseudonyms, not whose."""
         found = self._open()
         if found is None:
-            return Erased()
+            sink = sink_path(self.policy.audit.sink)
+            return Erased(
+                proof=[f"there is no {people_path(sink)} (seen from {Path.cwd()})"]
+                if sink is not None
+                else []
+            )
         sink, _, people = found
         gone = people.erase(user, tenant)
         if not gone:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from llmshield.errors import ShieldError, StoreError
@@ -41,6 +42,15 @@ class TranscriptsHolder(Holder):
         finally:
             transcripts.close()
 
+    def _nothing(self) -> list[str]:
+        """Where nothing was found: a file of another folder is easily taken for none."""
+        settings: Any = next((entry.settings for entry in self.policy.plugins if entry.use == USE), None)
+        if settings is None:
+            return []
+        return [
+            f"there is no {Transcripts(Kept(settings.store, settings.keys)).keys.name} (seen from {Path.cwd()})"
+        ]
+
     def export(self, user: str, tenant: str | None) -> Iterator[dict[str, Any]]:
         """Every transcript of this person, opened."""
         with self._open() as transcripts:
@@ -51,7 +61,7 @@ class TranscriptsHolder(Holder):
         """Destroy the keys, take the transcripts out, and tell the chain: which pseudonyms, not whose."""
         with self._open() as transcripts:
             if transcripts is None:
-                return Erased()
+                return Erased(proof=self._nothing())
             done = transcripts.erase(user, tenant)
         erased = Erased(len(done.people), done.transcripts, done.left, done.proof)
         if done.people:

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from llmshield import clock, vault
+from llmshield.errors import StoreUnavailable
 from llmshield.redact import redact
 from llmshield.sealing import KeyRing
 from llmshield.transcripts.people import People
@@ -180,13 +181,22 @@ class Transcripts:
         """Destroy this person's keys, and take their transcripts out; safe to repeat, and then it cleans up what a
         killed one has left.
 
-        Raises: StoreUnavailable, SecretError: nobody may be told that it was done.
+        Raises: StoreUnavailable, SecretError: nobody may be told that it was done. Once the keys are destroyed, what
+        fails is `left`.
         """
         done = Destroyed()
         gone = self.people.destroy(user, tenant)
         done.people = sorted({entry.pseudonym for entry in gone})
-        done.left += self.keys.scrub([entry.sealed for entry in gone])
-        done.transcripts = self.rows.remove([*done.people, *self._orphans()])
+        try:
+            done.left += self.keys.scrub([entry.sealed for entry in gone])
+        except StoreUnavailable as error:
+            done.left.append(f"traces of the destroyed keys could not be cleaned up; erase again: {error}")
+        try:
+            done.transcripts = self.rows.remove([*done.people, *self._orphans()])
+        except StoreUnavailable as error:
+            done.left.append(
+                f"the transcripts, which nobody can open any more, are still there; erase again: {error}"
+            )
         if gone and not done.left:
             when = datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="seconds")
             done.proof += [

@@ -392,7 +392,9 @@ def test_nothing_kept_is_no_fault_and_makes_no_files(tmp_path, capsys):
 
     assert exported(file, "alice", capsys) == []
     assert erase("alice", None, file, yes=True) == 0
-    assert "transcripts: 0 people erased" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "transcripts: 0 people erased" in out
+    assert f"there is no sqlite:///transcripts-keys.db (seen from {tmp_path})" in out
     assert not list(tmp_path.glob("transcripts*"))
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llmshield import redact
-from llmshield.errors import SecretError
+from llmshield.errors import SecretError, StoreUnavailable
 from llmshield.testing import FrozenClock
 from llmshield.transcripts import Kept, Stored, Told, Transcripts
 
@@ -130,6 +130,20 @@ def test_an_erasure_that_was_killed_is_finished_by_the_next(kept):
     assert kept.erase("alice", None).transcripts == 1, "nobody's rows go as well"
     assert ids(kept, "bob") == ["1"]
     assert len(kept.rows.people()) == 1
+
+
+@pytest.mark.parametrize("step", ["scrub", "remove"])
+def test_what_fails_behind_the_destroyed_key_is_left_and_not_undone(kept, monkeypatch, step):
+    kept.put([told(kept)])
+
+    def fails(*given):
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(type(kept.keys if step == "scrub" else kept.rows), step, fails)
+    done = kept.erase("alice", None)
+    assert (len(done.people), done.proof) == (1, [])
+    assert "the disk is full" in done.left[0]
+    assert ids(kept) == []
 
 
 def test_time_to_live(kept):

@@ -204,12 +204,15 @@ class RedisPlace(Place):
     def scrub(self, gone: Sequence[bytes]) -> list[str]:
         self._connected()
         left = []
-        with self._step() as redis:
-            found = redis.info("persistence")
-            logs, replicas = (
-                bool(found.get("aof_enabled")),
-                redis.info("replication").get("connected_slaves", 0),
-            )
+        try:
+            with self._step() as redis:
+                logs = bool(redis.info("persistence").get("aof_enabled"))
+                replicas = redis.info("replication").get("connected_slaves", 0)
+        except StoreUnavailable as error:  # INFO is kept from many users
+            return [
+                f"{self._place} does not tell which files it writes: in its log and its dump destroyed keys, sealed, stay"
+                f" until it writes these anew; say BGREWRITEAOF and BGSAVE there ({error})"
+            ]
         if logs:
             left += self._written_anew("BGREWRITEAOF", "aof_rewrite", "aof_last_bgrewrite_status")
         if self._dumps():

@@ -157,6 +157,11 @@ class ConsentedTranscripts(Plugin):
         replies = story.replies()
         if not replies:
             return
+        if any(
+            map(call.has_failed, self.settings.cleaned_by)
+        ):  # in the middle of the reply, and was passed over
+            call.report("transcript", "unclean")
+            return
         request, cut = story.request()
         texts = request + [each for heard in replies for each in heard.texts()]
         if not texts:

@@ -357,3 +357,43 @@ async def test_what_waits_is_written_when_the_gateway_stops(primary, backup):
     async with serving(primary, backup) as (base, _):
         await asyncio.gather(*(post(base, body(f"Number {number}.")) for number in range(100)))
     assert len(transcripts()) == 100
+
+
+FAILING = """
+from llmshield.hookspecs import Plugin
+
+
+class Cleaner:
+    def feed(self, text):
+        if "quinces" in text:
+            raise ValueError("a bug")
+        return text
+
+    def flush(self):
+        return ""
+
+
+class Failing(Plugin):
+    def pre_request(self, call):
+        pass
+
+    def post_response(self, call, reply):
+        reply.filter(lambda channel: Cleaner())
+"""
+
+
+async def test_a_cleaner_that_fails_in_the_middle_of_a_reply_and_is_passed_over(primary, backup, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    text = POLICY.replace("    store: sqlite", "    cleaned_by: [pii, failing]\n    store: sqlite").replace(
+        "  - use: pii", "  - {use: ./failing.py, on_error: open}\n  - use: pii"
+    )
+    async with gateway(
+        policy(text.replace("A/v1", f"{primary.url}/v1").replace("B", backup.url), base=tmp_path)
+    ) as (base, admin):
+        for stream in (False, True):
+            assert (await post(base, body("Say quinces.", stream=stream)))[0] == 200
+            assert (await post(base, body("Say plums.", stream=stream)))[0] == 200
+        for found in await soon(2):
+            assert said(found, "user") == "Say plums."
+        async with aiohttp.ClientSession() as http, http.get(f"{admin}/metrics") as reply:
+            assert 'action="unclean"' in await reply.text()

