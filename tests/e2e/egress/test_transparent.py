@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,44 @@ def test_ways_round(cable: Any, far: Any, ask: Ask) -> None:
     assert plain[0] == 0
     assert '"choices"' in plain[1]
     assert "ada@example.com" not in told
+
+
+def test_ipv6(cable: Any, far: Any, started: Any) -> None:
+    """A host that has an address of IPv6 and no other; an unlisted one passes with its own certificate."""
+    for space, last in ((cable.near, 1), (cable.far, 2)):
+        done = space.run("ip", "-6", "addr", "add", f"fd77::{last}/64", "dev", "cable", "nodad")
+        if done.returncode != 0:
+            pytest.skip(f"no IPv6 here: {done.stderr.strip()}")
+    provider = str(Path(__file__).parents[1] / "clients" / "provider.py")
+    pair = str(cable.folder / "provider.pem")
+    hosts = cable.folder / "hosts"
+    before = hosts.read_text()
+    with started(cable.far.words(sys.executable, provider, "fd77::2", "443", "9010", "--tls", pair)):
+        hosts.write_text(f"127.0.0.1 localhost\nfd77::2 {HOST}\nfd77::2 other.example\n")
+        try:
+            with cable.run(POLICY, (HOST,), "--rules", "up") as run:
+                run.wait_healthy()
+                public(cable)
+                body = json.dumps(
+                    {"model": "m", "messages": [{"role": "user", "content": "to ada@example.com"}]}
+                )
+                say = ["-sS", "--max-time", "20", "-H", "content-type: application/json", "-d", body]
+                ours = ["--cacert", str(cable.folder / "public" / "ca.crt")]
+                theirs = ["--cacert", str(cable.folder / "roots.pem")]
+                obeys = cable.near.run("curl", *say, *ours, f"https://{HOST}/v1/chat/completions")
+                passes = cable.near.run(
+                    "curl", "-sS", "--max-time", "20", *theirs, "https://other.example/v1/models"
+                )
+                by_address = cable.near.run("curl", "-sSk", "--max-time", "20", "https://[fd77::2]/v1/models")
+        finally:
+            hosts.write_text(before)
+        told = cable.far.do("curl", "-sS", "http://127.0.0.1:9010/__sim__/calls")
+
+    assert obeys.returncode == 0, obeys.stderr
+    assert '"choices"' in obeys.stdout
+    assert "ada@example.com" not in told
+    assert passes.returncode == 0, passes.stderr
+    assert by_address.returncode == NO_TLS, by_address.stdout
 
 
 def test_rules_are_the_same_however_often(cable: Any, far: Any) -> None:
