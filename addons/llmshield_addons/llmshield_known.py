@@ -64,6 +64,28 @@ class Known:
         return "services of this machine are closed (egress.loopback)" if here and not self.loopback else None
 
 
+def shown(host: str) -> str:
+    """A host as it may stand in a log, a label and on a terminal: clients write what they like into a Host header."""
+    return "".join(
+        each if each.isascii() and each.isprintable() and each not in ' "\\' else "?" for each in host[:253]
+    )
+
+
+def kind_of(request: Any) -> str:
+    """`websocket` or `grpc` for a request that is one in all its parts (RFC 6455, 4.1; gRPC needs HTTP/2), else nothing:
+    a single header makes no call one that the policy lets pass."""
+    headers = request.headers
+    if headers.get("upgrade", "").lower() == "websocket":
+        with_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        return (
+            "websocket"
+            if request.method == "GET" and "sec-websocket-key" in headers and not with_body
+            else ""
+        )
+    is_grpc = request.is_http2 and headers.get("content-type", "").startswith("application/grpc")
+    return "grpc" if is_grpc and request.method == "POST" else ""
+
+
 def ip_of(text: str) -> Any:
     """The address in a text; None for a name."""
     try:

@@ -34,12 +34,12 @@ from mitmproxy.proxy.mode_specs import LocalMode
 
 if TYPE_CHECKING:
     from llmshield_addons.llmshield_captured import captured
-    from llmshield_addons.llmshield_known import Known, ip_of
+    from llmshield_addons.llmshield_known import Known, ip_of, kind_of, shown
     from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
     from llmshield_addons.llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
 else:  # mitmproxy and Python put a script's own folder on the path
     from llmshield_captured import captured
-    from llmshield_known import Known, ip_of
+    from llmshield_known import Known, ip_of, kind_of, shown
     from llmshield_splice import Closed, Splice, to_gateway
     from llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
 
@@ -130,7 +130,7 @@ class LLMShield(Known):
 
     def count(self, how: str, host: str, client: str) -> None:
         """One more connection that ended up so."""
-        key = (how, host[:253], client)
+        key = (how, shown(host), client)
         if key in self.counts or len(self.counts) < 10_000:
             self.counts[key] = self.counts.get(key, 0) + 1
 
@@ -214,8 +214,7 @@ class LLMShield(Known):
                 self.count("blocked", host, peer)
                 self._refuse_tls(data)
                 return
-            if how == "log":
-                log.warning("llmshield: %s passes undecrypted to %s", peer, host)
+            self._tell_of(how, peer, host)
             self._let_by(data, "passed", host)
         elif self.is_bypassed(peer, host):
             self._let_by(data, "bypassed", host)
@@ -228,9 +227,14 @@ class LLMShield(Known):
                 server.address = (
                     sni,
                     to[1],
-                )  # else the address would stand in the leaf, which our CA may not sign
+                )  # else the address would stand in the leaf: our CA may not sign it
             if not data.client_hello.alpn_protocols or b"http/1.1" in data.client_hello.alpn_protocols:
                 client.alpn = b"http/1.1"
+
+    def _tell_of(self, how: str, client: str, host: str) -> None:
+        """`log` of the policy."""
+        if how == "log":
+            log.warning("llmshield: %s passes unguarded to %s", client, shown(host))
 
     def _let_by(self, data: tls.ClientHelloData, how: str, host: str) -> None:
         """It passes as it is, undecrypted."""
@@ -292,9 +296,12 @@ class LLMShield(Known):
                 why = "this host is none of the policy's egress.hosts"
         if why is not None:
             self.count("refused", to[0], client.peername[0])
-            log.info("llmshield: %s may not go to %s:%s: %s", client.peername[0], *to, why)
+            log.info("llmshield: %s may not go to %s:%s: %s", client.peername[0], shown(to[0]), to[1], why)
             server.error = f"refused by llmshield: {why}"
             return
+        if to not in let:  # neither TLS nor HTTP
+            self.count("passed", to[0], client.peername[0])
+            self._tell_of(self.unlisted, client.peername[0], to[0])
         about = self.find(to[0])
         if about is not None and about["connect"] and to in let:
             server.llmshield = "connect"  # type: ignore[attr-defined]
@@ -332,6 +339,7 @@ class LLMShield(Known):
                 self._refuse(flow, why)
             else:
                 self.count("passed", host, client.peername[0])
+                self._tell_of(self.unlisted, client.peername[0], host)
                 self.let[client.id].add((request.host, request.port))
             return
         family = about["family"]
@@ -376,21 +384,6 @@ class LLMShield(Known):
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None:
             flow.response.stream = True
-
-
-def kind_of(request: http.Request) -> str:
-    """`websocket` or `grpc` for a request that is one in all its parts (RFC 6455, 4.1; gRPC needs HTTP/2), else nothing:
-    a single header makes no call one that the policy lets pass."""
-    headers = request.headers
-    if headers.get("upgrade", "").lower() == "websocket":
-        with_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        return (
-            "websocket"
-            if request.method == "GET" and "sec-websocket-key" in headers and not with_body
-            else ""
-        )
-    is_grpc = request.is_http2 and headers.get("content-type", "").startswith("application/grpc")
-    return "grpc" if is_grpc and request.method == "POST" else ""
 
 
 addons = [LLMShield()] if os.environ.get("LLMSHIELD_EGRESS") else []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmshield.egress.handover import handover
 from llmshield.testing import policy
-from llmshield_addons.llmshield_known import Known, ip_of
+from llmshield_addons.llmshield_known import Known, ip_of, shown
 
 POLICY = policy("""
 providers: {openai: {dialect: openai}, claude: {dialect: anthropic}}
@@ -87,3 +87,13 @@ def test_any_text(text: str) -> None:
     found: Any = ip_of(text)
 
     assert found is None or str(found)
+
+
+@given(st.text(max_size=300))
+def test_a_host_is_shown_in_one_line_of_plain_letters(text: str) -> None:
+    found = shown(text)
+
+    assert len(found) <= 253
+    assert all("!" <= each <= "~" and each not in '"\\' for each in found)
+    assert shown("api.openai.com:443") == "api.openai.com:443"
+    assert shown('a\x1b]0;b\x07\n"c\\') == "a?]0;b???c?"

@@ -72,6 +72,29 @@ async def test_where_nobody_is_connected_to(mount: Any, url: str, curl: Any) -> 
     assert "403" in out
 
 
+async def test_what_passes_is_counted_and_logged(start: Any, provider: Any, curl: Any) -> None:
+    """TLS, HTTP and whatever else; a Host header is no way onto a terminal."""
+    async with start(extra="  unlisted: log\n") as mount:
+        tls = await curl(mount, "-k", f"https://localhost:{provider.port}/v1/models")
+        plain = await curl(mount, "-H", "host: a\x1b[31mb", f"http://localhost:{provider.plain}/v1/models")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(mount.proxy.rpartition(":")[2]))
+        writer.write(f"CONNECT localhost:{provider.plain} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x00neither of them\r\n\r\n")
+        await reader.read(100)
+        writer.close()
+        await asyncio.sleep(1.5)  # counts are told once a second
+        async with aiohttp.ClientSession() as session, session.get(f"{mount.admin}/metrics") as reply:
+            metrics = await reply.text()
+    log = mount.log.read_text()
+
+    assert (tls[0], plain[0]) == (0, 0)
+    assert 'how="passed",host="localhost"} 2' in metrics
+    assert 'how="passed",host="a?[31mb"} 1' in metrics
+    assert log.count("passes unguarded to localhost") == 2
+    assert "passes unguarded to a?[31mb" in log
+
+
 async def test_services_of_this_machine_are_closed(start: Any, provider: Any, curl: Any) -> None:
     """Unless the policy opens them: by address, by name, by a spelling that only the resolver knows; TLS and plain."""
     async with start(loopback="block") as mount:
