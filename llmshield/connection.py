@@ -110,7 +110,10 @@ class Connection(asyncio.Protocol):
                     raise answer.failure
                 await answer.wait()
         except BaseException as error:
-            self.abort()
+            if (
+                self._answer is answer
+            ):  # else all of it came while we were cancelled, and somebody else may be asking by now
+                self.abort()
             if isinstance(error, RuntimeError):  # uvloop, where the connection is closed already
                 raise UpstreamError("reset", "The connection died before the question.") from error
             raise

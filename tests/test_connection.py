@@ -399,3 +399,33 @@ async def test_any_bytes_end_in_an_answer_or_an_error_and_cuts_change_nothing(
 
     assert (said, body) == (again, same) or len(data) > HEAD_LIMIT
     assert said == "reset" or 200 <= int(said) < 1000
+
+
+async def test_who_is_cancelled_when_all_of_it_has_come_takes_nothing_from_the_next() -> None:
+    """The connection is back in the pool, and somebody else asks, before the cancelled one has its turn."""
+    connection, wire, pool = made()
+    first = ask(connection)
+    await asyncio.sleep(0)
+    connection.data_received(HI)
+    assert pool.kept == [connection]
+    next_one = ask(connection)
+    first.cancel()
+    await asyncio.wait({first})
+    await asyncio.sleep(0)
+    connection.data_received(HI)
+
+    assert first.cancelled()
+    assert (await next_one).status == 200
+    assert not wire.aborted
+    connection.abort()
+
+
+async def test_who_is_cancelled_before_closes_the_connection() -> None:
+    connection, wire, pool = made()
+    asking = ask(connection)
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+
+    assert wire.aborted
+    assert not pool.kept
