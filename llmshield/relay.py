@@ -42,11 +42,11 @@ _AFTER_FINISH_S = 2.0
 _DRAIN_S = 1.0
 _LESSONS = 4
 """Forms of an event that are learned in vain, one after the other, before a stream is taken for one without."""
-_STEP = 32 * 1024
-"""Bytes of a stream that are filtered in one go: some 300 events, a few milliseconds."""
+_STEP = 16 * 1024
+"""Bytes of a stream that are filtered in one go: some 150 events, a few milliseconds."""
 _LARGE = 256 * 1024
 """Bytes of a whole answer that is read in a thread: 100,000 choices, which are 8 MB, take 2 s."""
-_LONG = 8_000
+_LONG = 1_500
 """Characters of a whole answer, or of one event, from which they are filtered in a thread, off the event loop: the
 filters of the default policy take up to 15 us for a character of the worst texts."""
 

@@ -8,6 +8,7 @@ matched. presidio itself skips an expression that takes too long and goes on; he
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -44,6 +45,9 @@ class Presidio:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         _keep_offline()
+        talk = logging.getLogger("presidio-analyzer")
+        if talk.level == logging.NOTSET:
+            talk.setLevel(logging.WARNING)  # a line for each recogniser that it loads
         predefined = import_module("presidio_analyzer.predefined_recognizers")
 
         self._expressions = [
