@@ -124,11 +124,15 @@ class Transcripts:
         ring = vault.ring()
         if self._under is ring:
             return True
-        if not self.keys.open(make=make):
-            return False
-        self.rows.open()
-        self.people.check(make=make)
-        self.people.look()
+        try:
+            if not self.keys.open(make=make):
+                return False
+            self.rows.open()
+            self.people.check(make=make)
+            self.people.look()
+        except BaseException:
+            self.close()
+            raise
         self._under = ring
         return True
 

@@ -245,7 +245,9 @@ def test_where_nothing_was_kept_nothing_is_made(file, tmp_path):
     kept = Transcripts(file)
     assert not kept.open(make=False)
     assert list(tmp_path.iterdir()) == []
-    Transcripts(file).open()
+    empty = Transcripts(file)
+    assert empty.open()
+    empty.close()
     assert kept.open(make=False)
     assert kept.erase("alice", None).people == []
     kept.close()
