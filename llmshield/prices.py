@@ -12,7 +12,7 @@ Rule 3: where usage can't tell two rates apart, the dearer one counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from types import MappingProxyType
@@ -145,7 +145,7 @@ class ModelPrice:
     context: int | None = None
     max_output: int | None = None
     source: str = "policy"
-    tools: Mapping[str, int] = MappingProxyType({})
+    tools: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     once: bool = False
 
     @property

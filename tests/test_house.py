@@ -194,6 +194,24 @@ def test_every_file_says_what_it_is_for(source):
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "the first lines say what a file is for"
 
 
+def test_defaults_of_dataclasses_can_be_hashed_on_every_python():
+    """Before 3.12 a mapping proxy can't be; a dataclass with such a default fails at its import."""
+    found = [
+        (path.relative_to(ROOT).as_posix(), node.lineno)
+        for root in ROOTS.values()
+        for path in root.rglob("*.py")
+        for maker in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(maker, ast.ClassDef) and any("dataclass" in ast.dump(each) for each in maker.decorator_list)
+        for node in maker.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "MappingProxyType"
+    ]
+
+    assert found == [], "use field(default_factory=...)"
+
+
 def test_tests_are_no_packages():
     """They are imported by path (`--import-mode=importlib`); an `__init__.py` would make `import tests` work."""
     assert list(TESTS.rglob("__init__.py")) == []

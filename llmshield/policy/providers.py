@@ -7,7 +7,7 @@ given a price, models and a circuit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeAlias
@@ -228,7 +228,7 @@ class Provider:
     reply_headers: frozenset[str] = frozenset()
     region: str | None = None
     system: System | None = None
-    parameters: Mapping[str, Any] = MappingProxyType({})
+    parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     given: frozenset[str] = frozenset()
     """The keys that the policy writes; the others are defaults."""
 
