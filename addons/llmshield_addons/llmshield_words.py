@@ -8,12 +8,15 @@ wrapped that hands events to the client's connection. Needs the standard library
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import http1
 from mitmproxy.proxy import events, layer
-from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.http import HttpLayer, _http1
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     ResponseData,
@@ -21,7 +24,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Connection, Http1Server
 
 UNAVAILABLE, MALFORMED = "llmshield_unavailable", "llmshield_malformed"
 """Where a flow keeps what its client would be told: `{"status", "headers", "body"}`."""
@@ -62,6 +65,41 @@ def speak() -> None:
 
     event_to_child.llmshield = True  # type: ignore[attr-defined]
     HttpLayer.event_to_child = event_to_child  # type: ignore[method-assign, assignment]
+
+
+def drop_trailers() -> None:
+    """Have trailers of HTTP/1 dropped, as a recipient may (RFC 9110, 6.5.1): mitmproxy 12 raises NotImplementedError for
+    them, and the client waits for ever. Once in a process."""
+    plain = Http1Connection.read_body
+    if getattr(plain, "llmshield", False):
+        return
+
+    def read_body(self: Http1Connection, event: events.Event) -> layer.CommandGenerator[None]:
+        try:
+            yield from plain(self, event)
+        except NotImplementedError:
+            assert self.stream_id is not None
+            yield ReceiveHttp(self.ReceiveEndOfMessage(self.stream_id))
+            is_request = isinstance(self, Http1Server)
+            yield from self.mark_done(request=is_request, response=not is_request)
+
+    read_body.llmshield = True  # type: ignore[attr-defined]
+    Http1Connection.read_body = read_body  # type: ignore[method-assign]
+
+
+def speak_json() -> None:
+    """Have everything that mitmproxy says over HTTP/1 be JSON, also where no host is known: for a process of ours only."""
+
+    def make_error_response(status_code: int, message: str = "") -> bytes:
+        # What is wrong with a request is told with the request's own words: they may hold a key.
+        said = message if status_code >= 500 else "The request is malformed HTTP; it was not sent on."
+        kind = "server_error" if status_code >= 500 else "invalid_request_error"
+        body = json.dumps({"error": {"message": said, "type": kind, "param": None, "code": None}}).encode()
+        headers = {"content-type": "application/json", "connection": "close"}
+        said_so: bytes = http1.assemble_response(http.Response.make(status_code, body, headers))
+        return said_so
+
+    _http1.make_error_response = make_error_response
 
 
 def _said(of: HttpLayer, child: Any, event: events.Event) -> dict[str, Any] | None:

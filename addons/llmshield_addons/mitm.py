@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from llmshield_addons.llmshield_captured import captured
     from llmshield_addons.llmshield_known import Known, ip_of, kind_of, shown
     from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
-    from llmshield_addons.llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
+    from llmshield_addons.llmshield_words import MALFORMED, UNAVAILABLE, answer, drop_trailers, speak
 else:  # mitmproxy and Python put a script's own folder on the path
     from llmshield_captured import captured
     from llmshield_known import Known, ip_of, kind_of, shown
     from llmshield_splice import Closed, Splice, to_gateway
-    from llmshield_words import MALFORMED, UNAVAILABLE, answer, speak
+    from llmshield_words import MALFORMED, UNAVAILABLE, answer, drop_trailers, speak
 
 log = logging.getLogger("llmshield")
 
@@ -103,6 +103,7 @@ class LLMShield(Known):
 
     def running(self) -> None:
         speak()
+        drop_trailers()
         # Else mitmproxy opens a connection to the real provider for each client, and copies names into our leaf.
         ctx.options.update(connection_strategy="lazy", upstream_cert=False)
         self._resolving = asyncio.get_running_loop().create_task(self._resolve())
@@ -345,6 +346,10 @@ class LLMShield(Known):
         family = about["family"]
         flow.metadata[UNAVAILABLE] = self.errors.get(family) or self.errors[""]
         flow.metadata[MALFORMED] = self.malformed.get(family) or self.malformed[""]
+        if shown(host) != host:
+            request.stream = False
+            flow.response = answer(flow.metadata[MALFORMED])
+            return
         kind = kind_of(request)
         if kind and self.passes[kind]:
             self.count(kind, host, client.peername[0])

@@ -27,9 +27,11 @@ from mitmproxy.options import Options
 
 if TYPE_CHECKING:
     from llmshield_addons.llmshield_captured import LOGGER, Over
+    from llmshield_addons.llmshield_words import speak_json
     from llmshield_addons.mitm import LLMShield
 else:
     from llmshield_captured import LOGGER, Over
+    from llmshield_words import speak_json
     from mitm import LLMShield
 
 _BUSY, _UNCAPTURED = 4, 5
@@ -58,6 +60,7 @@ async def run() -> int:
     master.options.update(connection_strategy="lazy", upstream_cert=False)
     if said.get("roots"):
         master.options.update(ssl_verify_upstream_trusted_ca=said["roots"])
+    speak_json()
     stop, uncaptured = asyncio.Event(), asyncio.Event()
 
     def end() -> None:

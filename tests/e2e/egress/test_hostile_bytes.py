@@ -21,6 +21,9 @@ SIZED = HEAD + b"content-length: %d\r\n" % len(BODY)
 RAW: dict[str, bytes] = {
     "plain": SIZED + b"\r\n" + BODY,
     "chunks": HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+    "trailers": HEAD
+    + b"trailer: authorization\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nauthorization: Bearer x\r\n\r\n"
+    % (len(BODY), BODY),
     "two at once": (SIZED + b"\r\n" + BODY) * 2,
     "two lengths": SIZED + b"content-length: 3\r\n\r\n" + BODY,
     "length and chunks": SIZED + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
@@ -41,6 +44,9 @@ RAW: dict[str, bytes] = {
     "a forged origin": b"LLMSHIELD/1 {}\r\n" + SIZED + b"\r\n" + BODY,
     "not HTTP": b"\x00\x01\x02\xff" * 20 + b"\r\n\r\n",
 }  # fmt: skip
+
+
+TAKEN = {"plain", "chunks", "trailers", "a bare line feed", "an upgrade to h2c"}
 
 
 async def answers_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes) -> list[bytes]:
@@ -79,3 +85,27 @@ async def test_hostile_bytes(mount: Any, sidecar: int, provider: Any, name: str)
 
     assert direct == through
     assert asked == [call.body for call in provider.sim.calls]
+
+
+@pytest.mark.parametrize("name", [name for name, sent in RAW.items() if sent.startswith(b"POST /")])
+async def test_hostile_bytes_over_plain_http(mount: Any, provider: Any, name: str) -> None:
+    """Here mitmproxy's own parser comes first, and what it makes of the bytes is what goes on: one request for each that it
+    takes (it mends a bare line feed). Never a hang, never HTML."""
+    sent = RAW[name].replace(b"POST /", b"POST http://api.openai.com/")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(mount.proxy.rpartition(":")[2]))
+    got = b""
+    closed = False
+    with contextlib.suppress(TimeoutError):
+        writer.write(sent)
+        async with asyncio.timeout(2.5):
+            while data := await reader.read(65536):
+                got += data
+            closed = True
+    writer.transport.abort()
+    answers = got.count(b"HTTP/1.1 200 ")
+
+    assert b"<html" not in got.lower()
+    assert got.startswith(b"HTTP/1.1 ") or closed
+    assert len(provider.sim.calls) == answers
+    assert answers == (2 if name == "two at once" else name in TAKEN)
+    assert not any(b"Bearer x" in value.encode() for call in provider.sim.calls for _, value in call.headers)
