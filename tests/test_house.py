@@ -201,7 +201,8 @@ def test_defaults_of_dataclasses_can_be_hashed_on_every_python():
         for root in ROOTS.values()
         for path in root.rglob("*.py")
         for maker in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(maker, ast.ClassDef) and any("dataclass" in ast.dump(each) for each in maker.decorator_list)
+        if isinstance(maker, ast.ClassDef)
+        and any("dataclass" in ast.dump(each) for each in maker.decorator_list)
         for node in maker.body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.value, ast.Call)
