@@ -123,7 +123,7 @@ class Attempts:
         if translation is not None:
             dialect, asked = translation.dialect, translation.call
             attempt.dialect, attempt.lost = dialect.name, translation.lost
-        posts = call.method == "POST"
+        posts = call.method == "POST" or call.operation == "generate"
         body = attempt.body = dialect.write_call(asked, attempt.model) if posts else {}
         if not own_key and name != APP and _carries_credential(body) and not self._is_first_host(x, provider):
             raise UpstreamError(

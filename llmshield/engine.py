@@ -148,13 +148,14 @@ class Engine:
         if x.method == "HEAD" or (operation == "models" and x.path == "/"):
             await self._replies.send(x, 200, {}, b"")
             return
-        body = await self._read_json(x) if x.method == "POST" else b""
+        reads = x.method == "POST" or operation == "generate"
+        body = await self._read_json(x) if reads else b""
         if "idempotency-key" in x.headers and await self._repeated(x, query, body):
             return
         request = WireRequest(x.method, x.path, query, x.headers, body)
         try:
             if len(body) < _LARGE:
-                tree = parse_body(body, self._limits) if x.method == "POST" else {}
+                tree = parse_body(body, self._limits) if reads else {}
                 call = x.dialect.read_call(x.id, operation, request, tree)
             else:
                 tree = await asyncio.to_thread(parse_body, body, self._limits)

@@ -1,8 +1,10 @@
 """JSON of an application's own, guarded where the policy's `apps:` say that texts are.
 
 Made from the policy, so it is no member of the room by name: each `apps:` entry is one instance. The wrapped app
-is the only provider of such calls. Texts are JSON pointers (RFC 6901); a step `*` is every item or member. A
-streamed reply is server-sent events with JSON data, or one JSON object a line (application/x-ndjson).
+is the only provider of such calls. Texts are JSON pointers (RFC 6901); a step `*` is every item or member. Where
+something else than a text stands, or stands in the way, all of it is texts: an app that puts a list into its prompt
+reads every part of it. A streamed reply is server-sent events with JSON data, or one JSON object a line
+(application/x-ndjson).
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from typing import Any, ClassVar
 
 from llmshield.call import Call, Channel, Operation, Path, Tree
 from llmshield.dialects import Dialect, Event, Piece, StreamCodec, WholeReply, WireReply, WireRequest
+from llmshield.dialects._pieces import argument_pieces
 from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_event
-from llmshield.dialects._tree import add_text, dump, load_reply
+from llmshield.dialects._tree import dump, load_reply, walk_value
 from llmshield.errors import CallError, ErrorKind, UpstreamError
 from llmshield.verdicts import Answer
 
@@ -47,7 +50,7 @@ class AppJson(Dialect):
         self._stream = [_steps(pointer) for pointer in stream]
 
     def claims(self, method: str, path: str, headers: Mapping[str, str]) -> Operation | None:
-        return "generate" if method == "POST" and self._matches(path) else None
+        return "generate" if self._matches(path) and _brings_a_body(method, headers) else None
 
     def read_call(self, id: str, operation: Operation, request: WireRequest, tree: Tree) -> Call:
         call = Call(
@@ -55,9 +58,10 @@ class AppJson(Dialect):
             headers=request.headers, method=request.method, path=request.path, query=request.query,
             stream=bool(self._stream),
         )  # fmt: skip
-        for steps in self._request:
-            for holder, key, path in _places(tree, steps):
-                add_text(call, "user", holder, key, path)
+        places = {place[2]: place for steps in self._request for place in _places(tree, steps)}
+        for holder, key, path in places.values():
+            if not any(path[:length] in places for length in range(1, len(path))):
+                walk_value(call, "user", holder, key, path)
         return call
 
     def write_call(self, call: Call, model: str) -> Tree:
@@ -193,21 +197,34 @@ def _steps(pointer: str) -> Path:
     return tuple(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])
 
 
+def _brings_a_body(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request has something to guard. (In HTTP/2 a body needs no header that announces it.)"""
+    if method == "POST":
+        return True
+    length = headers.get("content-length")
+    if method == "PUT" or method == "PATCH":
+        return length != "0"
+    return length not in {None, "0"} or "transfer-encoding" in headers
+
+
 def _places(node: Any, steps: Path, done: Path = ()) -> Iterator[tuple[Any, Any, Path]]:
-    """Holder, key and path of every string that a pointer with wildcards leads to."""
+    """Holder, key and path of all that a pointer with wildcards leads to, and of what stands in its way."""
     step, rest = steps[0], steps[1:]
     keys: list[Any]
     if isinstance(node, dict):
         keys = list(node) if step == "*" else [step] if step in node else []
     elif isinstance(node, list):
-        index = int(step) if str(step).isdigit() else -1
-        keys = list(range(len(node))) if step == "*" else [index] if 0 <= index < len(node) else []
+        index = int(step) if str(step).isdecimal() else -1
+        if step != "*" and index < 0:  # a list where an object was expected
+            keys, rest = list(range(len(node))), ()
+        else:
+            keys = list(range(len(node))) if step == "*" else [index] if 0 <= index < len(node) else []
     else:
         return
     for key in keys:
-        if rest:
+        if rest and isinstance(node[key], (dict, list)):
             yield from _places(node[key], rest, (*done, key))
-        elif isinstance(node[key], str):
+        else:
             yield node, key, (*done, key)
 
 
@@ -215,11 +232,30 @@ def _pieces(
     tree: Any, pointers: Sequence[Path], *, whole: bool, paths: dict[Channel, Path] | None = None
 ) -> Iterator[Piece]:
     for number, steps in enumerate(pointers):
-        for count, (holder, key, path) in enumerate(_places(tree, steps)):
-            channel = Channel("content", choice=count, index=number)
-            if paths is not None:
-                paths[channel] = path
-            yield Piece(channel, holder, key, whole=whole)
+        count = 0
+        for place in _places(tree, steps):
+            if whole and isinstance(place[0][place[1]], (dict, list)):
+                inside: list[Piece] = []
+                argument_pieces(inside, place[0][place[1]], Channel("content", choice=count, index=number))
+                yield from inside
+                count += 1
+                continue
+            for holder, key, path in _leaves(*place):
+                channel = Channel("content", choice=count, index=number)
+                count += 1
+                if paths is not None:
+                    paths[channel] = path
+                yield Piece(channel, holder, key, whole=whole)
+
+
+def _leaves(holder: Any, key: Any, path: Path) -> Iterator[tuple[Any, Any, Path]]:
+    """Every string in `holder[key]`."""
+    value = holder[key]
+    if isinstance(value, str):
+        yield holder, key, path
+    elif isinstance(value, (dict, list)):
+        for step in list(value) if isinstance(value, dict) else range(len(value)):
+            yield from _leaves(value, step, (*path, step))
 
 
 def _plant(tree: Tree, steps: Path, text: str) -> None:

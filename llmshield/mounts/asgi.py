@@ -87,7 +87,7 @@ class ShieldMiddleware:
         if self._only is not None:
             return self._only(path)
         raw = scope.get("raw_path")
-        headers = {name.decode("latin-1"): "" for name, _ in scope["headers"]}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         dialects = self.runtime.dialects
 
         def known(name: str) -> bool:
@@ -145,7 +145,7 @@ class AppTransport:
     async def ask(self, request: WireRequest, timeouts: Timeouts) -> Upstream:
         """Run the app on the guarded body until its head is there. Raises: UpstreamError when it fails."""
         headers = [(name, value) for name, value in self._scope["headers"] if name not in _DROPPED]
-        if request.method == "POST":
+        if request.method == "POST" or request.body:
             headers.append((b"content-length", str(len(request.body)).encode()))
         scope = {**self._scope, "headers": headers, "llmshield": self.decision()}
         caller = self._exchange.caller if self._exchange is not None else None

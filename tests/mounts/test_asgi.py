@@ -41,7 +41,7 @@ class Recorder:
     def app(self, given: str, **options: Any) -> Starlette:
         routes = [
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/api/chat", self.own, methods=["POST"]),
+            Route("/api/chat", self.own, methods=["POST", "PUT", "GET", "DELETE"]),
             Route("/other", self.other, methods=["GET", "POST"]),
             Route("/boom", self.boom, methods=["POST"]),
         ]
@@ -88,17 +88,22 @@ class Recorder:
             raise
 
     async def own(self, request: Request) -> Response:
-        body = await request.json()
+        data = await request.body()
+        if not data:
+            return PlainTextResponse(f"{request.method} without a body")
+        body = json.loads(data)
         self.seen.append(body)
+        deep = body.get("deep")
         if body.get("live"):
 
             async def events() -> AsyncIterator[str]:
                 for word in self.words:
-                    yield f"data: {json.dumps({'delta': word, 'n': 1})}\n\n"
+                    yield f"data: {json.dumps({'delta': {'of': word} if deep else word, 'n': 1})}\n\n"
                 yield "data: [DONE]\n\n"
 
             return StreamingResponse(events(), media_type="text/event-stream")
-        return JSONResponse({"answer": "".join(self.words), "untouched": True})
+        said = "".join(self.words)
+        return JSONResponse({"answer": [{"text": said}] if deep else said, "untouched": True})
 
     async def other(self, request: Request) -> Response:
         return PlainTextResponse("other")
@@ -235,7 +240,18 @@ apps:
 
 
 @pytest.mark.parametrize(
-    "body", [{"prompt": ATTACK}, {"prompt": "hi", "history": [{"text": "x"}, {"text": ATTACK}]}]
+    "body",
+    [
+        {"prompt": ATTACK},
+        {"prompt": "hi", "history": [{"text": "x"}, {"text": ATTACK}]},
+        {"prompt": ["hi", ATTACK]},  # something else than a text, which an app may join or print
+        {"prompt": {"parts": [{"text": ATTACK}]}},
+        {"prompt": {ATTACK: 1}},
+        {"prompt": "hi", "history": ["x", ATTACK]},  # something that stands in the way
+        {"prompt": "hi", "history": ATTACK},
+        {"prompt": "hi", "history": [["x", {"y": ATTACK}]]},
+        {"prompt": "hi", "history": [{"text": [ATTACK]}]},
+    ],
 )
 async def test_json_of_the_apps_own_is_guarded(
     serving: Any, recorder: Recorder, body: dict[str, Any]
@@ -267,6 +283,45 @@ async def test_replies_of_the_apps_own_are_guarded_whole_and_streamed(
         async with http.post(f"{url}/api/chat", json={"prompt": "hi"}) as reply:
             assert 400 == reply.status
         async with http.post(f"{url}/api/chat", json={"prompt": "hi", "live": True}) as reply:
+            assert "system prompt" not in await reply.text()
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
+async def test_json_of_the_apps_own_is_guarded_whatever_method_brings_it(
+    serving: Any, recorder: Recorder, method: str
+) -> None:
+    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+        async with http.request(method, f"{url}/api/chat", json={"prompt": ATTACK}) as reply:
+            assert 400 == reply.status
+            assert [] == recorder.seen
+        async with http.request(method, f"{url}/api/chat", json={"prompt": "hi"}) as reply:
+            assert {"answer": "Hello there", "untouched": True} == await reply.json()
+            assert [{"prompt": "hi"}] == recorder.seen
+        async with http.request(method, f"{url}/api/chat", headers={"content-length": "0"}) as reply:
+            assert f"{method} without a body" == await reply.text()
+
+
+async def test_what_stands_in_two_places_is_edited_once(serving: Any, recorder: Recorder) -> None:
+    given = """
+plugins: [{use: pii}]
+apps: [{paths: ["/api/chat"], texts: {request: ["/history/*", "/history/*/text", "/history/*/text"]}}]
+"""
+    async with serving(recorder.app(given)) as url, aiohttp.ClientSession() as http:
+        sent = {"history": ["to ann@mail.example", {"text": "to bob@mail.example"}]}
+        async with http.post(f"{url}/api/chat", json=sent) as reply:
+            assert 200 == reply.status
+
+    assert [{"history": ["to <EMAIL_ADDRESS_1>", {"text": "to <EMAIL_ADDRESS_2>"}]}] == recorder.seen
+
+
+async def test_replies_that_are_more_than_a_text_are_guarded(serving: Any, recorder: Recorder) -> None:
+    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/api/chat", json={"prompt": "hi", "deep": True}) as reply:
+            assert {"answer": [{"text": "Hello there"}], "untouched": True} == await reply.json()
+        recorder.words = [f"{word} " for word in ATTACK.split()]
+        async with http.post(f"{url}/api/chat", json={"prompt": "hi", "deep": True}) as reply:
+            assert 400 == reply.status
+        async with http.post(f"{url}/api/chat", json={"prompt": "hi", "deep": True, "live": True}) as reply:
             assert "system prompt" not in await reply.text()
 
 
