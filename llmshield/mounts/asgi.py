@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from llmshield.dialects import WireRequest
 from llmshield.errors import CallError, UpstreamError
@@ -63,21 +64,21 @@ class ShieldMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan.around(self.app, scope, receive, send)
             return
-        if scope["type"] != "http":
-            if self._guards(scope):
-                await _refuse_upgrade(receive, send)
+        seen = _from_its_mount(scope)
+        if not self._guards(seen):
+            if seen is scope or not self._guards(scope):
+                await self.app(scope, receive, send)
                 return
-            await self.app(scope, receive, send)
-            return
-        if not self._guards(scope):
-            await self.app(scope, receive, send)
+            seen = scope
+        if scope["type"] != "http":
+            await _refuse_upgrade(receive, send)
             return
         if not self.runtime.ready:
             await self._start_late()
         client = AppClient(receive, send, self._policy.server.limits.receive)
         app = AppTransport(self.app, scope, client)
         await run_exchange(
-            self.runtime.engine, scope, client, mount="asgi", local={APP: app}, on_begin=app.begin
+            self.runtime.engine, seen, client, mount="asgi", local={APP: app}, on_begin=app.begin
         )
         scope["llmshield"] = app.decision()  # for the middleware around us
 
@@ -111,6 +112,19 @@ class ShieldMiddleware:
         async with self._starting:
             if not self.runtime.ready:
                 await self.runtime.start()
+
+
+def _from_its_mount(scope: Scope) -> Scope:
+    """The request with the path that the app's own routes see: `path` begins with where the app is mounted
+    (https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope, `root_path`)."""
+    root: str = (scope.get("root_path") or "").rstrip("/")
+    if not root or not scope["path"].startswith(f"{root}/"):
+        return scope
+    raw: bytes | None = scope.get("raw_path")
+    start = quote(root).encode()
+    # Another spelling of it is left as it is, and refused as no canonical path.
+    within = raw[len(start) :] if raw is not None and raw.startswith(start) else raw
+    return {**scope, "path": scope["path"][len(root) :], "raw_path": within}
 
 
 class AppClient(AsgiClient):

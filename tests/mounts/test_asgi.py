@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from llmshield.errors import PolicyError
 from llmshield.mounts.asgi import ShieldMiddleware
@@ -325,6 +325,27 @@ async def test_replies_that_are_more_than_a_text_are_guarded(serving: Any, recor
             assert "system prompt" not in await reply.text()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+async def test_a_mounted_app_is_guarded_by_the_paths_of_its_own(
+    serving: Any, recorder: Recorder, path: str
+) -> None:
+    inner = recorder.app(APPS)
+    outer = Starlette(routes=[Mount("/under/llm", app=inner), Mount("/s p", app=inner)])
+    async with serving(outer) as url, aiohttp.ClientSession() as http:
+        for root in ("/under/llm", "/s p"):
+            async with http.post(f"{url}{root}{path}", json={**chat_body(ATTACK), "prompt": ATTACK}) as reply:
+                assert 400 == reply.status
+                assert [] == recorder.seen
+            async with http.post(f"{url}{root}{path}", json={**chat_body("hi"), "prompt": "hi"}) as reply:
+                assert 200 == reply.status
+                assert "Hello there" in await reply.text()
+            recorder.seen.clear()
+        async with http.post(f"{url}/%75nder/llm{path}", json={"prompt": ATTACK}) as reply:
+            assert reply.status in {400, 404}
+
+    assert [] == recorder.seen
+
+
 async def test_paths_limit_what_is_guarded(serving: Any, recorder: Recorder) -> None:
     async with serving(recorder.app(GUARDED, paths=["/v1/*"])) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/unknown", json={}) as reply:
@@ -362,6 +383,7 @@ async def test_a_bad_policy_fails_at_start() -> None:
         ("/v1/responses", b"/v1/responses", False),
         ("/v1/chat/completions", b"/v1/chat/%63ompletions", False),
         ("/socket", b"/socket", True),
+        ("/root/v1/responses", b"/root/v1/responses", False),
     ],
 )
 async def test_websockets_on_guarded_paths_are_refused(path: str, raw: bytes, reaches: bool) -> None:
@@ -377,6 +399,7 @@ async def test_websockets_on_guarded_paths_are_refused(path: str, raw: bytes, re
         sent.append(message["type"])
 
     shield = ShieldMiddleware(app, policy=policy(GUARDED))
-    await shield({"type": "websocket", "path": path, "raw_path": raw, "headers": []}, receive, send)
+    scope = {"type": "websocket", "path": path, "raw_path": raw, "root_path": "/root", "headers": []}
+    await shield(scope, receive, send)
 
     assert ([path], []) == (reached, sent) if reaches else ([], ["websocket.close"]) == (reached, sent)
