@@ -110,9 +110,8 @@ class Connection(asyncio.Protocol):
                     raise answer.failure
                 await answer.wait()
         except BaseException as error:
-            if (
-                self._answer is answer
-            ):  # else all of it came while we were cancelled, and somebody else may be asking by now
+            # If it is not: all of it came while we were cancelled, and somebody else may be asking by now.
+            if self._answer is answer:
                 self.abort()
             if isinstance(error, RuntimeError):  # uvloop, where the connection is closed already
                 raise UpstreamError("reset", "The connection died before the question.") from error
