@@ -383,7 +383,7 @@ async def test_a_bad_policy_fails_at_start() -> None:
         ("/v1/responses", b"/v1/responses", False),
         ("/v1/chat/completions", b"/v1/chat/%63ompletions", False),
         ("/socket", b"/socket", True),
-        ("/root/v1/responses", b"/root/v1/responses", False),
+        ("/base/v1/responses", b"/base/v1/responses", False),
     ],
 )
 async def test_websockets_on_guarded_paths_are_refused(path: str, raw: bytes, reaches: bool) -> None:
@@ -399,7 +399,7 @@ async def test_websockets_on_guarded_paths_are_refused(path: str, raw: bytes, re
         sent.append(message["type"])
 
     shield = ShieldMiddleware(app, policy=policy(GUARDED))
-    scope = {"type": "websocket", "path": path, "raw_path": raw, "root_path": "/root", "headers": []}
+    scope = {"type": "websocket", "path": path, "raw_path": raw, "root_path": "/base", "headers": []}
     await shield(scope, receive, send)
 
     assert ([path], []) == (reached, sent) if reaches else ([], ["websocket.close"]) == (reached, sent)
