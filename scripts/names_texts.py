@@ -206,7 +206,9 @@ class Maker:
             return f"{first[0]}. {last}"
         if chance < 0.29:
             return f"{first} {rng.choice(('van', 'de', 'von', 'van der', 'de la', 'da', 'di', 'al', 'bin'))} {last}"
-        if chance < 0.31:
+        if chance < 0.33:
+            return f"{first[0]}. {rng.choice('ABCDEFGHJKLMNPRSTW')}. {last}"
+        if chance < 0.35:
             return f"{first} {last} {rng.choice(('Jr.', 'Sr.', 'III', 'II'))}"
         return f"{first} {last}"
 

@@ -32,7 +32,7 @@ from llmshield_plugins.pii.settings import EntityRule  # noqa: E402
 
 NAMES = ("PERSON", "LOCATION", "ORGANIZATION")
 EXACT = ("EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "MAC_ADDRESS")
-CARRIERS = ("base64", "base64 bare", "hex")
+CARRIERS = ("base64", "base64 bare", "hex", "JWT carrier")
 ENCYCLOPEDIC = ("germeval_test", "germeval_dev")
 SAME = {"PH_MOBILE_NUMBER": "PHONE_NUMBER", "TR_PHONE_NUMBER": "PHONE_NUMBER"}
 """What a set calls otherwise."""

@@ -124,10 +124,13 @@ DISGUISES: dict[str, Callable[[random.Random, str], str]] = {
     "zero-width": lambda r, v: "".join(c + r.choice(["", "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad"]) for c in v),
     "JSON": lambda r, v: "".join(f"\\u{ord(c):04x}" if r.random() < 0.6 else c for c in v) if "\n" not in v else json.dumps(v)[1:-1],
     "HTML": lambda r, v: "".join(r.choice([f"&#{ord(c)};", f"&#x{ord(c):x};"]) if not c.isalnum() and c != "\n" else c for c in v),
+    "HTML whole": lambda r, v: "".join(r.choice([f"&#{ord(c)};", f"&#x{ord(c):X};"]) for c in v),
+    "URL whole": lambda r, v: "".join(f"%{byte:02{r.choice('xX')}}" for byte in v.encode()),
     "URL": lambda r, v: quote(v, safe=""),
     "base64": lambda r, v: base64.b64encode(f"value {v} end".encode()).decode(),
     "base64 bare": lambda r, v: base64.urlsafe_b64encode(v.encode()).decode().rstrip("="),
     "hex": lambda r, v: v.encode().hex(),
+    "JWT carrier": lambda r, v: ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in ({"alg": "HS256"}, {"sub": v})) + "." + "".join(r.choice(ALNUM) for _ in range(43)),
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ SHAPES: tuple[tuple[str, float], ...] = (
 _ANNOUNCED = 8
 """The shape that counts behind an announcement only: `living at 5 Acorn Way`."""
 _ANNOUNCES = compiled(
-    r"(?i)(?:\baddress|\baddr\b|\bstreet\b|\bat\b|\bliv(?:e|es|ing)\b|\blocated\b|\bresid|\bmov(?:e|ed|ing) to\b|\b(?:send|ship|deliver|mail)|\bhome\b|\bhouse\b|"
+    r"(?i)(?:\baddress|\baddr\b|\bstreet\b|\bat $|\bliv(?:e|es|ing)\b|\blocated\b|\bresid|\bmov(?:e|ed|ing) to\b|\b(?:send|ship|deliver|mail)|\bhome\b|\bhouse\b|"
     r"\bpremises\b|\bdomicil|[.,] ?$|\n$)"
 )
 _SHAPES = tuple((compiled(expression), score) for expression, score in SHAPES)

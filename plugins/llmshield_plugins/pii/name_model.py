@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llmshield_plugins.pii import name_words
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array: TypeAlias = NDArray[Any]
+else:
+    Array: TypeAlias = Any
 
 KINDS = ("PERSON", "LOCATION", "ORGANIZATION")
 TAGS = ("O", *(f"{part}-{kind}" for kind in KINDS for part in "BI"))
@@ -54,6 +57,15 @@ _SINGLE: tuple[tuple[tuple[int, ...], int], ...] = (
 _OFFSETS = (-3, -2, -1, 0, 1, 2)
 
 
+class Words(NamedTuple):
+    """What is remembered of words: hash of a word (the word itself is not kept) -> its place; its description, and what
+    it adds to tokens around it. Place 0 is no word."""
+
+    places: dict[int, int]
+    columns: Array
+    said: Array
+
+
 class Run(NamedTuple):
     """Tokens from `start` to `end` that are searched together; `lowest` is the least lead of O among them; `is_full`:
     cut for its length."""
@@ -85,8 +97,8 @@ class Model:
         self._plain_steps = bool(between[0, 0] >= between.max())
         self._known = [frozenset(map(int, known.get(name, ()))) for name in LISTS]
         self._classes = classes or {}
-        self._words: dict[int, tuple[tuple[int, ...], Array]] = {}
-        """Hash of a word (the word itself is not kept) -> its description, and what it adds to tokens around it."""
+        self._words = self._no_words(0)
+        self._adding = Lock()
 
     @classmethod
     def shipped(cls) -> Model:
@@ -220,32 +232,59 @@ class Model:
     def scores(self, row: Sequence[Token]) -> Array:
         """(tokens, tags): the sum of the weights of each token's descriptions."""
         np, count = self._np, len(row)
-        numbers = [hash(token.word) for token in row]
-        known = self._words
-        new = {number: token.word for number, token in zip(numbers, row, strict=True) if number not in known}
-        if new or _NOTHING not in known:
-            if len(known) > _REMEMBERED:
-                known.clear()
-                new = {number: token.word for number, token in zip(numbers, row, strict=True)}
-            self._remember(new)
-        nothing = known[_NOTHING]
-        entries = [nothing] * 3 + [known[number] for number in numbers] + [nothing] * 3
-        f = np.array([entry[0] for entry in entries], np.uint64)
-        said = np.stack([entry[1] for entry in entries])
+        known, at = self._known_words(row)
+        places = np.zeros(count + 6, np.int64)
+        places[3:-3] = at
+        f = known.columns[places]
+        said = known.said[places]
         total: Array = self.rows[self._joint(row, f)].sum(1)
         for place, offset in enumerate(_OFFSETS):
             total += said[3 + offset : 3 + offset + count, place]
         return total
 
-    def _remember(self, new: dict[int, str]) -> None:
-        np = self._np
-        columns = [(0,) * _WIDTH, *(self.described(word) for word in new.values())]
-        weights = self.rows[self._single(np.array(columns, np.uint64))]
-        said = np.zeros((len(columns), len(_OFFSETS), len(TAGS)), np.float32)
+    def _known_words(self, row: Sequence[Token]) -> tuple[Words, list[int]]:
+        """What is remembered of words, and where in it each token is. Texts are read in several threads: what was read
+        once stays where it is, and a full memory is left to whoever still reads it."""
+        words = [token.word for token in row]
+        numbers = [hash(word) for word in words]
+        known = self._words
+        try:
+            return known, [known.places[number] for number in numbers]
+        except KeyError:
+            pass
+        with self._adding:
+            known = self._words
+            new = {
+                number: word
+                for number, word in zip(numbers, words, strict=True)
+                if number not in known.places
+            }
+            if len(known.places) + len(new) >= len(known.columns):
+                known = self._words = self._no_words(len(set(numbers)))
+                new = dict(zip(numbers, words, strict=True))
+            begin = len(known.places) + 1
+            self._describe(known, begin, list(new.values()))
+            known.places.update(zip(new, range(begin, begin + len(new)), strict=True))
+            return known, [known.places[number] for number in numbers]
+
+    def _no_words(self, least: int) -> Words:
+        np, size = self._np, max(_REMEMBERED, least) + 2
+        known = Words(
+            {}, np.zeros((size, _WIDTH), np.uint64), np.zeros((size, len(_OFFSETS), len(TAGS)), np.float32)
+        )
+        self._weigh(known, 0, 1)  # what stands beside the first and the last
+        return known
+
+    def _describe(self, known: Words, begin: int, words: Sequence[str]) -> None:
+        end = begin + len(words)
+        known.columns[begin:end] = [self.described(word) for word in words]
+        self._weigh(known, begin, end)
+
+    def _weigh(self, known: Words, begin: int, end: int) -> None:
+        weights = self.rows[self._single(known.columns[begin:end])]
+        known.said[begin:end] = 0
         for number, (_, offset) in enumerate(_SINGLE):
-            said[:, _OFFSETS.index(offset)] += weights[:, number]
-        for number, column, vector in zip((_NOTHING, *new), columns, said, strict=True):
-            self._words[number] = column, vector
+            known.said[begin:end, _OFFSETS.index(offset)] += weights[:, number]
 
     def joined(self, parts: list[Array]) -> Array:
         """Scores of one row of tokens that were made in parts."""
@@ -306,8 +345,6 @@ class Model:
         return tags[::-1]
 
 
-_NOTHING = -1
-"""Stands for the word beside the first or the last; no hash of a text is -1."""
 _ASSIGN, _QUOTED, _ENDING = frozenset(":="), frozenset("\"'"), frozenset(",;|")
 _BEFORE = tuple(
     tuple(b for b, one in enumerate(TAGS) if other[0] != "I" or one[2:] == other[2:]) for other in TAGS

@@ -7,8 +7,8 @@ import unicodedata
 from typing import NamedTuple
 from zlib import crc32
 
-_TOKEN = re.compile(r"[^\W\d_]{1,48}(?:['’][^\W\d_]{1,48}){0,2}|\d{1,48}|[^\w\s]|_|\s{64}")
-"""Bounded, so that a stream need not wait for the end of what is no word; so are blanks."""
+_TOKEN = re.compile(r"[^\W\d_]{1,48}(?:['’](?![sS]\b)[^\W\d_]{1,48}){0,2}|\d{1,48}|[^\w\s]|_|\s{64}")
+"""`O'Neill` is one word, `Nora's` is `Nora` and more. Bounded, so that a stream need not wait for the end of what is no word; so are blanks."""
 
 
 class Token(NamedTuple):

@@ -150,12 +150,13 @@ class Names:
 
 
 def _complete(row: Sequence[Token], text: str) -> int:
-    """How many tokens stay as they are, whatever follows: `O` and `'` may become `O'Neill`."""
+    """How many tokens stay as they are, whatever follows: `O` and `'` may become `O'Neill`, `Nora's` `Nora'sun`."""
     known = len(row)
     if known and row[-1].end == len(text):
         known -= 1
-        if row[known].word in "'’" and known and row[known - 1].end == row[known].start:
-            known -= 1
+        for ending in ("sS", "'’"):
+            if known and row[known].word in ending and row[known - 1].end == row[known].start:
+                known -= 1
     return known
 
 

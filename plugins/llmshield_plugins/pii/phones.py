@@ -161,7 +161,7 @@ def _trunk_zero(text: str, groups: Sequence[Digits], announced: bool) -> tuple[i
     if count is None or _hangs_on(text, groups, count):
         return None
     if count == 1:
-        mobile = len(first) == 11 and first[:2] in ("07", "01")
+        mobile = len(first) == 11 and first[:2] in ("07", "01", "05", "09")
         return (1, 0.6) if announced else ((1, 0.4) if mobile else None)
     sizes = [len(g.digits) for g in groups[:count]]
     if (
@@ -172,7 +172,7 @@ def _trunk_zero(text: str, groups: Sequence[Digits], announced: bool) -> tuple[i
         return None  # a row of numbers
     dotted = text[groups[0].end : groups[1].start] == "."
     if (
-        sizes[:3] == [2, 2, 4]
+        sizes[:3] in ([2, 2, 4], [3, 2, 4])  # a date, what looks like a social security number
         or (sizes[:2] == [2, 2] and sizes != [2, 2, 2, 2, 2])
         or (dotted and len(first) < 2)
     ):
@@ -183,7 +183,8 @@ def _trunk_zero(text: str, groups: Sequence[Digits], announced: bool) -> tuple[i
 def _grouped(
     text: str, groups: Sequence[Digits], sizes: list[int], announced: bool
 ) -> tuple[int, float] | None:
-    """Shapes that only phone numbers have: India 98765 43210, China 138 1234 5678, Brazil (11) 91234-5678."""
+    """Shapes that only phone numbers have: India 98765 43210, China 138 1234 5678, Turkey 532 123 45 67,
+    Brazil (11) 91234-5678."""
     first = groups[0].digits
     opened = text[groups[0].start - 1 : groups[0].start] == "("
     if sizes[:2] == [5, 5] and first[0] in "6789" and _joined(text, groups[0], groups[1], " -"):
@@ -195,6 +196,13 @@ def _grouped(
         and all(_joined(text, a, b, " -") for a, b in pairwise(groups[:3]))
     ):
         return None if _hangs_on(text, groups, 3) else (3, 0.6)
+    skip = 1 if first == "0" else 0
+    if (
+        sizes[skip : skip + 4] == [3, 3, 2, 2]
+        and groups[skip].digits[0] == "5"
+        and all(_joined(text, a, b, " -") for a, b in pairwise(groups[: skip + 4]))
+    ):
+        return None if _hangs_on(text, groups, skip + 4) else (skip + 4, 0.5)
     if opened and sizes[0] in (2, 3, 4, 5) and len(groups) > 1:
         count = _take(text, groups, 8, 12)
         closed = text[groups[0].end : groups[0].end + 1] == ")"

@@ -60,6 +60,16 @@ def test_values_in_their_surroundings(desk: Callable[..., Any], values: Any, fra
         ("bank account 12345678901", "12345678901", "US_BANK_NUMBER"),
         ("call me: 5551234567", "5551234567", "PHONE_NUMBER"),
         ("tel 555-1234", "555-1234", "PHONE_NUMBER"),
+        ("0 532 123 45 67", "0 532 123 45 67", "PHONE_NUMBER"),
+        ("mail or 09171234567.", "09171234567", "PHONE_NUMBER"),
+        ("sits at 127.16.251.196 now", "127.16.251.196", "IP_ADDRESS"),
+        ("We moved to Storgatan 65.", "Storgatan 65", "STREET_ADDRESS"),
+        ("ul. Długa 23/20, 88-090 Gdańsk", "ul. Długa 23/20, 88-090 Gdańsk", "STREET_ADDRESS"),
+        ("C/ de Alcalá, 663", "C/ de Alcalá, 663", "STREET_ADDRESS"),
+        ("to Johans gate 12, 0154 Oslo", "Johans gate 12, 0154 Oslo", "STREET_ADDRESS"),
+        ("Budai út 23 is hers", "Budai út 23", "STREET_ADDRESS"),
+        ("She lives at 5 Acorn Way.", "5 Acorn Way", "STREET_ADDRESS"),
+        ("12 MAIN STREET, BOSTON", "12 MAIN STREET, BOSTON", "STREET_ADDRESS"),
         ("my password is hunter2! now", "hunter2!", "API_KEY"),
         ("Aadhaar 2341 2341 2346", "2341 2341 2346", "IN_AADHAAR"),
         ("id 11010519491231002X ok", "11010519491231002X", "CN_RESIDENT_ID"),
@@ -113,6 +123,9 @@ LOOK_ALIKES = (
     "lst = [1,3,109,163,23,2323]",
     "jeder folgende Läufer 3 Runden",
     "his phone was found on 2019-07-14 14",
+    "078-05-0000",
+    "Boarding gate 12 opens at 5, the team won 2 First Place awards",
+    "Der Supermarkt 24 am Bahnhof 3 hat offen; siehe pl. 3, fig. 4",
 )
 
 

@@ -19,7 +19,7 @@ from llmshield_plugins.pii.names import Names
 NAMES = Names(KINDS, Model.shipped())
 PARTS = [
     "Marta Kowalska", "Dr. James T. Whitfield", "Gdansk", "Globex Corp.", "I spoke to", "in", "and", ".", ",", "\n", "\n\n", " ", "  ",
-    "O'Neill", "’", "'", "<EMAIL_ADDRESS_1>", "<PERSON_12>", "<PERSON:9f2c51e8d0aa77b3>", "# Heading", "- item", "| a | b |", "the",
+    "O'Neill", "Nora's", "Nora'", "s", "’", "'", "<EMAIL_ADDRESS_1>", "<PERSON_12>", "<PERSON:9f2c51e8d0aa77b3>", "# Heading", "- item", "| a | b |", "the",
     "{", "}", '"name": "Tariq Hosseini"', "é", "我的", "\ud83d", "A" * 70, "9" * 60, " " * 200, "word " * 12, "Smith " * 40, "a@b.example",
 ]  # fmt: skip
 

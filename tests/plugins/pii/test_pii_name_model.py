@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmshield_plugins.pii import name_model
 from llmshield_plugins.pii.name_model import AHEAD, BACK, BITS, RUN, TAGS, WIDTH, Model
 from llmshield_plugins.pii.name_tokens import tokens
 
@@ -66,7 +68,25 @@ def test_words_are_not_kept() -> None:
     model.scores(tokens("Ann Lee met Bob"))
 
     assert "Ann" not in repr(model._words)
-    assert all(isinstance(number, int) for number in model._words)
+    assert all(isinstance(number, int) for number in model._words.places)
+
+
+def test_a_full_memory_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several threads at once: each gets the right sums."""
+    monkeypatch.setattr(name_model, "_REMEMBERED", 50)
+    model = Model(RANDOM.rows, NO_STEPS, {})
+    rows = [
+        tokens(" ".join(f"{chr(97 + n % 26)}{chr(97 + k % 26)}{'x' * (k // 26)}" for k in range(40)))
+        for n in range(30)
+    ]
+    right = [RANDOM.scores(row) for row in rows]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for made, expected in zip(pool.map(model.scores, rows), right, strict=True):
+                assert np.allclose(made, expected, atol=1e-3)
+    long = tokens(" ".join(f"w{'ab'[n % 2]}{'z' * (n % 40)}{chr(97 + n // 40)}" for n in range(400)))
+
+    assert np.allclose(model.scores(long), RANDOM.scores(long), atol=1e-3)
 
 
 def brute(scores: np.ndarray, between: np.ndarray) -> float:

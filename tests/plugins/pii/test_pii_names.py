@@ -28,6 +28,7 @@ FOUND = [
     ("Customer: James T. Whitfield\nStatus: Active", {"James T. Whitfield": "PERSON"}),
     ("Assign it to Priya Natarajan and cc Tom Baker.", {"Priya Natarajan": "PERSON", "Tom Baker": "PERSON"}),
     ("We flew from Lisbon to Toronto last week.", {"Lisbon": "LOCATION", "Toronto": "LOCATION"}),
+    ("Nora's card was stolen in Lisbon.", {"Nora": "PERSON", "Lisbon": "LOCATION"}),
     ("Evelyn Stone.\nRobert Stone.", {"Evelyn Stone": "PERSON", "Robert Stone": "PERSON"}),
 ]  # fmt: skip
 PLAIN = [
