@@ -219,7 +219,7 @@ class CostCap(Plugin):
         if price is None:
             return self._unpriced(attempt) if caps else None
         output = attempt.output_bound
-        if output is None or call.operation != "generate":
+        if output is None or call.operation != "generate" or (caps and call.output_bound is None):
             output = self._output(attempt, price)
         offered, bounded = NOTHING, True
         bound: Bound | None = None
@@ -313,7 +313,7 @@ class CostCap(Plugin):
             if held.amount < held.wanted:
                 bought = booking.quote.affordable_output(held.amount)
                 attempt.clamp_output(min(booking.output, bought, booking.price.max_output or bought))
-            elif attempt.output_bound is None:
+            elif attempt.output_bound is None or attempt.output_bound > booking.output:
                 attempt.clamp_output(booking.output)
             if enforced and attempt.call.stream:
                 booking.watch_over(attempt)
@@ -360,11 +360,13 @@ class CostCap(Plugin):
         """The output bound to reserve for, in tokens for each answer; None: the policy wants one from the client."""
         if attempt.call.operation != "generate":
             return 0
-        if attempt.output_bound is not None:
-            return attempt.output_bound
-        if self.settings.missing_max_tokens == "deny":
+        bound, usual = attempt.output_bound, self.settings.default_max_tokens
+        if bound is None and self.settings.missing_max_tokens == "deny":
             return None
-        return self.settings.default_max_tokens or price.max_output or _USUAL_TOKENS
+        if bound is None:
+            return usual or price.max_output or _USUAL_TOKENS
+        # Who translated an unbounded call into words that need a bound has chosen one; the policy's is the one that counts.
+        return bound if usual is None or attempt.call.output_bound is not None else min(bound, usual)
 
     async def _keep_warning(self) -> None:
         """Warn of budgets that are nearly spent."""

@@ -243,3 +243,24 @@ async def test_every_dialect_carries_the_bound(
 
         assert 16 <= sent <= 4_096
         assert await house.spent() <= Decimal("0.002")
+
+
+@pytest.mark.parametrize(("settings", "expected"), [("default_max_tokens: 100", 100), ("", 8_192)])
+async def test_the_policys_bound_holds_in_words_that_need_one(
+    settings: str, expected: int, opened: Opened, simulated_text: str
+) -> None:
+    """An unbounded call that goes on to Anthropic, whose API wants a bound: the translation's is not the client's."""
+    text = simulated_text.replace(
+        "    to: [openai]", "    to: [openai, {{provider: claude, model: claude-3-5-haiku-latest}}]"
+    )
+    text += "  - use: failover\n"
+    async with opened(settings, text=text) as house:
+        house.sim.set(fault="500", first=1)
+        status, said, _ = await house.post(
+            {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}
+        )
+        assert status == 200, said
+        first, second = house.sim.calls
+
+        assert first.json["max_completion_tokens"] == (100 if settings else 16_384)
+        assert second.json["max_tokens"] == expected
