@@ -29,7 +29,7 @@ import orjson
 from injection_grammar import FOLDER, Dice, Grammar
 from injection_honest import sentences
 
-from llmshield_plugins.injection import learned, signatures
+from llmshield_plugins.injection import learned, signatures, stretches
 
 HOME = Path(learned.__file__).parent
 # Sets that make honest texts most like attacks: role play, talk about attacks, ready-made prompts, our own.
@@ -66,8 +66,15 @@ SHORT = "a i an am as at be by do go he if in is it me my no of on or so to up u
 L1, L2, ROUNDS = 1e-6, 4e-4, 150
 MAX_WINDOWS = 12  # of one text, so that books do not outvote the rest
 MAX_GRAM = 40  # bytes; what is longer is no pair of words
-# The share of honest texts above a point, as the mean over the sets of dev.jsonl.
-FLAG_SHARE, BLOCK_SHARE = 0.016, 0.004
+# The share of honest texts above a point, as the mean over the sets of dev.jsonl: flagged; blocked as a whole.
+FLAG_SHARE, WHOLE_SHARE = 0.018, 0.001
+# Honest texts of these sizes (characters) and numbers, put together from others; the share of them that gives the slope of
+# what stretches of one length reach, and the share of dev.jsonl's texts that gives the height.
+BOOKS = {1_000: 300, 2_000: 300, 4_000: 300, 8_000: 300, 14_000: 300, 30_000: 100, 60_000: 60}
+SLOPE_SHARE, STRETCH_SHARE = 0.02, 0.0015
+PART_SHARE, LEAST_PART = 0.0005, 0.4
+# How much higher blocking starts than dev.jsonl says, which holds no system prompts; they reach that far.
+SPARED = 0.1
 
 Row = dict[str, Any]
 
@@ -234,26 +241,100 @@ def train(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def points(model: dict[str, Any], rows: list[Row]) -> tuple[float, float]:
-    """The values at which flagging and blocking start, by their share of honest texts."""
-    table = dict(
-        zip(
-            model["ngrams"].encode().split(b"\n"), (w / model["scale"] for w in model["weights"]), strict=True
+def books(rows: list[Row]) -> list[str]:
+    """Honest English texts joined to longer ones: half of them of one set each, half of all."""
+    dice = Dice(7)
+    by_set: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if not row["label"] and row["text"].isascii() and len(row["text"]) > 100:
+            by_set[row["set"]].append(row["text"])
+    names = sorted(by_set)
+    every = [text for name in names if name in CARRIERS | {"prompts_chat"} for text in by_set[name]]
+    made: list[str] = []
+    for size, count in BOOKS.items():
+        for number in range(count):
+            pool = every if number % 2 else by_set[names[dice.below(len(names))]]
+            book = ""
+            while len(book) < size:
+                book += pool[dice.below(len(pool))] + "\n\n"
+            made.append(book[:size])
+    return made
+
+
+def reach(model: dict[str, Any], texts: list[str]) -> dict[str, list[float]]:
+    """For stretches of each length, what most honest texts stay below: a line over the logarithm of variety."""
+    made = learned.made(model)
+    sums = [stretches.Sums(learned.words(text), made) for text in texts]
+    found: dict[str, list[float]] = {}
+    for length in stretches.LENGTHS:
+        worst = [each.highest(length) for each in sums]
+        at = 0
+        line: list[tuple[float, float, float]] = []  # weight, logarithm, value
+        for count in BOOKS.values():
+            group = sorted(worst[at : at + count])
+            varieties = sorted(each.variety for each in sums[at : at + count])
+            place = (1 - SLOPE_SHARE) * (count - 1)
+            low = int(place)
+            value = group[low] + (place - low) * (group[min(low + 1, count - 1)] - group[low])
+            line.append((float(count), math.log(varieties[count // 2]), value))
+            at += count
+        total = sum(w for w, _, _ in line)
+        middle = sum(w * x for w, x, _ in line) / total
+        height = sum(w * y for w, _, y in line) / total
+        slope = sum(w * (x - middle) * (y - height) for w, x, y in line) / sum(
+            w * (x - middle) ** 2 for w, x, _ in line
         )
-    )
-    values: dict[str, list[float]] = defaultdict(list)
+        found[str(length)] = [round(height - slope * middle, 4), round(slope, 4)]
+    return found
+
+
+def points(model: dict[str, Any], rows: list[Row]) -> None:
+    """Set where flagging and blocking start, by their share of honest texts."""
+    made = learned.made(model)
+    whole: dict[str, list[float]] = defaultdict(list)
+    parted: dict[str, list[float]] = defaultdict(list)
+    apart: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if not row["label"]:
-            made = list(learned.windows(learned.words(row["text"])))
-            worst = max(model["bias"] + sum(table.get(g, 0.0) for g in learned.ngrams(w)) for _, w in made)
-            values[row["set"]].append(worst - learned.allowance(len(row["text"])))
+            parts = learned.words(row["text"])
+            short = len(parts) <= learned.WINDOW
+            whole[row["set"]].append(made.bias + stretches.summed(parts, made) / 1000 if short else -math.inf)
+            wrapped = short and learned.is_wrapped(row["text"])
+            apart[row["set"]].append(
+                made.bias + stretches.passage(parts, made)[0] / 1000 if wrapped else -math.inf
+            )
+            sums = stretches.Sums(parts, made)
+            worst = sums.worst(sums.variety, -10.0) if len(parts) >= learned.SHORT else None
+            parted[row["set"]].append(-math.inf if worst is None else worst[0])
 
-    def share(point: float) -> float:
-        return sum(sum(v >= point for v in group) / len(group) for group in values.values()) / len(values)
+    def share(point: float, margin: float, part: float) -> float:
+        above = [
+            sum(
+                a >= point or b >= margin or c >= part
+                for a, b, c in zip(whole[name], parted[name], apart[name], strict=True)
+            )
+            / len(whole[name])
+            for name in whole
+        ]
+        return sum(above) / len(above)
 
-    grid = [step / 100 for step in range(-300, 1000)]
-    flag, block = (next(p for p in grid if share(p) <= allowed) for allowed in (FLAG_SHARE, BLOCK_SHARE))
-    return flag, max(block, flag + 1.0)
+    hundredths = [step / 100 for step in range(1_000)]
+    lift = next(step for step in hundredths if share(math.inf, step, math.inf) <= STRETCH_SHARE)
+    block = next(step for step in hundredths if share(step, math.inf, math.inf) <= WHOLE_SHARE)
+    block = round(block + SPARED, 2)
+    part = next(
+        step
+        for step in hundredths
+        if step >= LEAST_PART and share(math.inf, math.inf, block + step) <= PART_SHARE
+    )
+    between = next(
+        step
+        for step in reversed(hundredths[:400])
+        if share(block - step, lift - step / 2, block + part - step / 2) <= FLAG_SHARE
+    )
+    model["apart"] = part
+    model["flag"], model["block"] = round(block - between, 2), block
+    model["reach"] = {length: [round(a + lift, 4), b] for length, (a, b) in model["reach"].items()}
 
 
 def lexicon(rows: list[Row]) -> str:
@@ -288,7 +369,9 @@ def main() -> None:
     if chosen.only != "lexicon":
         seen = [row for row in rows if usable(row) and row["set"] not in chosen.without] + recipe()
         model = train(seen + mixed(seen))
-        model["flag"], model["block"] = points(model, read(chosen.folder / "dev.jsonl"))
+        dev = read(chosen.folder / "dev.jsonl")
+        model["reach"] = reach(model, books(rows + dev))
+        points(model, dev)
         (chosen.into / "learned.json").write_bytes(orjson.dumps(model) + b"\n")
 
 

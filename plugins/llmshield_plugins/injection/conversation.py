@@ -1,6 +1,6 @@
 """The texts of a call as one text: what a model reads when an attack is cut over parts, messages and roles.
 
-Three joins are scanned as one text: the scanned roles without and all roles with and without a blank between.
+Joins are scanned as one text: the scanned roles and all roles, with and without a blank between, and their letters alone.
 Of each text only the ends are taken, since what lies inside one text has been judged alone; only hits that cross
 from one text into another count, and only of signatures that are sure of themselves: two halves that a chance
 brought together make weak signs anywhere.
@@ -9,11 +9,12 @@ brought together make weak signs anywhere.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from llmshield.call import Call, Text
 
 from .judgement import Hit
+from .passages import moved
 
 
 def last_turn(call: Call, texts: Sequence[Text]) -> list[Text]:
@@ -25,6 +26,14 @@ def last_turn(call: Call, texts: Sequence[Text]) -> list[Text]:
             last = index
     after = {id(text) for text in call.texts[last + 1 :]}
     return [text for text in texts if id(text) in after or not text.place.startswith(_TALK)]
+
+
+# Everything in ASCII but letters and digits.
+_MARKS = bytes(code for code in range(128) if not chr(code).isalnum())
+
+
+def _letters(text: str) -> str:
+    return text.encode("utf-8", "replace").translate(None, _MARKS).decode()
 
 
 # What of a signature's match may lie on one side of a cut; literals of the policy may be longer, then the ends are.
@@ -63,6 +72,22 @@ class Conversation:
             parts.append(_BREAK)
             at += len(_BREAK)
         self.text = "".join(parts)
+        # Where some cuts are in words and others between them, or something stands before the first piece.
+        letters: list[str] = []
+        bare = ["\n".join(map(_letters, end.split(_BREAK))) for end in ends]
+        for number, (indices, _) in enumerate(joins[::2], len(joins)):
+            for index in indices:
+                self._offsets.append(at)
+                self._owners.append((number, texts[index]))
+                letters.append(bare[index])
+                at += len(bare[index])
+            letters.append("\n")
+            at += 1
+        self.letters = "".join(letters)
+
+    def squeezed(self, hits: Iterable[Hit]) -> Iterator[Hit]:
+        """Hits in `letters` as hits in all of this."""
+        return (moved(hit, len(self.text)) for hit in hits)
 
     def across(self, hits: Iterable[Hit]) -> list[Hit]:
         """The hits that begin in one text and end in another, one of them a scanned one."""

@@ -34,7 +34,8 @@ _CSS: Final = re2.compile(r"(?:\\[0-9a-fA-F]{2,6}[ \t]?)+")
 _QUOTED: Final = re2.compile(r"(?:=(?:[0-9A-Fa-f]{2}|\r?\n))+")
 _MIME: Final = re2.compile(r"=\?[A-Za-z0-9_\-]{2,20}\?([BbQq])\?([!-~]{0,400}?)\?=[ \t\r\n]*")
 _UTF7: Final = re2.compile(r"\+([A-Za-z0-9/+]{3,})-?")
-_PUNYCODE: Final = re2.compile(r"(?i)xn--([a-z0-9\-]{2,200})")
+_PUNYCODE: Final = re2.compile(r"(?i)xn--([!-~]{2,200})")
+_LABEL: Final = re2.compile(r"(?i)xn--([a-z0-9\-]{2,200})")
 _SIMPLE: Final = {"n": "\n", "r": " ", "t": " ", "b": "", "f": " ", "v": " ", "0": ""}
 
 
@@ -165,12 +166,23 @@ def _mostly_ascii(text: str) -> bool:
 
 
 def punycode(text: str) -> Iterator[Piece]:
-    """`xn--gnr-…`: the labels of international domain names, which carry look-alikes."""
+    """`xn--gnr-...`: labels of international domain names, which carry look-alikes; marks of the word may stand inside."""
     for match in finditer(_PUNYCODE, text):
-        try:
-            yield Piece(match.group(1).encode().decode("punycode"), match.start(), match.end())
-        except UnicodeError:
+        whole = _label(match.group(1))
+        if whole is not None:
+            yield Piece(whole, match.start(), match.end())
             continue
+        for label in finditer(_LABEL, match.group()):
+            read = _label(label.group(1))
+            if read is not None:
+                yield Piece(read, match.start() + label.start(), match.start() + label.end())
+
+
+def _label(label: str) -> str | None:
+    try:
+        return label.encode().decode("punycode")
+    except UnicodeError:
+        return None
 
 
 # name, the pattern whose presence in a text makes the step worth its cost, the step. In the order applied:

@@ -1,9 +1,10 @@
 """The trained scorer: a linear model over words and pairs of words, for what no signature names.
 
 `learned.json` (made by scripts/train_injection.py) holds the n-grams that matter with their weights, two points
-calibrated on the dev set, and nothing else. A text is cut into windows of 96 words, half overlapping, so that a
-few lines in a long document count as much as alone; the score is that of the worst window. No Python loop runs per
-character, and each window looks every n-gram up in one dict.
+calibrated on the dev set, and what the worst stretches of honest texts reach. A text of one window is judged as a whole;
+of a longer one stretches of 24, 48 and 96 words are, wherever they begin, so that a line in a document counts nearly as much
+as alone. How nearly depends on how many different stretches there are: the worst of a book is worse than that of a page,
+and a page that says the same again and again is as a single line. No Python loop runs per character.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import islice, pairwise
-from math import inf, log
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,8 +22,8 @@ import orjson
 from .folds import PLAIN
 from .lexicon import by_frequency
 from .slices import SLICE, at_blanks
+from .stretches import WINDOW, Sums, passage, reached, summed
 
-WINDOW: Final = 96
 STEP: Final = 48
 _FILE: Final = Path(__file__).parent / "learned.json"
 # Ends of sentences and quotation marks are words of their own, since an order begins a sentence and a quotation is none;
@@ -52,8 +53,6 @@ class Learned(NamedTuple):
 
 # How fast the score falls below the point of flagging.
 _SLOPE: Final = 0.3
-# Sums of the same weights in another order differ in the last digits.
-_ROUNDING: Final = 1e-6
 NOTHING: Final = Learned(0.0, 0, 0)
 
 
@@ -69,7 +68,16 @@ def words(text: str) -> list[bytes]:
     return parts
 
 
+# Quotation marks of JSON, CSV and programs hold values and quote nobody; the borders of values end what was before.
+_VALUES: Final = (
+    b'": "', b'":"', b'", "', b'","', b'": ', b'":', b': "', b'{"', b'["', b'"}', b'"]', b',"', b'="', b'">', b'\\"',
+)  # fmt: skip
+
+
 def _words(raw: bytes) -> list[bytes]:
+    if b'"' in raw:
+        for value in _VALUES:
+            raw = raw.replace(value, b". ")
     raw = raw.translate(_PARTS).replace(b".", b" . ").replace(b"?", b" ? ")
     return (raw.replace(b'"', b' " ') if b'"' in raw else raw).split()
 
@@ -90,28 +98,47 @@ def ngrams(window: list[bytes]) -> set[bytes]:
     return seen
 
 
-class _Model(NamedTuple):
+class Model(NamedTuple):
+    """What the file holds; weights in thousandths, so that sums are exact."""
+
     bias: float
     flag: float
     block: float
-    words: dict[bytes, float]
-    pairs: dict[tuple[bytes, ...], float]
-    bounds: dict[bytes, float]
+    apart: float
+    """How much more is wanted of a part of a short text than of a whole one."""
+    reach: dict[int, tuple[float, float]]
+    """By length of a stretch: what honest texts reach, `a + b * log(words)`."""
+    words: dict[bytes, int]
+    pairs: dict[tuple[bytes, ...], int]
+    bounds: dict[bytes, int]
 
 
 @cache
-def _model() -> _Model:
+def _model() -> Model:
     stored: dict[str, Any] = orjson.loads(_FILE.read_bytes())
-    scale = stored["scale"]
-    names = stored["ngrams"].encode().split(b"\n")
-    weights = {name: weight / scale for name, weight in zip(names, stored["weights"], strict=True)}
+    return made(stored)
+
+
+def made(stored: Mapping[str, Any]) -> Model:
+    """The model as the file holds it."""
+    weights = dict(zip(stored["ngrams"].encode().split(b"\n"), stored["weights"], strict=True))
     words = {name: weight for name, weight in weights.items() if b" " not in name}
     # Pairs as tuples: `pairwise` makes them, and a hash of two hashes is cheaper than a new string.
     pairs = {tuple(name.split(b" ")): weight for name, weight in weights.items() if b" " in name}
-    return _Model(stored["bias"], stored["flag"], stored["block"], words, pairs, _bounds(weights))
+    reach = {int(length): (float(a), float(b)) for length, (a, b) in stored.get("reach", {}).items()}
+    return Model(
+        stored["bias"],
+        stored.get("flag", 0.0),
+        stored.get("block", 1.0),
+        stored.get("apart", 0.5),
+        reach,
+        words,
+        pairs,
+        _bounds(weights),
+    )
 
 
-def _bounds(weights: Mapping[bytes, float]) -> dict[bytes, float]:
+def _bounds(weights: Mapping[bytes, int]) -> dict[bytes, int]:
     """For each word a number, so that no text has a score above the sum over its words.
 
     A word's own weight, and shares of pairs: the shares of both words of a pair are at least its weight. The rarer word
@@ -119,30 +146,30 @@ def _bounds(weights: Mapping[bytes, float]) -> dict[bytes, float]:
     below the point of flagging by it, at a third of the cost of looking up their pairs.
     """
     pairs = sorted(
-        ((weight, name.split(b" ")) for name, weight in weights.items() if weight > 0.0 and b" " in name),
+        ((weight, name.split(b" ")) for name, weight in weights.items() if weight > 0 and b" " in name),
         reverse=True,
     )
     ranks = {word.encode(): rank for rank, word in enumerate(by_frequency())}
-    as_first: dict[bytes, float] = {}
-    as_last: dict[bytes, float] = {}
+    as_first: dict[bytes, int] = {}
+    as_last: dict[bytes, int] = {}
     for weight, (first, last) in pairs:
         if ranks.get(first, inf) >= ranks.get(last, inf):
-            as_first[first] = max(as_first.get(first, 0.0), weight - as_last.get(last, 0.0))
+            as_first[first] = max(as_first.get(first, 0), weight - as_last.get(last, 0))
         else:
-            as_last[last] = max(as_last.get(last, 0.0), weight - as_first.get(first, 0.0))
+            as_last[last] = max(as_last.get(last, 0), weight - as_first.get(first, 0))
     # What the other word bears by now need not be borne twice.
     for _ in range(2):
-        needed: dict[bytes, float] = {}
+        needed: dict[bytes, int] = {}
         for weight, (first, last) in pairs:
-            needed[first] = max(needed.get(first, 0.0), weight - as_last.get(last, 0.0))
+            needed[first] = max(needed.get(first, 0), weight - as_last.get(last, 0))
         as_first, needed = needed, {}
         for weight, (first, last) in pairs:
-            needed[last] = max(needed.get(last, 0.0), weight - as_first[first])
+            needed[last] = max(needed.get(last, 0), weight - as_first[first])
         as_last = needed
     bounds = {name: weight for name, weight in weights.items() if b" " not in name}
     for share in (as_first, as_last):
         for word, weight in share.items():
-            bounds[word] = bounds.get(word, 0.0) + weight
+            bounds[word] = bounds.get(word, 0) + weight
     return bounds
 
 
@@ -151,73 +178,72 @@ def load() -> None:
     _model()
 
 
-# The highest of many windows of an honest text is higher than that of a few; by how much, on the dev set.
-_FOR_MANY: Final = 0.45
-_WINDOW_LENGTH: Final = 6 * STEP
+# A shorter text has no stretches; up to so many thousandths a stretch is above the text that it is in, mostly.
+SHORT: Final = 40
+_DILUTED: Final = 2_000
 
 
-def allowance(length: int) -> float:
-    """How much more has to be found in a text of so many characters than in one of a single window."""
-    return _FOR_MANY * log(length / _WINDOW_LENGTH) if length > _WINDOW_LENGTH else 0.0
+# What parts a text into lines, fields and values.
+_WRAPS: Final = re.compile(r'[{}<>"=|]')
+# Below the point of blocking a part of a text is worth less than a whole one: it is one of many.
+_STEEPER: Final = 2.0
 
 
-def rate(text: str, least: float = 0.0, length: int = 0) -> Learned:
+def is_wrapped(text: str) -> bool:
+    """Whether what somebody says may stand between what a program wrote around it."""
+    return _WRAPS.search(text) is not None
+
+
+def variety(text: str) -> int:
+    """The different stretches of a text, in words: as many as it has words, or fewer if it repeats itself."""
+    return Sums(words(text), _model()).variety
+
+
+def _of_part(margin: float) -> float:
+    return margin if margin >= 0.0 else margin * _STEEPER
+
+
+def rate(text: str, least: float = 0.0, many: int = 0) -> Learned:
     """Score a text: 0.60 at the point where flagging starts, 0.90 where blocking does.
 
-    A score that is certain to be below `least` may be given as 0. `length` is that of the text that this one is a passage
-    of, in characters: the longer it is, the more has to be found.
+    A score that is certain to be below `least` may be given as 0. `many` is the variety of the text that this one is a part
+    or a form of: the greater it is, the more has to be found.
     """
     model = _model()
-    flag, block = model.flag, model.block
-    bias = model.bias - allowance(max(length, len(text)))
     parts = words(text)
-    if len(parts) > WINDOW:
-        worst, first, last = _worst_window(parts, model)
+    between = model.block - model.flag
+    # A margin is how far a sum is above the point of blocking.
+    needed = -inf if least <= 0.0 else -between + (min(least, 0.6) - 0.6) / _SLOPE
+    margin, first, last = -inf, 0, len(parts)
+    if len(parts) <= WINDOW:
+        point = max(model.block - model.bias, reached(model, WINDOW, many) if many > WINDOW else -inf)
+        wrapped = is_wrapped(text)
+        lowest = 1000 * (needed + point) - (_DILUTED if wrapped or len(parts) >= SHORT else 0)
+        bounds = model.bounds
+        if sum(map(bounds.__getitem__, bounds.keys() & parts)) < lowest:
+            return NOTHING
+        total = summed(parts, model)
+        if total < lowest:
+            return NOTHING
+        margin = total / 1000 - point
+        if wrapped:
+            best, begin, end = passage(parts, model)
+            part = _of_part(best / 1000 - point - model.apart)
+            if part > margin:
+                margin, first, last = part, begin, end
+    if len(parts) >= SHORT:
+        sums = Sums(parts, model)
+        wanted = max(needed, margin)
+        worst = sums.worst(max(many, sums.variety), wanted if wanted >= 0.0 else wanted / _STEEPER)
+        if worst is not None:
+            margin, first, last = _of_part(worst[0]), *worst[1:]
+    if margin >= 0.0:
+        score = min(0.99, 0.9 + 0.03 * margin)
+    elif margin >= -between:
+        score = 0.9 + 0.3 * margin / between
     else:
-        if least > 0.0:
-            bounds = model.bounds
-            limit = flag + (min(least, 0.6) - 0.6) / _SLOPE - bias - _ROUNDING
-            if sum(map(bounds.__getitem__, bounds.keys() & parts)) < limit:
-                return NOTHING
-        seen, pairs = model.words.keys() & parts, model.pairs.keys() & pairwise(parts)
-        worst = sum(map(model.words.__getitem__, seen)) + sum(map(model.pairs.__getitem__, pairs))
-        first, last = 0, len(parts)
-    worst += bias
-    if worst < flag:
-        score = max(0.0, 0.6 + _SLOPE * (worst - flag))
-    elif worst < block:
-        score = 0.6 + 0.3 * (worst - flag) / (block - flag)
-    else:
-        score = min(0.99, 0.9 + 0.03 * (worst - block))
+        score = max(0.0, 0.6 + _SLOPE * (margin + between))
     return Learned(score, first, last)
-
-
-def _worst_window(parts: list[bytes], model: _Model) -> tuple[float, int, int]:
-    """The highest sum of a window's n-grams, each counted once, and where that window is.
-
-    A window is two steps: the sum of both, less what stands in both.
-    """
-    words, word = model.words.keys(), model.words.__getitem__
-    pairs, pair = model.pairs.keys(), model.pairs.__getitem__
-    worst, first = -inf, 0
-    last_words: set[bytes] = set()
-    last_pairs: set[tuple[bytes, ...]] = set()
-    last_sum = 0.0
-    for at in range(0, len(parts), STEP):
-        step = parts[at : at + STEP + 1]
-        # The pair that leads out of a step is the step's.
-        seen_pairs = pairs & pairwise(step)
-        if len(step) > STEP:
-            step.pop()
-        seen_words = words & step
-        total = sum(map(word, seen_words)) + sum(map(pair, seen_pairs))
-        if at:
-            both = total + last_sum
-            both -= sum(map(word, last_words & seen_words)) + sum(map(pair, last_pairs & seen_pairs))
-            if both > worst:
-                worst, first = both, at - STEP
-        last_words, last_pairs, last_sum = seen_words, seen_pairs, total
-    return worst, first, min(first + WINDOW, len(parts))
 
 
 _WORD: Final = re.compile(r'[.!:;\n?"]|[0-9A-Za-z\x80-\U0010ffff]+')

@@ -31,6 +31,11 @@ def _words() -> tuple[dict[str, float], frozenset[str]]:
     return costs, prefixes
 
 
+def is_everyday(word: str) -> bool:
+    """Whether a word is listed, in any case."""
+    return word.lower() in _words()[0]
+
+
 def split(run: str) -> str:
     """The run of letters with blanks between its words, in lower case."""
     run = run.lower()

@@ -5,13 +5,14 @@ One honest text in six holds such a word, so each is looked into once and rememb
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
 import re2
 
-from .lexicon import split
+from .lexicon import is_everyday, split
 from .matcher import Matcher
 from .matches import finditer
 from .nearby import excerpt
@@ -22,6 +23,9 @@ SHORTEST: Final = 14
 _LONGEST: Final = 48
 _REMEMBERED: Final = 4_096
 _RUN: Final = re2.compile(rf"[A-Za-z0-9]{{{SHORTEST},}}")
+# GluedWordsThatBeginWithCapitals; names of classes have fewer everyday words.
+_CAPITAL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SENTENCE: Final = 5
 
 
 class LongWords:
@@ -67,6 +71,9 @@ class LongWords:
         return self._read_once(run) if len(run) <= _LONGEST else self._read(run)
 
     def _read(self, run: str) -> str | None:
-        """The words in a run; None if no signature knows any of them."""
+        """The words in a run; None if no signature knows any of them, and they are too few for a sentence."""
+        parted = _CAPITAL.sub(" ", run)
+        if sum(map(is_everyday, parted.split())) >= _SENTENCE:
+            return parted
         read = split(run) if run.isalpha() else run
         return read if (read != run and self._telling(read)) or self._squeezed.match(run) else None

@@ -212,10 +212,9 @@ class Injection(Plugin):
             ],
             self._roles, self._longest,
         )  # fmt: skip
-        judgement = judge(
-            self._scanner.rules,
-            conversation.across(self._scanner.scan(conversation.text, "joined", deadline=call.deadline).hits),
-        )
+        hits = self._scanner.scan(conversation.text, "joined", deadline=call.deadline).hits
+        squeezed = conversation.squeezed(self._scanner.squeezed(conversation.letters))
+        judgement = judge(self._scanner.rules, conversation.across((*hits, *squeezed)))
         if judgement.action == "allow":
             return None
         text = conversation.owner(judgement.hits[0])

@@ -126,9 +126,10 @@ class Scanner:
             text = views.without_blobs(speakable(text))
         if len(text) <= WHOLE or role == "joined":
             return judge(self.rules, self._hits_in(text, role, exact=exact, deadline=deadline), role)
+        many = learned.variety(text) if self._learned else 0
         hits: dict[Hit, None] = {}
         for start, passage in passages(text, self._overlap):
-            found = self._hits_in(passage, role, exact=exact, deadline=deadline, length=len(text))
+            found = self._hits_in(passage, role, exact=exact, deadline=deadline, many=many)
             hits.update(dict.fromkeys(moved(hit, start) for hit in found))
         hits.update(dict.fromkeys(self._anywhere(text)))
         return judge(self.rules, hits, role)
@@ -141,9 +142,9 @@ class Scanner:
                 yield Hit(signature.id, signature.family, signature.score, start, end, "text")
 
     def _hits_in(
-        self, text: str, role: str, *, exact: bool, deadline: float | None, length: int = 0
+        self, text: str, role: str, *, exact: bool, deadline: float | None, many: int = 0
     ) -> Sequence[Hit]:
-        """What is found in a text that is read as one, a passage of one of `length` characters."""
+        """What is found in a text that is read as one, a passage of one with `many` different stretches."""
         matched = None
         likeness = self._learned > 0.0 and role != "joined"
         least = _LIKELY if exact else self._least
@@ -151,7 +152,7 @@ class Scanner:
             matched = self._firing.everything(text)
             if matched == self._firing.noise:
                 rated = (
-                    learned.rate(self._without_allowed(text), least, length) if likeness else learned.NOTHING
+                    learned.rate(self._without_allowed(text), least, many) if likeness else learned.NOTHING
                 )
                 return () if rated.score < _LIKELY else (self._like(View("text", text), rated),)
             if self._allow is not None:
@@ -164,7 +165,7 @@ class Scanner:
             role,
             likeness=likeness,
             deadline=deadline,
-            length=length,
+            many=many,
             exact=exact,
         )
 
@@ -196,6 +197,12 @@ class Scanner:
                 hits += self._inside(index, view, begins=begins)
         return judge(self.rules, hits, "output")
 
+    def squeezed(self, letters: str) -> list[Hit]:
+        """What is found in letters and digits alone, of several texts."""
+        view = View("squeezed", speakable(letters))
+        found = {self._squeezed[index]: [view] for index in self._squeezed_matcher.match(view.text)}
+        return self._hits(found, "joined", talk=False) if found else []
+
     def _inside(self, index: int, view: View, *, begins: bool) -> list[Hit]:
         """The first hit of a signature that touches no end of a view behind which there may be more."""
         signature = self._signatures[index]
@@ -222,7 +229,7 @@ class Scanner:
 
     def _walk(
         self, root: View, matched: list[int] | None, role: str, *, likeness: bool, deadline: float | None,
-        length: int, exact: bool,
+        many: int, exact: bool,
     ) -> Sequence[Hit]:  # fmt: skip
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
@@ -230,9 +237,7 @@ class Scanner:
         exhausted = False
         readable: list[View] = []
         rateable = (
-            _RATED_BASE + _RATED_FACTOR * len(root.text)
-            if not length
-            else _RATED_FACTOR_LONG * len(root.text)
+            _RATED_BASE + _RATED_FACTOR * len(root.text) if not many else _RATED_FACTOR_LONG * len(root.text)
         )
         if not likeness:
             rateable = 0
@@ -296,7 +301,7 @@ class Scanner:
         least = _LIKELY if exact or found or exhausted else self._least
         like, liked = learned.NOTHING, root
         for view in readable:
-            rated = learned.rate(view.text, max(least, like.score), length)
+            rated = learned.rate(view.text, max(least, like.score), many)
             if rated.score > like.score:
                 like, liked = rated, view
         hits = [self._like(liked, like)] if like.score >= _LIKELY else []

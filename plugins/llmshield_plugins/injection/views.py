@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import re2
 
 from . import alphabets, encodings, escapes, hidden, longwords, markup, nearby, spellings
-from .folds import PLAIN, SKELETON
+from .folds import PLAIN, SKELETON, is_invisible
 from .matcher import Pattern
 from .slices import at_blanks, characters, translated
 from .view import Piece, View, edited, folded, mirrored, same_length, without
@@ -277,11 +277,18 @@ def of_unicode(view: View, telling: nearby.Telling) -> Iterator[View]:
         and _says_something(skeleton.text, plain.text, telling)
     ):
         yield skeleton
+    seen = characters(view.text)
+    unseen = [c for c in seen if is_invisible(c)]
+    if unseen:
+        # Between words, as blanks: there are more of them than of blanks, and not one after each letter.
+        count = sum(map(view.text.count, unseen))
+        if count >= 2 and view.text.count(" ") * 2 < count and len(plain.text) >= 3 * count:
+            blanks = dict.fromkeys(map(ord, unseen), " ")
+            yield folded("plain", same_length("blanks", view, translated(view.text, blanks)), PLAIN)
     for name, decode in hidden.HIDDEN:
         made = edited(name, view, decode(view.text), keep=name == "bidi", deeper=True)
         if made is not None:
             yield made
-    seen = characters(view.text)
     if len(seen & _TURNED) >= 3:
         turned = same_length("turned", view, translated(view.text, spellings.FLIP))
         yield turned
@@ -304,9 +311,17 @@ def may_be_transposed(text: str) -> bool:
     return text.count(" ") * 20 >= len(text) - 40 and sum(map(str.isalpha, text)) * 3 >= len(text) * 2
 
 
+# What ROT47 makes of the ten most frequent letters; half of prose is of them, and a fifth of code.
+_ROT47: Final = b"6E2@:?DC=9"
+
+
 def of_no_words(view: View) -> Iterator[View]:
     """The readings of a short text without one everyday word: letters moved or shifted."""
     text = view.text.strip()
+    if _FENCE_MIN <= len(view.text) <= _FENCE_MAX and view.text.isascii():
+        raw = view.text.encode()
+        if 2 * (len(raw) - len(raw.translate(None, _ROT47))) > len(raw) - raw.count(b" "):
+            yield _deeper(same_length("rot47", view, view.text.translate(spellings.ROT47)))
     if len(view.text) <= _FENCE_MAX and may_be_transposed(text):
         size = len(view.text)
         for shift in range(1, 26):
