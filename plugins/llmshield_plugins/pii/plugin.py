@@ -227,13 +227,23 @@ class Pii(Plugin):
     def _edits(self, places: list[Place], placeholders: Placeholders) -> list[Edit]:
         """What is written where: (text, start, end, new)."""
         edits: list[Edit] = []
-        for text, value, items in places:
-            prescribed = is_a_name(text)
+        prescribed = [is_a_name(text) for text, _, _ in places]
+        spoken: set[str] = set()
+        if any(prescribed):
+            spoken = {
+                value[item.start : item.end]
+                for (_, value, items), is_name in zip(places, prescribed, strict=True)
+                if not is_name
+                for item in items
+            }
+        for (text, value, items), is_name in zip(places, prescribed, strict=True):
             for item in items:
-                rule = self._rules[item.kind]
-                new = operators.apply(rule, item.kind, value[item.start : item.end], placeholders, self._key)
+                found = value[item.start : item.end]
+                if is_name and (words := found.replace("_", " ")) in spoken:
+                    found = words  # the same person, as the form of the field allows
+                new = operators.apply(self._rules[item.kind], item.kind, found, placeholders, self._key)
                 if new is not None:
-                    new = as_a_name(new, item.kind) if prescribed else new
+                    new = as_a_name(new, item.kind) if is_name else new
                     edits.append((text, item.start, item.end, new))
         return edits
 
