@@ -59,7 +59,9 @@ class Bookkeeper:
         if self._state is None or self.journal is None:
             return ""
         failure = self._state.failure or self.journal.failure
-        return f"{failure}. {_FOLDER}" if failure else ""
+        if not failure:
+            return ""
+        return f"{failure}. {_FOLDER if self.journal.alive else 'Start llmshield again'}"
 
     async def open(self) -> None:
         """Open the store as the book this machine knows. Raises: StoreUnavailable, StoreError."""

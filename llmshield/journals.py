@@ -73,14 +73,15 @@ class Journal:
         self._keys: dict[Any, int] = {}
         self._unsynced = False
         self._failure = ""
+        self.alive = True
+        """False: the thread that writes it has ended before its time."""
         self.dropped = 0
         """Records that were lost because it could not be written for long."""
 
     @property
     def failure(self) -> str:
         """Why it can't be written; empty while it can."""
-        thread = self._thread
-        if self._failure or thread is None or self._ending or thread.is_alive():
+        if self._failure or self.alive:
             return self._failure
         return f"the journal in {str(self._state.journals)!r} is not written any more (its thread has ended)"
 
@@ -126,11 +127,17 @@ class Journal:
         if self._idle:
             self._idle = False
             if self._thread is None and not self._ending:
-                self._thread = threading.Thread(target=self._work, name="llmshield-journal", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="llmshield-journal", daemon=True)
                 self._thread.start()
             self._more.set()
 
     # -- the thread
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.alive = self._ending
 
     def _work(self) -> None:
         sync_at = 0.0

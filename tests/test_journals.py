@@ -176,6 +176,7 @@ def test_a_thread_that_ended_is_told(state: LocalState, monkeypatch: pytest.Monk
     journal._thread.join(5)
 
     assert "is not written any more" in journal.failure
+    assert not journal.alive
     journal.close()
 
 
