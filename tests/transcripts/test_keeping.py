@@ -101,6 +101,7 @@ def test_what_was_said_before_an_erasure_never_comes_back(kept):
     kept.erase("alice", None)
 
     assert kept.put([before]) == Stored(0, 1), "there is no key for it"
+    assert kept.people.found("alice", None) == [], "nor is one made"
     assert kept.put([told(kept, id="after"), before]) == Stored(1, 1), "nor is it for the new one"
     assert kept.put([never_seen]) == Stored(0, 1), "who it is may have been erased before they were ever kept"
     assert (ids(kept), ids(kept, "carol")) == (["after"], [])

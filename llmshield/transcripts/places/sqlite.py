@@ -1,9 +1,10 @@
 """`sqlite:///transcripts.db`: one file of this machine; several processes may share it.
 
-What is taken out is overwritten with zeros (`secure_delete`). That is not enough for a key: a page that was split may
-keep a stale copy in its free part, and the write-ahead log has every page as it was. So `scrub` writes the file anew
-(`VACUUM`), empties the log, and looks for the key in the bytes of every file. Blocks that the file system or the disk
-has given up are out of reach of any program; the keys in them are sealed.
+What is taken out is overwritten with zeros (`secure_delete`), but the write-ahead log has every page as it was, and
+whoever else writes to the file (a shell, a tool) need not overwrite anything. So `scrub` writes the file anew
+(`VACUUM`: nothing hangs on how SQLite treats its free pages), empties the log, and looks for the key in the bytes of
+every file. Blocks that the file system or the disk has given up are out of reach of any program; the keys in them are
+sealed.
 
 The file is made with mode 0600, and so are its log and its index.
 """

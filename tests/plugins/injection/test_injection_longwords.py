@@ -30,9 +30,7 @@ def test_words_without_words_in_them(long_words: LongWords, text: str) -> None:
 
 
 def test_words_that_begin_with_capitals_make_a_sentence(long_words: LongWords) -> None:
-    worded, _ = long_words.views(
-        View("text", "OnceUponATimeThereWasARiver")
-    )
+    worded, _ = long_words.views(View("text", "OnceUponATimeThereWasARiver"))
 
     assert worded.text.split()[:6] == ["Once", "Upon", "A", "Time", "There", "Was"]
 

@@ -228,7 +228,7 @@ def test_a_full_disk_keeps_all_or_none(tmp_path):
 
 
 def test_of_a_destroyed_key_no_byte_is_left_in_any_file(tmp_path):
-    """Many people, in an order that splits pages and leaves stale copies in them; others go on reading."""
+    """Many people, in an order that splits and joins pages; others go on reading."""
     url = f"sqlite:///{tmp_path}/t.db"
     place, reader = open_place(url), open_place(url)
     place.open(), reader.open()
@@ -254,6 +254,22 @@ def test_of_a_destroyed_key_no_byte_is_left_in_any_file(tmp_path):
             assert owner.name.encode() not in data
     assert sorted(reader.everybody()) == sorted(people.items())
     place.close(), reader.close()
+
+
+def test_what_another_program_has_not_overwritten_is_gone_as_well(tmp_path):
+    url = f"sqlite:///{tmp_path}/t.db"
+    place = open_place(url)
+    place.open()
+    secret = Entry("t:1", os.urandom(200), 0)
+    place._connection.execute("PRAGMA secure_delete=OFF")  # as in a shell
+    place.add(A, secret)
+    place.destroy([A], erasing=False)
+    place._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert any(secret.sealed[50:90] in path.read_bytes() for path in tmp_path.iterdir())
+
+    assert place.scrub([secret.sealed]) == []
+    assert not any(secret.sealed[50:90] in path.read_bytes() for path in tmp_path.iterdir())
+    place.close()
 
 
 def test_a_log_that_somebody_holds_is_told(tmp_path):
