@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 # This reads our own patterns at load, never a user's text. An escape, a class, a quantifier that makes the letter before it optional, what opens a group, or a run of letters.
@@ -12,6 +13,7 @@ _TOKEN: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=1_024)
 def literals(source: str) -> frozenset[str]:
     """Every run of letters and digits in a pattern, in lower case; a letter that may be left out ends a run."""
     found: list[str] = [""]

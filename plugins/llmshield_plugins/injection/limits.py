@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Final
 
-import re2
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from llmshield.call import Text
 from llmshield.hookspecs import Settings as Base
+from llmshield.policy.forms import Form, matcher
 
 _CONTROLS_ALLOWED: Final = "\t\n\r"
+Matches = Callable[[str], bool]
 Length = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
@@ -35,37 +36,23 @@ class FieldSettings(Base):
     at: Annotated[str, Field(min_length=2, pattern="^/")] = Field(
         description="A JSON pointer; `*` is any one step."
     )
-    pattern: str | None = Field(None, description="re2; the whole text has to match.")
+    pattern: Form | None = Field(None, description="re2; the whole text has to match.")
     max_length: Length | None = Field(None, description="Characters at most.")
     control_characters: bool = Field(
         False, description="Whether control and invisible characters are allowed."
     )
     lines: Annotated[int, Field(ge=1)] | None = Field(None, description="Lines at most.")
 
-    @field_validator("pattern")
-    @classmethod
-    def _is_re2(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            options = re2.Options()
-            options.log_errors = False
-            try:
-                re2.compile(pattern, options)
-            except re2.error as error:
-                raise ValueError(
-                    "is no re2 expression (re2 knows no look-around, no back-references)"
-                ) from error
-        return pattern
-
 
 class Fields:
     """The validators of a policy, compiled."""
 
     def __init__(self, settings: Sequence[FieldSettings]) -> None:
-        self._rules: list[tuple[list[str], FieldSettings, Any]] = [
+        self._rules: list[tuple[list[str], FieldSettings, Matches | None]] = [
             (
                 one.at.split("/")[1:],
                 one,
-                re2.compile(f"(?s){one.pattern}").fullmatch if one.pattern is not None else None,
+                matcher(one.pattern),
             )
             for one in settings
         ]
@@ -81,14 +68,14 @@ class Fields:
         return None
 
 
-def _wrong(value: str, rule: FieldSettings, matches: Any) -> str | None:
+def _wrong(value: str, rule: FieldSettings, matches: Matches | None) -> str | None:
     if rule.max_length is not None and len(value) > rule.max_length:
         return f"is {len(value)} characters long, at most {rule.max_length} are allowed"
     if rule.lines is not None and value.count("\n") >= rule.lines:
         return f"has {value.count(chr(10)) + 1} lines, at most {rule.lines} are allowed"
     if not rule.control_characters and any(map(_is_control, value)):
         return "holds control or invisible characters"
-    if matches is not None and matches(value.encode("utf-8", "replace").decode()) is None:
+    if matches is not None and not matches(value):
         return "does not have the required form"
     return None
 

@@ -7,10 +7,10 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 import orjson
-import re2
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from llmshield.call import Stop
+from llmshield.policy.forms import Form, matcher
 from llmshield.verdicts import Block
 
 
@@ -19,7 +19,7 @@ class RuleShape(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    pattern: str | None = Field(None, description="re2; the whole value has to match.")
+    pattern: Form | None = Field(None, description="re2; the whole value has to match.")
     one_of: tuple[str | int | float | bool, ...] | None = Field(
         None, description="The values that are allowed."
     )
@@ -28,26 +28,12 @@ class RuleShape(BaseModel):
     max_length: Annotated[int, Field(ge=0, le=1_000_000)] = Field(4_096, description="Characters at most.")
     forbid: bool = Field(False, description="The argument must not be there.")
 
-    @field_validator("pattern")
-    @classmethod
-    def _is_re2(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            options = re2.Options()
-            options.log_errors = False
-            try:
-                re2.compile(pattern, options)
-            except re2.error as error:
-                raise ValueError(
-                    "is no re2 expression (re2 knows no look-around, no back-references)"
-                ) from error
-        return pattern
-
 
 class Rule:
     """One rule, compiled; values are the texts of JSON leaves, numbers as their JSON text."""
 
     def __init__(self, shape: RuleShape) -> None:
-        self._matches = re2.compile(f"(?s){shape.pattern}").fullmatch if shape.pattern is not None else None
+        self._matches = matcher(shape.pattern)
         self._one_of = None if shape.one_of is None else frozenset(map(as_text, shape.one_of))
         self._least, self._most = shape.min, shape.max
         self.longest = shape.max_length
@@ -61,7 +47,7 @@ class Rule:
             return f"is longer than {self.longest} characters"
         if self._one_of is not None and value not in self._one_of:
             return "is none of the allowed values"
-        if self._matches is not None and self._matches(_utf8(value)) is None:
+        if self._matches is not None and not self._matches(value):
             return "does not have the required form"
         if self._least is not None or self._most is not None:
             try:
@@ -84,10 +70,6 @@ def rule_at(rules: Mapping[tuple[str, ...], Rule], path: Sequence[str | int]) ->
 
 def as_text(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
-
-
-def _utf8(value: str) -> str:
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 class Held:
