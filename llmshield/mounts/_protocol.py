@@ -384,8 +384,15 @@ class Connection(Sending):
 
 
 def _understood(version: str, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether it is HTTP/1.1 that says for which host (RFC 9112, 3.2), or HTTP/1.0 as such: with chunks, two servers
-    would see two different ends (RFC 9112, 6.1)."""
+    """Whether it is HTTP/1.1 that says for which host (RFC 9112, 3.2) and has no coding but `chunked`, or HTTP/1.0 as
+    such: with chunks, two servers would see two different ends (RFC 9112, 6.1)."""
+    for name, value in headers:
+        if (
+            len(name) == 17
+            and name.lower() == b"transfer-encoding"
+            and (version != "1.1" or value.strip().lower() != b"chunked")
+        ):
+            return False
     if version == "1.1":
         return any(len(name) == 4 and name.lower() == b"host" for name, _ in headers)
-    return version == "1.0" and all(name.lower() != b"transfer-encoding" for name, _ in headers)
+    return version == "1.0"

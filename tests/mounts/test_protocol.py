@@ -63,6 +63,9 @@ async def talk(url: str, data: bytes, *, wait: float = 5.0) -> bytes:
     [
         (whole(CHAT), b"200"),
         (chunked(CHAT), b"200"),
+        (chunked(CHAT).replace(b": chunked", b":\t Chunked "), b"200"),
+        (chunked(CHAT).replace(b": chunked", b": gzip, chunked"), b"400"),
+        (chunked(CHAT).replace(b": chunked", b": x, chunked"), b"400"),
         (chunked(CHAT, extension=b";name=value"), b"200"),
         (chunked(CHAT, extension=b";" + b"a" * 1_000_000), b"431"),
         (chunked(CHAT, trailers=b"x: 1\r\n" * 100_000), b"431"),
@@ -76,7 +79,7 @@ async def talk(url: str, data: bytes, *, wait: float = 5.0) -> bytes:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
         (b"TRACE /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n", b"405"),
     ],
-    ids=["whole", "chunked", "extension", "long-extension", "trailers", "long-trailer", "tiny-chunks", "headers",
+    ids=["whole", "chunked", "Chunked", "gzip-chunked", "x-chunked", "extension", "long-extension", "trailers", "long-trailer", "tiny-chunks", "headers",
          "long-header", "h2c", "websocket", "connect", "http2", "trace"],
 )  # fmt: skip
 async def test_framing(primary: Simulator, data: bytes, expected: bytes) -> None:
