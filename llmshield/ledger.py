@@ -22,7 +22,7 @@ from llmshield import clock
 from llmshield.bookkeeping import Bookkeeper, closed
 from llmshield.budgets import Cap as Cap
 from llmshield.budgets import budget, by_account, of_window, window_of
-from llmshield.errors import BookLost, StoreUnavailable
+from llmshield.errors import BookLost, StoreError, StoreUnavailable
 from llmshield.local_state import LocalState
 from llmshield.logs import log
 from llmshield.prices import usd
@@ -426,9 +426,10 @@ class Ledger:
         self.available, self.closed = True, closed
 
     async def _ask_time(self) -> None:
-        """Compare our clock with the store's, if it has one."""
-        before, began = self._watch.apart_s, clock.monotonic()
-        told = await self._store.time()
+        """Compare our clock with the store's, if it has one that we may ask (a Redis may have rules about that)."""
+        before, began, told = self._watch.apart_s, clock.monotonic(), None
+        with contextlib.suppress(StoreError):  # whether steps can be taken is for others to find out
+            told = await self._store.time()
         if told is None or clock.monotonic() - began > _PROMPT_S:  # what came late tells how late it came
             return
         self._watch.told(told, clock.now(), clock.monotonic())

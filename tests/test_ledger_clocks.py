@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmshield import clock
+from llmshield.errors import StoreUnavailable
 from llmshield.ledger import Cap, Ledger, Refusal, Reservation, tenant_account
 from llmshield.stores import Labels, Store, open_store
 from llmshield.testing import FrozenClock
@@ -222,3 +223,20 @@ async def test_redis_has_a_clock_of_its_own(redis_url: str) -> None:
 
     assert told is not None
     assert abs(told - clock.now()) < 60
+
+
+async def test_a_clock_that_may_not_be_asked_closes_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis whose rules (ACL) leave TIME out."""
+
+    async def time() -> float:
+        raise StoreUnavailable("NOPERM this user has no permissions to run the 'time' command")
+
+    monkeypatch.setattr(store, "time", time)
+    ledger = Ledger(store)
+    await ledger.start()
+
+    assert ledger.available
+    assert await spend(ledger, Cap(ACCOUNT, 1_000, "24h"), 1_000, "a")
+    await ledger.close()
