@@ -13,8 +13,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import shutil
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy.addons.block import Block
@@ -106,6 +108,11 @@ async def run() -> int:
         task.cancel()
     tell_counts(shield)
     await master.done()
+    if orphaned.is_set():  # nobody else takes the signing key away
+        folder = Path(said["confdir"])
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
     return _UNCAPTURED if uncaptured.is_set() else 0
 
 

@@ -170,7 +170,10 @@ async def test_a_proxy_that_is_killed_ends_the_run(start: Any) -> None:
         assert mount.health()[0] == 0
 
 
-async def test_a_run_that_is_killed_leaves_nobody(start: Any) -> None:
+async def test_a_run_that_is_killed_leaves_nobody_and_no_key(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     async with start() as mount:
         children = mount.children()
         mount.process.kill()
@@ -180,6 +183,7 @@ async def test_a_run_that_is_killed_leaves_nobody(start: Any) -> None:
             await asyncio.sleep(0.1)
 
     assert set(children) == {"gateway", "proxy"}
+    assert [*tmp_path.iterdir()] == []
 
 
 async def test_who_asks_while_it_drains_is_told_at_once(
