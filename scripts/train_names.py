@@ -1,4 +1,4 @@
-"""Makes plugins/llmshield_plugins/pii/names.npz, the weights of the names model; bit for bit the same each time.
+"""Makes plugins/llmshield_plugins/pii/names.npz, the weights of the names model; the same each time with the same numpy and BLAS.
 
     python scripts/train_names.py --data DIR --plain FILE [--out FILE] [--epochs N] [--texts N]
 
