@@ -68,6 +68,9 @@ class _Held:
     """The store's reference; it comes before the policy's."""
     revoked_ms: int = 0
     reading: Future[str] | None = field(default=None, repr=False)
+    is_former: bool = False
+    """The value is that from before the last change: it goes on only while the new one is being read for the first
+    time, so that no call falls between the two."""
     turn: int = 0
     """Rises when its key became another one: what was read before that is thrown away."""
 
@@ -177,6 +180,8 @@ class ProviderKeys:
             if not held.failing and held.read_at is not None:
                 left = max(0.0, held.good_until - now)
                 log.warning("provider_key_unread", provider=name, reason=failure, go_on_s=round(left))
+            if held.is_former:
+                held.value, held.is_former = None, False
             held.failing = failure
             held.next_at = now + held.wait_s
             held.wait_s = min(held.wait_s * 2, _LATEST_S)
@@ -185,7 +190,7 @@ class ProviderKeys:
         if held.failing:
             log.info("provider_key_read_again", provider=name)
         held.failing, held.wait_s = "", _SOONEST_S
-        held.value, held.read_at = value, now
+        held.value, held.read_at, held.is_former = value, now, False
         held.good_until = now + self._lifetime_s + self._outage_s
         held.next_at = now + self._lifetime_s * random.uniform(0.9, 1.0)  # noqa: S311  spreads load over processes
         return ""
@@ -243,7 +248,11 @@ class ProviderKeys:
             sealed = str(_loaded(notes.get(_KEY + name)).get("sealed", ""))
             if sealed != held.sealed:
                 held.sealed = sealed
+                before, good_until = held.value, held.good_until
                 self._reread(held)
+                if before is not None:
+                    held.value, held.is_former = before, True
+                    held.good_until = min(good_until, clock.monotonic() + RESOLVE_S)
         self._revision = revision
         self._publish()
         self._wake.set()
@@ -251,7 +260,7 @@ class ProviderKeys:
     def _reread(self, held: _Held) -> None:
         """Its key is another one now: what is known is good for nothing until it was read."""
         held.turn += 1
-        held.value, held.next_at, held.wait_s = None, 0.0, _SOONEST_S
+        held.value, held.is_former, held.next_at, held.wait_s = None, False, 0.0, _SOONEST_S
 
 
 def _in_thread(reference: str | SecretRef, base: Path, name: str) -> Future[str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmshield import provider_keys, vault
+from llmshield import provider_keys, resolvers, vault
 from llmshield.errors import SecretError, UpstreamError
 from llmshield.provider_keys import ProviderKeys
 from llmshield.resolvers import SecretRef
@@ -165,6 +168,34 @@ async def test_a_configured_key_comes_first(
 
         assert await provider_keys.deconfigure(store, "a")
         await until(lambda: not refused(keys, "a") and keys.get("a") == "from-the-policy")
+
+
+async def test_no_call_falls_between_two_keys(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(vault.VARIABLE, vault.new_key())
+    monkeypatch.setenv("SOME_KEY", "from-the-policy")
+    resolve = resolvers.resolve
+
+    def slowly(*given: Any) -> str:
+        time.sleep(0.1)
+        return resolve(*given)
+
+    async with running(store, tmp_path, {"a": "env://SOME_KEY"}, lifetime_s=3600.0) as keys:
+        monkeypatch.setattr(resolvers, "resolve", slowly)
+        seen = [keys.get("a")]
+        for key in ("the-second-key", "the-third-key"):
+            await provider_keys.configure(store, "a", key)
+            async with asyncio.timeout(10):
+                while seen[-1] != key:
+                    seen.append(keys.get("a"))  # raises where there is none
+                    await asyncio.sleep(0.001)
+
+    assert [name for name, _ in itertools.groupby(seen)] == [
+        "from-the-policy",
+        "the-second-key",
+        "the-third-key",
+    ]
 
 
 async def test_stored_keys_are_sealed_anew(

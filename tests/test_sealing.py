@@ -57,11 +57,15 @@ def test_anything_is_opened_or_refused(text: str, data: bytes) -> None:
     ring = KeyRing(NEW)
     for attempt in (
         lambda: ring.unseal_reference(text),
-        lambda: ring.is_current_reference(text),
+        lambda: ring.is_current_reference(text) or fail("what begins as a Fernet token is none of ours"),
         lambda: ring.unseal(data, ""),
     ):
         with pytest.raises(SecretError):
             attempt()
+
+
+def fail(why: str) -> None:
+    raise SecretError(why)
 
 
 def test_every_flipped_bit_of_100_sealed_records_is_found() -> None:

@@ -239,6 +239,23 @@ async def test_a_dead_disk_refuses(disk: Path, primary: Simulator) -> None:
         assert await ready(admin) == 503
 
 
+async def make_read_only(disk: Path, gone: Path) -> None:
+    """Remove a folder and let nobody write beside it. What is opened anew in between keeps the disk busy."""
+    for _ in range(50):
+        shutil.rmtree(gone, ignore_errors=True)
+        run("mount", "--bind", disk, disk)
+        try:
+            run("mount", "-o", "remount,bind,ro", disk)
+        except subprocess.CalledProcessError:
+            run("umount", "-l", disk)
+            await asyncio.sleep(0.02)
+        else:
+            if not gone.exists():
+                return
+            run("umount", "-l", disk)
+    raise AssertionError("the disk is never left alone")
+
+
 async def test_a_read_only_disk(disk: Path, primary: Simulator) -> None:
     """The folder was moved away and its place is read-only: refused, and at a start told with the remedy."""
     folder = disk / "log"
@@ -246,9 +263,7 @@ async def test_a_read_only_disk(disk: Path, primary: Simulator) -> None:
         assert (await ask(url, "openai"))[0] == 200
         kept = disk.parent / "kept"
         shutil.copytree(folder, kept)
-        shutil.rmtree(folder)
-        run("mount", "--bind", disk, disk)
-        run("mount", "-o", "remount,bind,ro", disk)
+        await make_read_only(disk, folder)
         try:
             assert [(await ask(url, name))[0] for name in ("openai", "unknown")] == [503, 503]
             with pytest.raises(EvidenceError, match=r"audit\.sink|LLMSHIELD_SECRET_KEY"):
