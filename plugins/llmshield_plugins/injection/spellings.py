@@ -54,12 +54,15 @@ def spaced(text: str) -> Iterator[Piece]:
 
 # Marks that Markdown and programs put inside words; taken out, the word reads on.
 MARKS: Final = "*_`~\\[]{}()|^"
-JOINED: Final = re2.compile(r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[\"']|-\r?\n")
+_GLUE: Final = r"[\"'][ \t]?(?:\+|\.|&|,|\|\|)?[ \t]?\r?\n?[ \t]*[\"']|-\r?\n"
+JOINED: Final = re2.compile(_GLUE)
+# What is left of quotation marks belongs to the program as well.
+_UNQUOTED: Final = re2.compile(_GLUE + '|"')
 
 
 def joined(text: str) -> Iterator[Piece]:
     """Strings that a program would join, `"ig" + "nore"`, and words cut by a hyphen at the end of a line."""
-    for match in finditer(JOINED, text):
+    for match in finditer(_UNQUOTED, text):
         glue: str = match.group()
         yield Piece(" " if glue.strip("\"' \t\r\n") == "" else "", match.start(), match.end())
 
