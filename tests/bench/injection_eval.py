@@ -188,6 +188,14 @@ def long_texts(carriers: Sequence[str], attacks: Sequence[str], rng: random.Rand
     first = shares(f"{attack}\n{book}" for attack, book in pairs)[1]
     late = shares(f"{book[:12_000]}\n{attack}\n{book[12_000:]}" for attack, book in pairs)[1]
     say("payload at 0 against 12,000: recall at block", "gap 2 points", f"{percent(first, late)}")
+    signed = [attack for attack in disguises.ATTACKS if verdict(attack)[1] == "block"]
+    shown = []
+    for size in (2_000, 12_000, 120_000):
+        book = "\n\n".join(rng.choice(english) for _ in range(size // 100))[:size]
+        for at in (0, size // 2, size):
+            shown.append(shares(f"{book[:at]}\n{attack}\n{book[at:]}" for attack in signed)[1])
+    say(f"{len(signed)} attacks with signatures at the beginning, in the middle, at the end of 2,000, 12,000, 120,000",
+        "as alone", percent(min(shown), max(shown)))  # fmt: skip
 
 
 def speed(rows: Sequence[Row], rng: random.Random) -> None:
