@@ -181,7 +181,7 @@ async def spend(store, client, rng):
 
 async def main():
     store = open_store(url)
-    await store.open()
+    await until(store.open)
     rng = random.Random(name)
     print(json.dumps(sum(await asyncio.gather(*[spend(store, client, rng) for client in range(clients)]))))
     await store.close()
