@@ -22,7 +22,7 @@ def explain(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("words", "given", "status", "said"),
     [
-        (["--text", "Which planets have rings?"], "", 0, ["injection: allow", "nothing found"]),
+        (["--text", "How far is the moon from the earth, and who measured it first?"], "", 0, ["injection: allow", "nothing found"]),
         (["--text", HIDDEN], "", 1, ["injection: block", "instruction_override (override_prior_rules), read as base64",
                                      "aWdub3Jl"]),
         (["--text", "-"], HIDDEN, 1, ["read as base64"]),

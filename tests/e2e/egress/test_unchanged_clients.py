@@ -342,9 +342,10 @@ def test_the_doctor_says_that_all_of_them_obey(by_rules: Room) -> None:
 
 def test_the_report_names_hosts_without_reading_what_they_were_told(by_rules: Room) -> None:
     found = by_rules.answers["report"]
-    outcomes = {
-        each["host"]: each["outcome"] for each in found["hosts"] if each["client"].startswith("10.77.0.1")
+    outcomes = {  # others may have gone along this cable before
+        (each["host"], each["outcome"]) for each in found["hosts"] if each["client"].startswith("10.77.0.1")
     }
 
     assert found["shadow"] == [OTHER]
-    assert outcomes == {**dict.fromkeys(HOSTS, "intercepted"), OTHER: "passed"}
+    assert {(host, "intercepted") for host in HOSTS} | {(OTHER, "passed")} <= outcomes
+    assert not {(host, "passed") for host in HOSTS} & outcomes
