@@ -145,7 +145,7 @@ class Pii(Plugin):
             except ValueError as error:
                 return Block(f"Policy 'pii': {error}", "bad_request")
         found: list[list[Found]] = []
-        if values and (self._names is not None or self._walker.suspects("\n".join(values))):
+        if values and (self._names is not None or not self._known_or_plain(texts, values)):
             found = [
                 self._found(text, value, call.deadline) for text, value in zip(texts, values, strict=True)
             ]
@@ -167,6 +167,24 @@ class Pii(Plugin):
         placeholders = Placeholders(lambda: [text.value for text in call.texts])
         self._propose(call, places, placeholders, self._edits(places, placeholders))
         return None
+
+    def _known_or_plain(self, texts: list[Text], values: list[str]) -> bool:
+        """Whether a glance tells that no text holds a value; those that were clean before are not looked at."""
+        clean = self._clean
+        unknown: list[str] = []
+        keys: list[bytes] = []
+        for text, value in zip(texts, values, strict=True):
+            if len(value) >= CleanTexts.LEAST:
+                key = _key_of(text, value)
+                if key in clean:
+                    continue
+                keys.append(key)
+            unknown.append(value)
+        if unknown and self._walker.suspects("\n".join(unknown)):
+            return False
+        for key in keys:
+            clean.add(key)
+        return True
 
     def _found(self, text: Text, value: str, deadline: float | None) -> list[Found]:
         """What a text holds; one that was clean before is not searched again. Names of objects' members are no names

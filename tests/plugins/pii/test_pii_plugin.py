@@ -193,6 +193,19 @@ def test_work_ends_at_the_deadline(desk: Callable[..., Any]) -> None:
         at.plugin.pre_request(call)
 
 
+def test_what_was_clean_before_is_not_looked_at_again(
+    desk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = desk()
+    suspects, seen = at.plugin._walker.suspects, []
+    monkeypatch.setattr(at.plugin._walker, "suspects", lambda text: (seen.append(text), suspects(text))[1])
+    clean = "The garden committee meets again next week to talk about the fence."
+    for new in ("short", f"write to {MAIL}", "short"):
+        at.plugin.pre_request(at.call(clean, new))
+
+    assert seen == [f"{clean}\nshort", f"write to {MAIL}", "short"]
+
+
 def test_a_clean_call_costs_no_state(desk: Callable[..., Any]) -> None:
     at = desk()
     call = at.call("hello", "nothing here")
