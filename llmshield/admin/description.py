@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -85,26 +86,35 @@ def _operation(route: Route) -> dict[str, Any]:
         made["x-role"] = route.role
     else:
         made["security"] = []
+    shown = _shown(route)
     parameters = [
-        *_parameters(route.path_model, "path"),
-        *_parameters(route.query, "query"),
+        *_parameters(route.path_model, "path", shown),
+        *_parameters(route.query, "query", shown),
     ]
     if parameters:
         made["parameters"] = parameters
     if route.body is not None:
-        made["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": _REFERENCE.format(model=route.body.__name__)}}
-            },
-        }
+        content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(model=route.body.__name__)}}
+        if route.example is not None and route.example.body is not None:
+            content["example"] = dict(route.example.body)
+        made["requestBody"] = {"required": True, "content": {"application/json": content}}
     elif route.method == "POST":
         nothing = {"type": "object", "additionalProperties": False}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": nothing}}}
     return made
 
 
-def _parameters(model: type[BaseModel] | None, place: str) -> list[dict[str, Any]]:
+def _shown(route: Route) -> dict[str, str]:
+    """The example's values of the path and of the query, by name; `$NAME` stands for what only a caller has."""
+    if route.example is None:
+        return {}
+    values = dict(parse_qsl(route.example.query))
+    if route.example.path:
+        values |= route.match(tuple(route.example.path.split("/")[1:])) or {}
+    return {name: value for name, value in values.items() if not value.startswith("$")}
+
+
+def _parameters(model: type[BaseModel] | None, place: str, shown: dict[str, str]) -> list[dict[str, Any]]:
     if model is None:
         return []
     schema = model.model_json_schema(by_alias=True)
@@ -123,7 +133,7 @@ def _parameters(model: type[BaseModel] | None, place: str) -> list[dict[str, Any
             }
         out.append(
             {"name": name, "in": place, "required": name in required or place == "path", "description": description,
-             "schema": each}
+             "schema": each, **({"example": shown[name]} if name in shown else {})}
         )  # fmt: skip
     return out
 

@@ -50,6 +50,23 @@ def test_an_operation_says_everything(route: Any) -> None:
         assert [] == [name for name, each in properties.items() if not each.get("description")]
 
 
+@pytest.mark.parametrize("route", routes(), ids=lambda each: each.name)
+def test_an_operation_shows_what_to_send(route: Any) -> None:
+    made = DOCUMENT["paths"][route.path][route.method.lower()]
+    shown = {each["name"]: each["example"] for each in made.get("parameters", ()) if "example" in each}
+
+    for parameter in made.get("parameters", ()):
+        if parameter["in"] == "path" and parameter["name"] != "id":  # a key's id is known only to who made it
+            assert parameter["name"] in shown
+        if "example" in parameter:
+            schema = {**parameter["schema"], "components": DOCUMENT["components"]}
+            Draft202012Validator(schema).validate(parameter["example"])
+    if route.body is not None:
+        content = made["requestBody"]["content"]["application/json"]
+        schema = {**content["schema"], "components": DOCUMENT["components"]}
+        Draft202012Validator(schema).validate(content["example"])
+
+
 def test_every_code_has_a_meaning_of_its_own() -> None:
     assert len(KINDS) == len({kind.title for kind in KINDS.values()})
     assert all(400 <= kind.status < 600 for kind in KINDS.values())

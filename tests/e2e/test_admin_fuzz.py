@@ -1,5 +1,5 @@
 """The admin API under schemathesis, on a real gateway: no 5xx, no secret in an answer, and what is answered is what
-the description says. Half a minute here; ten at night."""
+the description says. Twelve seconds here; ten minutes at night."""
 
 import hashlib
 import json
@@ -119,9 +119,9 @@ def fuzz(served: Served, seconds: int) -> dict[str, Any]:
     return found
 
 
-def test_half_a_minute(served: Served) -> None:
+def test_a_short_run(served: Served) -> None:
     """Enough of them that a run which could not reach anything, or not log in, would be seen."""
-    found = fuzz(served, 30)
+    found = fuzz(served, 12)
 
     assert found["operations"]["tested"] == len(routes()) - 1  # it leaves out the description itself
     assert found["test_cases"]["generated"] > 300

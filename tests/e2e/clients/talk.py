@@ -3,6 +3,7 @@
 talk.py WEBSOCKET_HOST GRPC_HOST        roots by SSL_CERT_FILE, a proxy by https_proxy
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ import grpc
 import websockets.exceptions
 import websockets.sync.client
 
+faulthandler.dump_traceback_later(100, exit=True)  # a client that hangs says where
 SAID = b"abc" * 20_000
 
 
@@ -51,4 +53,4 @@ def rpc(host: str) -> Any:
             return [error.code().name, error.details()]  # type: ignore[attr-defined]
 
 
-print(json.dumps({"websocket": websocket(sys.argv[1]), "grpc": rpc(sys.argv[2])}))
+print(json.dumps({"websocket": websocket(sys.argv[1]), "grpc": rpc(sys.argv[2])}), flush=True)
