@@ -4,8 +4,8 @@ A head has a deadline and a size. Bytes that are no body (chunk sizes, chunk ext
 the body. Trailers are dropped: an `authorization` that no proxy in front has seen must not count (RFC 9110, 6.5.1).
 A client that takes nothing for `stall_s` loses its connection; one that hangs up has its call cancelled at once.
 `Upgrade` is ignored, as RFC 9110, 7.8 allows: Java's HttpClient asks for h2c with every plain POST, and httptools
-would skip the body. What can't be served is refused in its turn: requests before it are answered, what comes behind it
-is not read.
+would skip the body. Behind a refused WebSocket the connection ends: its client waits for that. What can't be served is
+refused in its turn: requests before it are answered, what comes behind it is not read.
 
 It takes uvicorn's place on our own ports because a call through it costs a third of one through uvicorn and ASGI
 (docs/design-decisions.md); apps that we are mounted in keep their own server.
@@ -43,6 +43,7 @@ _LINGER_S = 1.0
 _TOLD = 16
 """Clients above the limit who are told so at once: each takes a place until it has read that."""
 _UPGRADE = frozenset({b"upgrade", b"connection", b"http2-settings"})
+_ENDING = {b"connection": b"close", b"upgrade": b"websocket"}  # what ends a connection behind the answer
 
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, None]]
 
@@ -161,7 +162,7 @@ class Connection(Sending):
         for name, value in self._headers:
             if name.lower() not in _UPGRADE:
                 head.append(b"%b: %b\r\n" % (name, value))
-            elif name.lower() == b"connection" and b"close" in value.lower():
+            elif _ENDING.get(name.lower(), b"\n") in value.lower():
                 head.append(b"connection: close\r\n")
         head.append(b"\r\n")
         self._parser = self._new_parser()

@@ -109,6 +109,27 @@ async def test_an_upgrade_that_is_ignored_leaves_the_body_whole_however_it_is_cu
     assert all(all(name != "upgrade" for name, _ in call.headers) for call in primary.calls)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "stays"), [(b"websocket", False), (b"WebSocket", False), (b"h2c", True)]
+)
+async def test_a_refused_websocket_ends_its_connection(
+    primary: Simulator, protocol: bytes, stays: bool
+) -> None:
+    """Its client may wait for that without an end: it has nothing else to say on it."""
+    head = b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: %b\r\n\r\n" % protocol
+    async with gateway(policy(primary)) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(answer.split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+        assert stays != (b"\r\nconnection: close\r\n" in answer)
+        if not stays:
+            assert await reader.read() == b""
+        writer.close()
+
+
 async def test_trailers_are_nobodys_credentials(primary: Simulator) -> None:
     """They come in one packet with the head: before the app's first line runs."""
     made = policy(
