@@ -21,6 +21,11 @@ _PASSED_ON = frozenset(range(400, 500)) - {401, 403, 407, 408}
 401 and 403 join them when it was the client's own key that the provider refused."""
 
 
+_SOON = 5.0
+"""Seconds after which a client may look again when nobody can answer, at the latest. SDKs sleep for as long as they are
+told, up to a minute, and that twice: a program would stand still for two minutes where its next call may already
+find another provider. What comes too early is answered from memory and asks nobody."""
+
 _KINDS: dict[int, ErrorKind] = {
     401: "unauthenticated", 403: "forbidden", 404: "not_found", 409: "conflict", 413: "too_large", 429: "rate_limited"
 }  # fmt: skip
@@ -159,7 +164,7 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
     return CallError(
         "no_provider",
         f"No provider could answer ({len(real)} tried).",
-        retry_after_s=min(waits) if waits else 1.0,
+        retry_after_s=min(*waits, _SOON) if waits else 1.0,
     )
 
 
