@@ -21,7 +21,8 @@ from llmshield.dialects._anthropic_own import delta_event, own_message
 from llmshield.dialects._anthropic_pieces import add_others, block_pieces
 from llmshield.dialects._anthropic_sealed import EDITED
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
-from llmshield.dialects._tree import load_reply
+from llmshield.dialects._surrogates import Halves, mend_tree
+from llmshield.dialects._tree import load_event
 from llmshield.dialects._wire import may_be_deep, too_deep
 from llmshield.errors import CallError, UpstreamError
 
@@ -45,6 +46,7 @@ class MessagesStream(StreamCodec):
     def __init__(self, call_id: str, model: str) -> None:
         self._parser = SseParser()
         self._meter = UsageMeter()
+        self._halves = Halves()
         self._call_id = call_id
         self._asked_model = model
         self._over = False
@@ -75,9 +77,11 @@ class MessagesStream(StreamCodec):
         if name == COMMENT:
             return Event(COMMENT, None, _KEEP_ALIVE)
         try:
-            tree = load_reply(payload)
+            tree, odd = load_event(payload)
         except ValueError:
             return self._malformed("an event of the stream is not JSON")
+        if odd:
+            tree = self._join_halves(tree)
         if type(tree) is not dict:
             return self._malformed("an event of the stream is no object")
         if may_be_deep(payload) and too_deep(tree):
@@ -93,6 +97,15 @@ class MessagesStream(StreamCodec):
         event = Event(kind if type(kind) is str and kind.isidentifier() else name, tree)
         add_others(event.pieces, tree, Channel("other"))
         return event
+
+    def _join_halves(self, tree: Any) -> Any:
+        """The tree with whole characters: what streams may end with the first half of one."""
+        delta = tree.get("delta") if type(tree) is dict else None
+        if type(delta) is dict:
+            for key, text in delta.items():
+                if type(text) is str:
+                    delta[key] = self._halves.join((str(tree.get("index")), key), text)
+        return mend_tree(tree)
 
     def _message_start(self, name: str, tree: dict[str, Any]) -> Event:
         message = tree.get("message")

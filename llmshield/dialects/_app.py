@@ -16,7 +16,8 @@ from llmshield.call import Call, Channel, Operation, Path, Tree
 from llmshield.dialects import Dialect, Event, Piece, StreamCodec, WholeReply, WireReply, WireRequest
 from llmshield.dialects._pieces import argument_pieces
 from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_event
-from llmshield.dialects._tree import dump, load_reply, walk_value
+from llmshield.dialects._surrogates import Halves
+from llmshield.dialects._tree import dump, load_event, walk_value
 from llmshield.errors import CallError, ErrorKind, UpstreamError
 from llmshield.verdicts import Answer
 
@@ -116,6 +117,7 @@ class _AppStream(StreamCodec):
     def __init__(self, pointers: Sequence[Path]) -> None:
         self._pointers = pointers
         self._sse = SseParser()
+        self._halves = Halves()
         self._lines: bytearray | None = None
         self._last: dict[Channel, Path] = {}
         self._name = ""
@@ -148,12 +150,14 @@ class _AppStream(StreamCodec):
         if name == COMMENT or not body:
             return Event(name=COMMENT)
         try:
-            tree = load_reply(body)
+            tree, odd = load_event(body)
         except ValueError:
             if body.isascii() and len(body) <= 32 and body.strip(b"[]").isalpha():
                 return Event(name=name, raw=body, ends=tuple(self._last))  # `[DONE]` and its like
             return Event(error=UpstreamError("malformed", "An event of the app's stream is not JSON."))
         pieces = list(_pieces(tree, self._pointers, whole=False, paths=self._last))
+        if odd:
+            self._halves.mend(pieces)
         self._name = name
         return Event(name=name, tree=tree, pieces=pieces, output=bool(pieces))
 

@@ -13,6 +13,7 @@ from typing import Any
 from llmshield.call import Channel
 from llmshield.dialects import Piece
 from llmshield.dialects._pieces import argument_pieces, other_pieces
+from llmshield.dialects._surrogates import Halves, mend_tree
 
 NOT_TEXT: dict[str, str] = {
     "role": "enum",
@@ -121,6 +122,25 @@ def searches_of(candidate: dict[str, Any]) -> int:
     grounding = candidate.get("groundingMetadata")
     queries = grounding.get("webSearchQueries") if type(grounding) is dict else None
     return len(queries) if type(queries) is list else 0
+
+
+def whole_chunk(halves: Halves, tree: Any) -> Any:
+    """A chunk with whole characters: a text, a thought or an argument may end with the first half of one."""
+    candidates = tree.get("candidates") if type(tree) is dict else None
+    for position, candidate in enumerate(candidates if type(candidates) is list else ()):
+        if type(candidate) is not dict:
+            continue
+        choice = choice_of(candidate, position)
+        for part in parts_of(candidate):
+            if is_text(part):
+                part["text"] = halves.join((choice, bool(part.get("thought"))), part["text"])
+            call = part.get("functionCall")
+            partial = call.get("partialArgs") if type(call) is dict else None
+            for one in partial if type(partial) is list else ():
+                if type(one) is dict and type(one.get("stringValue")) is str:
+                    stream = (choice, str(one.get("jsonPath")))
+                    one["stringValue"] = halves.join(stream, one["stringValue"])
+    return mend_tree(tree)
 
 
 class Spoken:

@@ -24,11 +24,13 @@ from llmshield.dialects._gemini_pieces import (
     repeats_of,
     rest_pieces,
     searches_of,
+    whole_chunk,
 )
 from llmshield.dialects._json_array import JsonArrayParser
 from llmshield.dialects._pieces import other_pieces
 from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_event
-from llmshield.dialects._tree import dump, load_reply
+from llmshield.dialects._surrogates import Halves
+from llmshield.dialects._tree import dump, load_event
 from llmshield.dialects._wire import may_be_deep, too_deep
 from llmshield.errors import CallError, UpstreamError
 from llmshield.json_pieces import NAME
@@ -48,6 +50,7 @@ class GeminiStream(StreamCodec):
         self._sse = None if array else SseParser()
         self._array = JsonArrayParser() if array else None
         self._meter = UsageMeter()
+        self._halves = Halves()
         self._call_id = call_id
         self._asked_model = model
         self._ahead: deque[list[tuple[Candidate, str, bool]]] = deque()
@@ -92,9 +95,11 @@ class GeminiStream(StreamCodec):
 
     def _chunk(self, payload: bytes) -> Event:
         try:
-            tree = load_reply(payload)
+            tree, odd = load_event(payload)
         except ValueError:
             return self._malformed("a chunk of the stream is not JSON")
+        if odd:
+            tree = whole_chunk(self._halves, tree)
         if type(tree) is not dict:
             return self._malformed("a chunk of the stream is no object")
         if may_be_deep(payload) and too_deep(tree):

@@ -69,21 +69,28 @@ def parse_body(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Tree:
     return tree
 
 
-def load_reply(data: bytes | str, *, keep_halves: bool = False) -> Any:
+def load_reply(data: bytes | str) -> Any:
     """Parsed JSON of a provider, read as leniently as money allows: NaN, long integers and lone surrogates pass
     (a usage of NaN must not cost the answer); `dump` writes them in a form that every client reads.
 
-    Lone surrogates become U+FFFD, unless `keep_halves` (a stream may bring the other half in its next event).
+    Lone surrogates become U+FFFD. Raises: ValueError when it is no JSON at all.
+    """
+    tree, odd = load_event(data)
+    return mend_tree(tree) if odd else tree
+
+
+def load_event(data: bytes | str) -> tuple[Any, bool]:
+    """As `load_reply`, for one event of a stream: lone surrogates stay, since the next event may bring the other
+    half; True where there may be some.
 
     Raises: ValueError when it is no JSON at all.
     """
     try:
-        return orjson.loads(data)
+        return orjson.loads(data), False
     except orjson.JSONDecodeError:
         pass
     try:
-        tree = json.loads(data if isinstance(data, str) else data.decode("utf-8-sig"))
-        return tree if keep_halves else mend_tree(tree)
+        return json.loads(data if isinstance(data, str) else data.decode("utf-8-sig")), True
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -14,7 +14,7 @@ from llmshield.dialects._openai import error_object, malformed, upstream_error
 from llmshield.dialects._pieces import Names
 from llmshield.dialects._sse import COMMENT, SseParser, write_event
 from llmshield.dialects._surrogates import Halves
-from llmshield.dialects._tree import dump_str, load_reply
+from llmshield.dialects._tree import dump_str, load_event
 from llmshield.errors import CallError, UpstreamError
 from llmshield.json_pieces import NAME
 
@@ -95,7 +95,7 @@ class OpenAICodec(StreamCodec):
         if name == COMMENT or not payload:
             return Event(raw=KEEP_ALIVE)
         try:
-            tree = load_reply(payload, keep_halves=True)
+            tree, _ = load_event(payload)
         except ValueError:
             return Event(error=malformed("holds an event that is not JSON"))
         event = self._event(name, tree)

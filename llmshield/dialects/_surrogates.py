@@ -6,9 +6,9 @@ and no encoder can take them, so halves that follow one another are joined and t
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
-from llmshield.call import Channel
 from llmshield.dialects import Piece
 
 
@@ -35,7 +35,15 @@ class Halves:
     """Joins halves that a stream has put into two events of one channel."""
 
     def __init__(self) -> None:
-        self._held: dict[Channel, str] = {}
+        self._held: dict[Hashable, str] = {}
+
+    def join(self, stream: Hashable, text: str) -> str:
+        """The next text of this stream, in whole characters; a first half at its end waits for what comes next."""
+        text = self._held.pop(stream, "") + text
+        if "\ud800" <= text[-1:] < "\udc00":
+            self._held[stream] = text[-1]
+            text = text[:-1]
+        return whole_characters(text)
 
     def mend(self, pieces: list[Piece]) -> None:
         """Give each piece whole characters; a first half at its end waits for the channel's next piece."""
@@ -43,9 +51,5 @@ class Halves:
             text = piece.holder[piece.key]
             if type(text) is not str:
                 continue
-            if not piece.whole and not piece.repeats:
-                text = self._held.pop(piece.channel, "") + text
-                if "\ud800" <= text[-1:] < "\udc00":
-                    self._held[piece.channel] = text[-1]
-                    text = text[:-1]
-            piece.holder[piece.key] = whole_characters(text)
+            streams = not piece.whole and not piece.repeats
+            piece.holder[piece.key] = self.join(piece.channel, text) if streams else whole_characters(text)

@@ -25,6 +25,7 @@ from llmshield.dialects._json import (
     dump_str,
     has_long_integer,
     kind_of,
+    load_event,
     load_reply,
     parse_body,
     refuse_crowds,
@@ -33,7 +34,7 @@ from llmshield.errors import WireError
 
 __all__ = [
     "DEFAULT_LIMITS", "DEPTH_CEILING", "HARMLESS", "MOST_TEXTS", "Limits", "Walker", "add_name", "add_text", "add_token", "dump",
-    "dump_str", "expect", "is_token", "load_reply", "parse_body", "refuse", "seal_base64", "seal_json", "walk",
+    "dump_str", "expect", "is_token", "load_event", "load_reply", "parse_body", "refuse", "seal_base64", "seal_json", "walk",
     "walk_unknown", "walk_value",
 ]  # fmt: skip
 
