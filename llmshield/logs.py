@@ -24,7 +24,8 @@ import orjson
 from llmshield import clock
 from llmshield.child_environment import remember_environment
 from llmshield.errors import ShieldError
-from llmshield.redact import one_line, redact, redact_headers
+from llmshield.one_line import one_line
+from llmshield.redact import redact, redact_headers
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

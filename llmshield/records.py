@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmshield.redact import one_line, redact, version
+from llmshield.one_line import one_line
+from llmshield.redact import redact, version
 
 if TYPE_CHECKING:
     from llmshield.call import Attempt, Finding

@@ -16,12 +16,13 @@ import html
 import json
 import re
 import threading
-import unicodedata
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from urllib.parse import quote, unquote_plus
 
 import re2
+
+from llmshield.one_line import one_line
 
 HIDDEN = "[redacted]"
 
@@ -147,14 +148,22 @@ def version() -> object:
 class _OfCall:
     """What one client sent along; taken apart when the first text is looked at."""
 
-    __slots__ = ("_edges", "_expression", "_headers", "_query", "_values")
+    __slots__ = ("_edges", "_expression", "_headers", "_keys", "_query", "_values")
 
     def __init__(self, headers: Mapping[str, str], query: str) -> None:
         self._headers = headers
         self._query = query
+        self._keys: tuple[str, ...] | None = None
         self._values: tuple[str, ...] | None = None
         self._edges: tuple[str, ...] = ()
         self._expression: re2._Regexp | None = None
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys and logins among them, in lower case."""
+        if self._keys is None:
+            sent = _sent(self._headers, self._query, cookies=False)
+            self._keys = tuple({value.lower() for value in sent if len(value) >= SHORTEST})
+        return self._keys
 
     def values(self) -> tuple[str, ...]:
         """The secrets of this call."""
@@ -207,6 +216,16 @@ def shows_secret(text: str) -> bool:
         return redact(text) != text
 
 
+def carries_key(text: str) -> bool:
+    """Whether a text holds a key or login that the client of this call sent, as it stands or in other case (a header's
+    name comes in lower case). Cookies are not looked for: their values may be plain words."""
+    held = _call.get()
+    if held is None or not (keys := held.keys()):
+        return False
+    text = text.lower()
+    return any(key in text for key in keys)
+
+
 def redact(message: str, *, also: Iterable[str] = ()) -> str:
     """The message with every secret replaced by `[redacted]`.
 
@@ -243,20 +262,6 @@ def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         name: HIDDEN if name.lower() in SECRET_HEADERS else redact(value) for name, value in headers.items()
     }
-
-
-def one_line(text: str, limit: int = 2000) -> str:
-    """The text as one line of at most `limit` characters (and a note of how many were cut).
-
-    Line ends, ANSI escapes, U+0085, U+2028, U+2029, bidi controls, invisible characters and lone surrogates come
-    out as visible escapes (CWE-117): a value can't forge a second record or repaint a terminal.
-    """
-    cut = len(text) - limit
-    if cut > 0:
-        text = text[:limit]
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() or _is_space(char) else _escape(char) for char in text)
-    return f"{text}… ({cut} more characters)" if cut > 0 else text
 
 
 def sanitize_error_message(text: str, limit: int = 500) -> str:
@@ -366,14 +371,14 @@ def _edges(secret: str) -> Iterable[str]:
             yield edge
 
 
-def _sent(headers: Mapping[str, str], query: str) -> Iterable[str]:
+def _sent(headers: Mapping[str, str], query: str, *, cookies: bool = True) -> Iterable[str]:
     """Everything secret that a request's head holds."""
     for name in SECRET_HEADERS:
         value = headers.get(name)
         if not value:
             continue
         if name.endswith("cookie"):
-            for pair in value.split(";"):
+            for pair in value.split(";") if cookies else ():
                 yield pair.partition("=")[2].strip()
             continue
         scheme, blank, rest = value.partition(" ")
@@ -388,13 +393,3 @@ def _sent(headers: Mapping[str, str], query: str) -> Iterable[str]:
         if unquote_plus(name).lower().lstrip("$") in _SECRET_PARAMETERS:
             yield value
             yield unquote_plus(value)
-
-
-def _is_space(char: str) -> bool:
-    """Spaces of other scripts are not printable for Python, but harmless."""
-    return unicodedata.category(char) == "Zs"
-
-
-def _escape(char: str) -> str:
-    """`\\n`, `\\x1b`, `\\u2028`: as Python spells it."""
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")

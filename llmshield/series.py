@@ -12,7 +12,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
-from llmshield.redact import one_line, redact
+from llmshield.one_line import one_line
+from llmshield.redact import redact
 
 OTHER = "other"
 LIMIT = 500

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote_plus, unquote_to_bytes
 
+from llmshield import redact
 from llmshield.errors import CallError
 
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
@@ -54,10 +55,13 @@ def is_key_name(name: str) -> bool:
 
 
 def without_key(query: str) -> str:
-    """The raw query without the key."""
+    """The raw query without the key, under whatever name it stands there (`redact.hold_of_call` knows it)."""
     if not query:
         return query
-    return "&".join(pair for pair in query.split("&") if not is_key_name(pair.partition("=")[0]))
+    pairs = [pair for pair in query.split("&") if not is_key_name(pair.partition("=")[0])]
+    if redact.carries_key(unquote_plus(query)):
+        pairs = [pair for pair in pairs if not redact.carries_key(unquote_plus(pair))]
+    return "&".join(pairs)
 
 
 def carries_key(name: bytes, value: bytes) -> bool:

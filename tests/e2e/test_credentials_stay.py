@@ -215,6 +215,26 @@ async def test_a_key_in_the_clients_url_does_not_travel(place: str, recorders: A
         assert KEYS["three"].encode() not in request.split(b"\r\n")[0]
 
 
+@pytest.mark.parametrize("key", [CLIENT, OWN])
+@pytest.mark.parametrize("name", ["openai", "passed", "anthropic", "gemini stream"])
+async def test_a_key_in_places_of_no_key_does_not_travel(name: str, key: str, recorders: Any) -> None:
+    """The client's key once more: as a header's name, in another header's value, in a query, as a request's id."""
+    one, two = await recorders(), await recorders()
+    method, path, body, place = CALLS[name]
+    path += f"{'&' if '?' in path else '?'}note={key}&{key}=1&kept=1"
+    more = {key: "1", "x-note": f"<{key}>", "x-client-request-id": key, "x-title": "travels-on"}
+    sent = {**more, place: f"Bearer {key}" if place == "authorization" else key}
+    async with gateway(policy(one, two, keys=key == CLIENT)) as (url, _), aiohttp.ClientSession() as http:
+        async with http.request(method, url + path, json=body, headers=sent) as reply:
+            await reply.read()
+    for request in one.requests:
+        head = request.lower().replace(f"{place}: {fields(request)[place]}".lower().encode(), b"")
+        assert key.lower().encode() not in head, head
+        assert "travels-on" == fields(request)["x-title"]
+        assert b"kept=1" in head.split(b"\r\n")[0]
+    assert one.requests
+
+
 @pytest.mark.parametrize("name", CALLS)
 async def test_without_a_key_the_clients_own_goes_to_that_provider(name: str, recorders: Any) -> None:
     one, two = await recorders(), await recorders()
