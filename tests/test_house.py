@@ -1,6 +1,7 @@
 """Rules of the house that no linter knows: every file has its tests, names point down, files stay readable."""
 
 import ast
+import functools
 import importlib.metadata
 import re
 import subprocess
@@ -123,9 +124,23 @@ def test_the_list_of_exceptions_is_true():
     assert missing == []
 
 
+@functools.cache
+def statements(path):
+    """The file's imports and classes, wherever they stand: statements alone are looked through, no expressions."""
+    found, left = [], [ast.parse(path.read_text(encoding="utf-8"))]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef):
+            found.append(node)
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            if isinstance(inside := getattr(node, part, None), list):
+                left += inside
+    return found
+
+
 def imports(path):
     """(module, imported names) of every import in a file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, ()
@@ -156,7 +171,7 @@ def test_imports_are_absolute():
         path.relative_to(ROOT).as_posix()
         for room, folder in ROOTS.items()
         for path in folder.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in statements(path)
         if isinstance(node, ast.ImportFrom) and node.level > (1 if room == "llmshield_plugins" else 0)
     ]
 
@@ -200,7 +215,7 @@ def test_defaults_of_dataclasses_can_be_hashed_on_every_python():
         (path.relative_to(ROOT).as_posix(), node.lineno)
         for root in ROOTS.values()
         for path in root.rglob("*.py")
-        for maker in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for maker in statements(path)
         if isinstance(maker, ast.ClassDef)
         and any("dataclass" in ast.dump(each) for each in maker.decorator_list)
         for node in maker.body
@@ -311,12 +326,15 @@ def required(*groups):
     return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 
+givers_of_imports = functools.cache(importlib.metadata.packages_distributions)
+
+
 def third_party(folder):
     """The distributions that give an import -> a file that has it, for every import that is not ours or Python's.
 
     More than one share a namespace such as `google`.
     """
-    distributions = importlib.metadata.packages_distributions()
+    distributions = givers_of_imports()
     found = {}
     for path in folder.rglob("*.py"):
         for module, _ in imports(path):
