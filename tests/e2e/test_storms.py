@@ -63,16 +63,14 @@ async def test_all_providers_down(seconds: int, circuit: str) -> None:
     ):
         began = time.monotonic()
         asked: list[asyncio.Task[tuple[int, dict[str, str]]]] = []
-        while (at := time.monotonic() - began) < seconds:
-            asked += [
-                asyncio.ensure_future(_ask(http, url)) for _ in range(int(at * CALLS_PER_S) - len(asked))
-            ]
+        while len(asked) < seconds * CALLS_PER_S:
+            due = min(seconds, time.monotonic() - began) * CALLS_PER_S
+            asked += [asyncio.ensure_future(_ask(http, url)) for _ in range(int(due) - len(asked))]
             await asyncio.sleep(0.01)
         seen = await asyncio.gather(*asked)
         attempts = sum(len(sim.calls) for sim in (one, two, three))
 
         assert {status for status, _ in seen} <= {503, 429}
-        assert len(seen) > 0.9 * seconds * CALLS_PER_S
         assert attempts <= 1.2 * len(seen)
         assert attempts > 0
 
