@@ -13,12 +13,15 @@ from llmshield.metrics import Metrics
 from llmshield.stores import Admission, Seat, Store, open_store
 from llmshield.testing import FakeProvider, gateway, run_hook
 from llmshield.verdicts import Block
+from llmshield_plugins.rate_limit import queues as waiting_lines
 from llmshield_plugins.rate_limit.queues import Queues
 
 TIER = "concurrent: 1, queue: {wait: 2s, length: 3}"
 
 
-async def test_first_come_first_served(asked: Any) -> None:
+async def test_first_come_first_served(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are woken: whoever polled would wait for an hour."""
+    monkeypatch.setattr(waiting_lines, "POLL_S", 3600.0)
     plugin = await asked.plugin(TIER)
     calls = [asked.call() for _ in range(4)]
     assert await asked.ask(plugin, calls[0]) is None
@@ -33,12 +36,11 @@ async def test_first_come_first_served(asked: Any) -> None:
     waiting = [asyncio.create_task(one(index)) for index in (1, 2, 3)]
     await asyncio.sleep(0.01)
     assert order == []
-    began = machine.perf_counter()
     await asked.end(calls[0])
-    await asyncio.gather(*waiting)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*waiting)
 
     assert order == [1, 2, 3]
-    assert machine.perf_counter() - began < 0.09  # woken, not polled
     assert plugin._queues._queues == {}
     assert plugin._held == {}
 
@@ -69,7 +71,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused(asked: Any) -> None:
     waiting = [asyncio.create_task(asked.ask(plugin, call)) for call in calls[2:4]]
     await asyncio.sleep(0.01)
     crowded = await asked.ask(plugin, calls[4])
-    assert machine.perf_counter() - began < 0.1
+    assert not any(task.done() for task in waiting)  # it did not wait with them
     late = await asyncio.gather(*waiting)
     waited = machine.perf_counter() - began
 
@@ -77,7 +79,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused(asked: Any) -> None:
     assert "2 at once for tenant acme is reached, and 2 calls wait. Try again in 1.0 s." in crowded.message
     assert [block.kind for block in late] == ["rate_limited"] * 2
     assert "is reached for 0.15 s." in late[0].message
-    assert 0.14 < waited < 0.6
+    assert 0.14 < waited < 5
     assert crowded.retry_after_s == 1.0
 
 
