@@ -55,8 +55,8 @@ _gap = repeat(one(_SPACE), 1, 3)
 _spaces = repeat(one(_SPACE), 1, 2)
 _blanks = repeat(one(_SPACE), 0, 2)
 # One step of a token: an entity (its `;` is no break), a list separator directly before a digit (`4111,1111`), or
-# any character that breaks nothing.
-_entity = seq(one("&"), maybe(one("#")), repeat(one("[A-Za-z0-9]"), 1, 8), one(";"))
+# any character that breaks nothing. The beginnings of an entity are such characters themselves.
+_entity = Part(seq(one("&"), maybe(one("#")), repeat(one("[A-Za-z0-9]"), 1, 8), one(";")).full, "")
 _step = any_of(_entity, seq(one("[,;|]"), one("[0-9]")), one(f"[^{_BREAK}]"))
 # Every item ends where its token ends, so that a segment never leaves half a token behind.
 _rest = repeat(_step, 0)
@@ -176,22 +176,25 @@ _item = seq(
         _email_at, _ip_dots, _announced, _pem_header, _month_first, _street_first, _address, _date, _hot_token, _long_token
     ),
 )  # fmt: skip
-_segment = seq(_item, repeat(seq(_gap, _item), 0))
+_segment = seq(_item, repeat(seq(_gap, _item), 0)).full
+# The beginnings of it, with fewer copies of `_item` in them than `seq` would write.
+_begun = f"(?:{_item.full}{_gap.full})*{_item.prefix}"
 
 
-def _compile(pattern: str) -> Find:
+def _compile(pattern: str, memory: int = 64 << 20) -> Find:
     """The expression as a function: where it matches first in `form[start:]`, (-1, -1) for nowhere."""
     options = re2.Options()
-    options.max_mem = 64 << 20
+    options.max_mem = memory
     options.encoding = re2.Options.Encoding.LATIN1
     return finder(re2.compile(pattern.encode(), options))
 
 
 # A segment begins where a token begins: the break before it is part of the match. NEXT finds, at the first place
-# where there is either, what reaches the end and may go on, or else a complete segment.
+# where there is either, what reaches the end and may go on, or else a complete segment. Its memory is a bound: what
+# does not fit is dropped and made again, 20 us and more for each state.
 _ANY_BREAK = _compile(f"[{_BREAK}]")
-SEGMENT = _compile(rf"(?:\A|[{_BREAK}]){_segment.full}")
-NEXT = _compile(rf"(?:\A|[{_BREAK}])(?:{_segment.prefix}\z|{_segment.full})")
+SEGMENT = _compile(rf"(?:\A|[{_BREAK}]){_segment}")
+NEXT = _compile(rf"(?:\A|[{_BREAK}])(?:{_begun}\z|{_segment})", 128 << 20)
 
 
 class Segment(NamedTuple):
