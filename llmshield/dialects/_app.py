@@ -30,6 +30,13 @@ _STATUS: dict[ErrorKind, int] = {
 
 _LINE_LIMIT = 10 * 2**20
 
+_ENDS = frozenset((b"DONE", b"END", b"EOF", b"EOS", b"STOP", b"PING"))
+"""What streams say beside their JSON. Any other word may be one of the answer."""
+
+_BARE = Channel("content")
+"""A reply, or what a stream's events add up to, that is a JSON string and nothing else: it stands in the way of every
+pointer."""
+
 
 class AppJson(Dialect):
     """One `apps:` entry. `matches` tells its paths, the pointers its texts."""
@@ -78,7 +85,10 @@ class AppJson(Dialect):
         """An application's JSON has no bound that we know of."""
 
     def read_reply(self, call: Call, tree: Any) -> WholeReply:
-        return WholeReply(tree, list(_pieces(tree, self._reply, whole=True)), None, None, "")
+        said = WholeReply(tree, list(_pieces(tree, self._reply, whole=True)), None, None, "")
+        if self._reply and type(tree) is str:
+            said.pieces.append(Piece(_BARE, _Root(said), "tree", whole=True))
+        return said
 
     def open_stream(self, call: Call) -> StreamCodec:
         return _AppStream(self._stream)
@@ -127,7 +137,7 @@ class _AppStream(StreamCodec):
             self._lines is None
             and not self._last
             and not self._sse.pending
-            and data.lstrip()[:1] in {b"{", b"["}
+            and data.lstrip()[:1] in {b"{", b"[", b'"'}
         ):
             self._lines = bytearray()
         if self._lines is not None:
@@ -152,14 +162,18 @@ class _AppStream(StreamCodec):
         try:
             tree, odd = load_event(body)
         except ValueError:
-            if body.isascii() and len(body) <= 32 and body.strip(b"[]").isalpha():
+            if body.strip(b"[]").upper() in _ENDS:
                 return Event(name=name, raw=body, ends=tuple(self._last))  # `[DONE]` and its like
             return Event(error=UpstreamError("malformed", "An event of the app's stream is not JSON."))
-        pieces = list(_pieces(tree, self._pointers, whole=False, paths=self._last))
+        event = Event(name=name, tree=tree)
+        event.pieces += _pieces(tree, self._pointers, whole=False, paths=self._last)
+        if self._pointers and type(tree) is str:
+            self._last[_BARE] = ()
+            event.pieces.append(Piece(_BARE, _Root(event), "tree"))
         if odd:
-            self._halves.mend(pieces)
-        self._name = name
-        return Event(name=name, tree=tree, pieces=pieces, output=bool(pieces))
+            self._halves.mend(event.pieces)
+        self._name, event.output = name, bool(event.pieces)
+        return event
 
     def close(self) -> list[Event]:
         rest, self._lines = self._lines, None if self._lines is None else bytearray()
@@ -182,8 +196,10 @@ class _AppStream(StreamCodec):
 
     def late(self, event: Event | None, channel: Channel, text: str) -> bytes:
         tree: Tree = {}
-        _plant(tree, self._last[channel], text)
-        return self.write(Event(name=self._name, tree=tree))
+        path = self._last[channel]
+        if path:
+            _plant(tree, path, text)
+        return self.write(Event(name=self._name, tree=tree if path else text))
 
     def finalise(self) -> bytes:
         return b""
@@ -194,6 +210,21 @@ class _AppStream(StreamCodec):
     def abort(self, error: CallError, request_id: str) -> bytes:
         tree = {"error": {"message": error.message, "code": error.code or error.kind}}
         return self.write(Event(name="error" if self._lines is None else "", tree=tree))
+
+
+class _Root:
+    """The `tree` of a reply or an event as a Piece's holder."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: WholeReply | Event) -> None:
+        self._of = of
+
+    def __getitem__(self, key: str) -> Any:
+        return self._of.tree
+
+    def __setitem__(self, key: str, text: str) -> None:
+        self._of.tree = text
 
 
 def _steps(pointer: str) -> Path:

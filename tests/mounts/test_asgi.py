@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -93,7 +94,14 @@ class Recorder:
             return PlainTextResponse(f"{request.method} without a body")
         body = json.loads(data)
         self.seen.append(body)
-        deep = body.get("deep")
+        deep, bare = body.get("deep"), body.get("bare")
+        if bare and body.get("live"):
+            form = {"json": "data: {}\n\n", "lines": "{}\n", "words": "data: {}\n\n"}[bare]
+            said = [word if bare == "words" else json.dumps(word) for word in self.words]
+            kind = "application/x-ndjson" if bare == "lines" else "text/event-stream"
+            return StreamingResponse(iter([form.format(word) for word in said]), media_type=kind)
+        if bare:
+            return JSONResponse("".join(self.words))
         if body.get("live"):
 
             async def events() -> AsyncIterator[str]:
@@ -323,6 +331,29 @@ async def test_replies_that_are_more_than_a_text_are_guarded(serving: Any, recor
             assert 400 == reply.status
         async with http.post(f"{url}/api/chat", json={"prompt": "hi", "deep": True, "live": True}) as reply:
             assert "system prompt" not in await reply.text()
+
+
+@pytest.mark.parametrize("live", ["", "json", "lines", "words"])
+async def test_replies_that_are_one_json_string_are_guarded(
+    serving: Any, recorder: Recorder, live: str
+) -> None:
+    """A text is in the way of every pointer; words that are no JSON at all are a broken stream."""
+    asked = {"prompt": "hi", "live": bool(live), "bare": live or "json"}
+    if live == "words":
+        recorder.words = ["Hello", "there"]
+    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/api/chat", json=asked) as reply:
+            said = await reply.text()
+            if live == "words":
+                assert "Hello" not in said
+            else:
+                assert "Hello there" == "".join(re.findall('"([^"]*)"', said)), said
+        recorder.words = [f"{word} " for word in ATTACK.split()]
+        async with http.post(f"{url}/api/chat", json=asked) as reply:
+            said = await reply.text()
+
+            assert live or 400 == reply.status
+            assert ATTACK.split()[-1] not in said, said
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
