@@ -8,11 +8,10 @@ responses and embeddings dialects `previous_response_id`, `conversation`, `promp
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from typing import Any, TypeAlias
 
 from llmshield.call import Call, Path, Role, TextKind
+from llmshield.dialects._files import is_base64
 from llmshield.dialects._tree import (
     Walker,
     add_text,
@@ -162,11 +161,7 @@ def file_id(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
 def _is_base64(value: str) -> bool:
     """True for a run of base64, bare or behind a data URL's head; other words in such a field are scanned."""
     start = value.find(";base64,", 0, 256)
-    try:
-        b64decode(value[start + 8 :] if start >= 0 else value, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return True
+    return is_base64(value[start + 8 :] if start >= 0 else value)
 
 
 def picture(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:

@@ -7,15 +7,15 @@ is scanned), and the words of `HARMLESS`, which are the vocabulary of the format
 
 from __future__ import annotations
 
-import binascii
 import json
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import orjson
 
 from llmshield.call import Call, Path, Role, Sealed, Text, TextKind
+from llmshield.dialects._files import encoded, text_of
 from llmshield.dialects._json import (
     DEFAULT_LIMITS,
     DEPTH_CEILING,
@@ -241,19 +241,16 @@ def seal_base64(call: Call, role: Role, holder: Any, key: Any, path: Path) -> bo
         if not raw[:start].lower().endswith(";base64,"):
             return False
     try:
-        head = b64decode(raw[start : start + 88], validate=True) if len(raw) - start >= 88 else b""
-        if head and not _looks_like_text(head):
-            return False
-        data = b64decode(raw[start:], validate=True)
-        if not data or not _looks_like_text(data[:4096]):
-            return False
-        text = data.decode("utf-8")
-    except (binascii.Error, ValueError):
+        found = text_of(raw[start:])
+    except ValueError:
         return False
+    if found is None:
+        return False
+    text, encoding = found
     if "%PDF-" in text[:1024] and "pdf" not in call.unseen:
         call.unseen.append("pdf")  # text to us; to the model also a picture of each page
     prefix = raw[:start]
-    sealed = Sealed([text], holder, key, lambda tree: prefix + b64encode(tree[0].encode()).decode())
+    sealed = Sealed([text], holder, key, lambda tree: prefix + b64encode(encoded(tree[0], encoding)).decode())
     call.sealed.append(sealed)
     add_text(call, role, sealed.tree, 0, path, sealed=sealed)
     return True
@@ -291,17 +288,6 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
 
 def _dump_first(tree: Any) -> str:
     return dump_str(tree[0])
-
-
-def _looks_like_text(head: bytes) -> bool:
-    """True for UTF-8 without control characters; the cut may fall inside a character."""
-    for cut in range(4):
-        try:
-            text = head[: len(head) - cut].decode()
-        except UnicodeDecodeError:
-            continue
-        return not any(char < " " and char not in "\t\n\r\f" for char in text)
-    return False
 
 
 Walker = Callable[[Call, Role, Any, Any, Path], None]

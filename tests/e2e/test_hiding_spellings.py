@@ -94,6 +94,10 @@ def uploaded(url: str) -> Any:
     return {"model": "gpt-4o", "messages": [{"role": "user", "content": [file]}]}
 
 
+def file(data: bytes) -> str:
+    return f"data:text/plain;base64,{base64.b64encode(data).decode()}"
+
+
 def spellings(words: str) -> dict[str, bytes]:
     """Chat bodies in which a model reads these words."""
     encoded = base64.b64encode(f"A text file. {words}. The end.".encode()).decode()
@@ -129,6 +133,11 @@ def spellings(words: str) -> dict[str, bytes]:
             {"role": "tool", "tool_call_id": "c", "content": f'{{"x": "{escaped(words)}"}}'}]},
         "a text file": uploaded(f"data:text/plain;base64,{encoded}"),
         "a text file without a head": uploaded(encoded),
+        "a text file in UTF-16": uploaded(file(f"Größe. {words}.".encode("utf-16"))),
+        "a text file in one byte a character": uploaded(file(f"Größe. {words}.".encode("cp1252"))),
+        "a text file in lines": uploaded(base64.encodebytes(f"A text file. {words}. The end.".encode()).decode()),
+        "a text file with a control character": uploaded(file(f"\x01 {words}".encode())),
+        "words with line ends in a file's place": uploaded(words.replace(" ", "\n")),
         "a text file, percent-encoded": uploaded("data:text/plain,A%20file.%20" + words.replace(" ", "%20")),
         "a picture that is text": {"model": "gpt-4o", "messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": f"data:image/svg+xml;base64,{encoded}"}}]}]},
