@@ -109,20 +109,28 @@ class Text:
     def place(self) -> str:
         """JSON pointer of the leaf; for a leaf of JSON inside a string, the pointer continues inside.
 
-        Names that the client made up may be personal data themselves: what is no plain word is shown as `*`.
+        Names that the client made up may be personal data themselves: what is no plain word is shown as `*`, and so
+        is the last step of a name's own place, which is what was found there.
         """
-        return "".join(f"/{escape(shown(step))}" for step in self._path)
+        return "".join(f"/{escape(step)}" for step in self._steps())
 
     @property
     def param(self) -> str:
         """The place in the words of SDK errors: `messages[2].content`."""
         out = ""
-        for step in self._path:
+        for step in self._steps():
             if isinstance(step, int):
                 out += f"[{step}]"
             else:
-                out += f".{shown(step)}" if out else str(shown(step))
+                out += f".{step}" if out else step
         return out
+
+    def _steps(self) -> list[str | int]:
+        """The path as messages and records may show it."""
+        steps = [shown(step) for step in self._path]
+        if self.is_name and steps:
+            steps[-1] = "*"
+        return steps
 
     def replace(self, start: int, end: int, new: str) -> None:
         """Propose to put `new` in place of the code points `start:end`; spans of one hook may not overlap."""

@@ -49,6 +49,14 @@ def test_places_show_plain_words_only(name: str, shown: str) -> None:
     assert name in text.place or shown == "*"
 
 
+def test_the_place_of_a_name_does_not_show_it() -> None:
+    """It is what a guard found there: `{"Hermine": ...}` would stand in the message and in the record."""
+    (name,) = [text for text in names(tool_call({"Hermine": 1})) if text.value == "Hermine"]
+
+    assert name.place.endswith("/input/*")
+    assert name.param.endswith(".input.*")
+
+
 def test_a_value_follows_its_renamed_key() -> None:
     call = tool_call({"a@b.com": "first text", "z": "second text"})
     tree = call.body["messages"][0]["content"][0]["input"]

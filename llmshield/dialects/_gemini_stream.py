@@ -212,7 +212,7 @@ class GeminiStream(StreamCodec):
                 channel = Channel("tool_arguments", state.choice, state.calls - 1, (path,), tool)
                 state.arguments[path] = channel
             if path:
-                named = Channel(channel.kind, channel.choice, channel.index, (path, NAME), channel.tool)
+                named = Channel(channel.kind, channel.choice, channel.index, (NAME,), channel.tool)
                 event.pieces.append(Piece(named, one, "jsonPath", True))
                 self._paths[channel] = one
             for leaf in ("stringValue", "numberValue"):
