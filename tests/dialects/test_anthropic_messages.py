@@ -120,7 +120,10 @@ def test_roles_and_places_of_texts() -> None:
         "/messages/2/content/2/content/0/text": ("user", "SC"),
         "/messages/3/content": ("system", "late rule"),
     }
-    assert {t.place for t in call.texts if t.kind == "metadata"} == {"/metadata/user_id", "/stop_sequences/0"}
+    assert {t.place for t in call.texts if t.kind == "metadata" and not t.is_name} == {
+        "/metadata/user_id",
+        "/stop_sequences/0",
+    }
     assert {t.value for t in call.texts if t.is_name} == {"user_id", "to", "n"}
 
 
