@@ -4,8 +4,8 @@
 
 Then the client's own HTTP/1.1 follows, byte for byte. `peer` is the client's address, `sni` the name in its TLS
 handshake (null without one), `dst` the destination that it had named or dialled. Other members are not looked at.
-The token is shared by the two ends and by nobody else. This contract knows no proxy by name: whoever ends TLS can
-speak it. No I/O here.
+The token is shared by the two ends and by nobody else. A line `{"t": token, "alive": true}` asks for a sign of life and
+gets `ALIVE` back. This contract knows no proxy by name: whoever ends TLS can speak it. No I/O here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 MAGIC = b"LLMSHIELD/1 "
 HEADER = b"x-llmshield-origin"
 """In this header the same JSON may come with each request instead, where a proxy can't write before the first byte."""
+ALIVE = b"LLMSHIELD/1 alive\r\n"
 LONGEST = 4096
 """Bytes of the line: a name has 255 at the most, a token of ours 43."""
 
@@ -56,16 +57,8 @@ class Origin:
 def read(line: bytes, token: str) -> Origin | None:
     """The origin in a line (without its end), or in the header's value; None for anything that is not exactly such
     a thing with our token in it."""
-    try:
-        said = json.loads(line.removeprefix(MAGIC))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(said, dict):
-        return None
-    given = said.get("t")
-    if not isinstance(given, str) or not hmac.compare_digest(
-        given.encode("utf-8", "replace"), token.encode()
-    ):
+    said = _said(line, token)
+    if said is None:
         return None
     peer, to, sni = _address(said.get("peer")), _address(said.get("dst")), said.get("sni")
     if peer is None or to is None or not (sni is None or _is_name(sni)):
@@ -78,6 +71,25 @@ def read(line: bytes, token: str) -> Origin | None:
     return Origin(
         str(mapped or address), peer[1], (sni or "").lower().rstrip("."), to[0].lower().rstrip("."), to[1]
     )
+
+
+def asks(line: bytes, token: str) -> bool:
+    """Whether somebody who knows the token asks for a sign of life, and for nothing else."""
+    return (_said(line, token) or {}).get("alive") is True
+
+
+def _said(line: bytes, token: str) -> dict[str, Any] | None:
+    """What somebody says who knows the token."""
+    try:
+        said = json.loads(line.removeprefix(MAGIC))
+    except (ValueError, RecursionError):
+        return None
+    given = said.get("t") if isinstance(said, dict) else None
+    if not isinstance(given, str) or not hmac.compare_digest(
+        given.encode("utf-8", "replace"), token.encode()
+    ):
+        return None
+    return said  # type: ignore[no-any-return]
 
 
 def write(token: str, peer: tuple[str, int], sni: str | None, to: tuple[str, int]) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmshield.origins import LONGEST, MAGIC, Origin, read, uid_of, write
+from llmshield.origins import LONGEST, MAGIC, Origin, asks, read, uid_of, write
 
 TOKEN = "t" * 43
 GOOD: dict[str, Any] = {
@@ -25,6 +25,21 @@ GOOD: dict[str, Any] = {
 
 def line(**changed: Any) -> bytes:
     return MAGIC + json.dumps({**GOOD, **changed}).encode()
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({"t": TOKEN, "alive": True}, True),
+        ({"t": TOKEN, "alive": 1}, False),
+        ({"t": TOKEN}, False),
+        ({"t": "x" * 43, "alive": True}, False),
+        ({"alive": True}, False),
+        ([], False),
+    ],
+)
+def test_who_asks_for_a_sign_of_life(said: Any, wanted: bool) -> None:
+    assert asks(MAGIC + json.dumps(said).encode(), TOKEN) is wanted
 
 
 @pytest.mark.parametrize(

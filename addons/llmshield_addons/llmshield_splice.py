@@ -6,10 +6,15 @@ Like `mitm`, it needs the standard library and mitmproxy and nothing else.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mitmproxy import connection
 from mitmproxy.proxy import commands, events, layer, layers
+
+if TYPE_CHECKING:
+    from llmshield_addons.llmshield_alive import Alive, ask_at
+else:
+    from llmshield_alive import ask_at
 
 
 def to_gateway(address: Any) -> connection.Server:
@@ -28,16 +33,16 @@ class Closed(layer.Layer):
 
 
 class Splice(layers.TCPLayer):
-    """Tells the gateway whose bytes follow, then relays. Without a gateway, or when it dies before it has begun an
-    answer, the client gets `error` in its provider's words; an answer that broke off ends with its connection. Between
-    two requests the gateway may go (it keeps idle connections for a while only, and may be started again): the next
-    request is told to the one that is there then. `waiting` holds the clients of which that is so."""
+    """Tells the gateway whose bytes follow, then relays. Without a gateway, or when it dies or falls silent before it has
+    begun an answer, the client gets `error` in its provider's words; an answer that broke off ends with its connection.
+    Between two requests the gateway may go (it keeps idle connections for a while only, and may be started again): the
+    next request is told to the one that is there then."""
 
-    def __init__(self, context: Any, line: bytes, error: dict[str, Any], waiting: set[str]) -> None:
+    def __init__(self, context: Any, line: bytes, error: dict[str, Any], known: Alive) -> None:
         super().__init__(context, ignore=True)
         self._line = line
         self._error = error
-        self._waiting = waiting
+        self._known = known
         self._answers = Answers()
 
     def start(self, event: events.Start) -> layer.CommandGenerator[None]:
@@ -47,33 +52,45 @@ class Splice(layers.TCPLayer):
     _handle_event = start  # type: ignore[assignment]
 
     def _connect(self, data: bytes) -> layer.CommandGenerator[None]:
-        failed = yield commands.OpenConnection(self.context.server)
+        server = self.context.server
+        if not self._known.gateway_up:
+            yield from self._say_unavailable()
+            return
+        ask_at(server, time.monotonic())
+        failed = yield commands.OpenConnection(server)
         if failed:
             yield from self._say_unavailable()
-        else:
-            yield commands.SendData(self.context.server, self._line + data)
+            return
+        if not data:
+            ask_at(server, None)
+        yield commands.SendData(server, self._line + data)
 
     def relay(self, event: events.Event) -> layer.CommandGenerator[None]:
         client, server = self.context.client, self.context.server
         if isinstance(event, events.DataReceived):
             if event.connection != client:
                 self._answers.feed(event.data)
+                ask_at(server, None)
                 yield commands.SendData(client, event.data)
                 return
-            self._answers.asked = True
-            if client.id not in self._waiting:
+            anew, self._answers.asked = not self._answers.asked, True
+            if client.id in self._known.waiting:
+                self._known.waiting.discard(client.id)
+                self.context.server = to_gateway(server.address)
+                yield from self._connect(event.data)
+            elif anew and self._answers.between and not self._known.gateway_up:
+                yield from self._say_unavailable()
+            else:
+                if anew:
+                    ask_at(server, time.monotonic())
                 yield commands.SendData(server, event.data)
-                return
-            self._waiting.discard(client.id)
-            self.context.server = to_gateway(server.address)
-            yield from self._connect(event.data)
         elif isinstance(event, events.ConnectionClosed):
             if event.connection == server and self._answers.between:
                 if self._answers.asked:
                     yield from self._say_unavailable()
                     return
                 if not self._answers.last:
-                    self._waiting.add(client.id)
+                    self._known.waiting.add(client.id)
                     yield commands.CloseConnection(server)
                     return
             self._handle_event = self.over  # type: ignore[method-assign]

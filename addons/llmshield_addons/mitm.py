@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,13 @@ from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.mode_specs import LocalMode
 
 if TYPE_CHECKING:
+    from llmshield_addons.llmshield_alive import Alive, ask_at
     from llmshield_addons.llmshield_captured import captured
     from llmshield_addons.llmshield_known import Known, ip_of, kind_of, shown
     from llmshield_addons.llmshield_splice import Closed, Splice, to_gateway
     from llmshield_addons.llmshield_words import MALFORMED, UNAVAILABLE, answer, drop_trailers, speak
 else:  # mitmproxy and Python put a script's own folder on the path
+    from llmshield_alive import Alive, ask_at
     from llmshield_captured import captured
     from llmshield_known import Known, ip_of, kind_of, shown
     from llmshield_splice import Closed, Splice, to_gateway
@@ -76,15 +79,18 @@ def _fails_closed(refuse: str) -> Callable[[Hook], Hook]:
     return wrap
 
 
-class LLMShield(Known):
+class LLMShield(Known, Alive):
     """The addon. `said` is what `llmshield egress` hands over; without it, it is read from the file that
     `LLMSHIELD_EGRESS` names. `counts` holds connections by what became of them, host and client."""
 
     def __init__(self, said: dict[str, Any] | None = None) -> None:
+        supervised = said is not None
         if said is None:
             said = json.loads(Path(os.environ["LLMSHIELD_EGRESS"]).read_text(encoding="utf-8"))
         assert said is not None
-        super().__init__(said)
+        Known.__init__(self, said)
+        Alive.__init__(self)
+        self._supervised = supervised
         self.token: str = said["token"]
         self.errors: dict[str, dict[str, Any]] = said["errors"]
         self.malformed: dict[str, dict[str, Any]] = said["malformed"]
@@ -92,11 +98,8 @@ class LLMShield(Known):
         self.on_no_sni: str = said["on_no_sni"]
         self.passes = {"websocket": said["websocket"] == "pass", "grpc": said["grpc"] == "pass"}
         self.bypasses: bool = said["on_crash"] == "bypass"
-        self.gateway_up = True
         self.let: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
         """Destinations that a client's connection may go to past the gateway."""
-        self.waiting: set[str] = set()
-        """Clients between two requests whose gateway has closed; they can be closed at any time."""
         self.counts: dict[tuple[str, str, str], int] = {}
 
     # -- life --------------------------------------------------------------------------------------------------
@@ -106,11 +109,11 @@ class LLMShield(Known):
         drop_trailers()
         # Else mitmproxy opens a connection to the real provider for each client, and copies names into our leaf.
         ctx.options.update(connection_strategy="lazy", upstream_cert=False)
-        self._resolving = asyncio.get_running_loop().create_task(self._resolve())
+        todo = [self._resolve(), *([] if self._supervised else [self.watch(self.gateway, self.token)])]
+        self._tasks = [asyncio.get_running_loop().create_task(each) for each in todo]
 
     def done(self) -> None:
-        task = getattr(self, "_resolving", None)
-        if task is not None:
+        for task in getattr(self, "_tasks", ()):
             task.cancel()
 
     async def _resolve(self) -> None:
@@ -274,9 +277,7 @@ class LLMShield(Known):
         inner.server = to_gateway(self.gateway)
         to = getattr(context.server, "llmshield_to", None) or (client.sni, 443)
         line = b"LLMSHIELD/1 " + self._origin(client, client.sni, to).encode() + b"\r\n"
-        nextlayer.layer = Splice(
-            inner, line, self.errors.get(about["family"]) or self.errors[""], self.waiting
-        )
+        nextlayer.layer = Splice(inner, line, self.errors.get(about["family"]) or self.errors[""], self)
 
     @_fails_closed("_refuse_server")
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
@@ -288,6 +289,7 @@ class LLMShield(Known):
             return
         let = self.let.get(client.id, ())
         if to == self.gateway and to in let:
+            ask_at(server, time.monotonic())
             return
         why = "this connection was refused" if mark == "refused" else self.may_go(to)
         if why is None and to not in let:
@@ -387,6 +389,7 @@ class LLMShield(Known):
 
     @_fails_closed("_ignore")
     def responseheaders(self, flow: http.HTTPFlow) -> None:
+        ask_at(flow.server_conn, None)
         if flow.response is not None:
             flow.response.stream = True
 

@@ -1,10 +1,11 @@
 """The proxy's process: mitmproxy with the addons that the splice needs and no others (all of them cost a third of the
 CPU), told over standard input what to do, and telling over standard output what happens; one JSON object a line.
 
-In: first what `mitm.LLMShield` is made of, with `mode`, `confdir` and `drain_s`; then `{"gateway": true|false}`; the end
-of the input ends the process. Out: `{"listening": [[host, port], ...]}`, or `{"failed": why}` with exit status 4 (5: no capture); then
-once a second what was counted: `{"counts": [[how, host, client, number], ...]}`. SIGTERM takes no more clients and lets
-those that are here finish, `drain_s` seconds at most.
+In: first what `mitm.LLMShield` is made of, with `mode`, `confdir` and `drain_s`; then `{"gateway": true|false}`, with
+`silent_s` where it is there and does not answer, and `{"alive": true}`; the end of the input ends the process. Out:
+`{"listening": [[host, port], ...]}`, or `{"failed": why}` with exit status 4 (5: no capture); then once a second what was
+counted: `{"counts": [[how, host, client, number], ...]}`, and `{"alive": true}` each time it is asked. SIGTERM takes no
+more clients and lets those that are here finish, `drain_s` seconds at most.
 """
 
 from __future__ import annotations
@@ -87,7 +88,11 @@ async def run() -> int:
 
     async def obey() -> None:
         while line := await lines.readline():
-            shield.gateway_up = json.loads(line)["gateway"]
+            told = json.loads(line)
+            if "gateway" in told:
+                shield.gateway_is(told["gateway"], told.get("silent_s", 0.0))
+            if "alive" in told:
+                say(alive=True)
         orphaned.set()
         stop.set()
 

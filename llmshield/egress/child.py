@@ -1,8 +1,9 @@
 """The gateway's process under `llmshield egress run`: told over standard input what to do, and saying when it serves.
 
 In, one JSON object a line: first `{"token": ..., "splice": fd, "admin": fd or null, "issuing": PEM or null}`, then
-`{"health": why not all is up, or null}` and `{"seen": [[how, host, client, number], ...]}`. The end of the input is the
-end of whoever started it: it stops then, as after SIGTERM. Out: `{"serving": true}`.
+`{"health": why not all is up, or null}`, `{"seen": [[how, host, client, number], ...]}` and `{"alive": true}`. The end of
+the input is the end of whoever started it: it stops then, as after SIGTERM. Out: `{"serving": true}`, then `{"alive": true}`
+each time it is asked.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ async def serve(policy: Policy) -> None:
             said = json.loads(line)
             if "health" in said:
                 told.health = said["health"]
+            if "alive" in said:
+                _say(alive=True)
             if told.metrics is not None:
                 count(told.metrics, said.get("seen", ()))
         stop.set()
@@ -79,5 +82,9 @@ def count(metrics: Metrics, seen: Any) -> None:
 
 
 def _say_serving(data: str, admin: str | None) -> None:
-    sys.stdout.write(json.dumps({"serving": True}) + "\n")
+    _say(serving=True)
+
+
+def _say(**said: bool) -> None:
+    sys.stdout.write(json.dumps(said) + "\n")
     sys.stdout.flush()

@@ -25,6 +25,13 @@ class Process:
     first: asyncio.Future[dict[str, Any]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    unanswered: int = 0
+    """How often it was asked for a sign of life since the last one (`pulse`)."""
+
+    @property
+    def serves(self) -> bool:
+        """It has come up, and has not ended."""
+        return self.first.done() and self.process.returncode is None
 
     def tell(self, **said: Any) -> None:
         """Send one line; nothing happens where nobody reads any more."""
@@ -32,6 +39,11 @@ class Process:
         if stdin is not None and not stdin.is_closing():
             with contextlib.suppress(OSError):
                 stdin.write(json.dumps(said).encode() + b"\n")
+
+    def kill(self) -> None:
+        """End it at once; nothing happens where it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
     def stop(self) -> None:
         """Ask it to finish what is under way."""
@@ -45,8 +57,7 @@ class Process:
                 await self.process.wait()
         except TimeoutError:
             log.warning("killed", process=self.name, after_s=seconds)
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+            self.kill()
             await self.process.wait()
         if self.reading is not None:
             await self.reading

@@ -2,14 +2,14 @@
 
 The socket between the two is bound here and nowhere else, so that nobody can take its port while a gateway that died
 is started again; until then the kernel refuses connections at once. The admin port is bound here too: it says 503
-while there is no gateway to answer there. Rule 1: a gateway that ends is started again. Rule 2: a proxy that ends,
-ends the run: clients are refused by the kernel then. Rule 3: when this process ends, whatever ended it, so do both.
+while there is no gateway to answer there. Rule 1: a gateway that ends is started again. Rule 2: a proxy that ends, ends the
+run: clients are refused by the kernel then. Rule 3: when this process ends, whatever ended it, so do both. Rule 4: one
+that answers nobody is gone for its clients, and killed if it stays so (`pulse`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import secrets
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llmshield import clock
-from llmshield.egress import capturing, firewall, interpreter, standing
+from llmshield.egress import capturing, firewall, interpreter, pulse, standing
 from llmshield.egress.accounts import Account
 from llmshield.egress.ca import Authority, write_signing_folder
 from llmshield.egress.handover import handover
@@ -34,6 +34,7 @@ from llmshield.errors import ShieldError
 from llmshield.logs import log
 from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._server import Server, bind
+from llmshield.mounts.egress import refuse_all
 from llmshield.mounts.gateway import DRAIN_S, LINGER_S
 from llmshield.policy import Policy
 from llmshield.policy.egress import Way
@@ -93,7 +94,9 @@ class Run:
         try:
             await self._stand_in()
             await self._first_start(folder)
-            looking = [loop.create_task(self._keep_gateway()), loop.create_task(self._keep_health())]
+            looking = [
+                loop.create_task(each()) for each in (self._keep_gateway, self._keep_health, self._keep_pulse)
+            ]
             assert self._proxy is not None
             over = loop.create_task(self._proxy.process.wait())
             stopped = loop.create_task(self._stop.wait())
@@ -214,6 +217,7 @@ class Run:
             except ValueError:
                 sys.stderr.write(line.decode(errors="replace"))  # something of a library's own
                 continue
+            process.unanswered = 0
             if not process.first.done():
                 process.first.set_result(said)
             elif counts := said.get("counts"):
@@ -249,8 +253,7 @@ class Run:
             assert gateway is not None
             since = clock.monotonic()
             await gateway.process.wait()
-            with contextlib.suppress(OSError):
-                self._splice.shutdown(socket.SHUT_RDWR)  # the kernel refuses from now on; the port stays ours
+            refuse_all(self._splice)
             log.error("gateway_ended", status=gateway.process.returncode)
             self._why = "the gateway is not running"
             if self._proxy is not None:
@@ -270,6 +273,16 @@ class Run:
                     await self._gateway.ended(0.0)
             log.warning("gateway_started_again", attempt=attempt)
 
+    async def _keep_pulse(self) -> None:
+        """A gateway that answers nobody is gone for its clients; one that does so again is back."""
+        beat = pulse.Pulse()
+        while True:
+            await clock.sleep(pulse.ASK_S)
+            silent = beat(self._gateway, self._proxy)
+            if silent is not None:
+                self._look()
+                await (self._stand_in() if silent else self._stand_down())
+
     async def _keep_health(self) -> None:
         """Rules may be taken away behind our back; who was seen is written down."""
         while True:
@@ -281,15 +294,16 @@ class Run:
     def _look(self) -> None:
         """Say whether all of it is up."""
         gateway, proxy = self._gateway, self._proxy
-        if gateway is None or not gateway.first.done() or gateway.process.returncode is not None:
-            why: str | None = "the gateway is not running"
-        elif proxy is None or not proxy.first.done() or proxy.process.returncode is not None:
-            why = "the proxy is not listening"
+        if gateway is None or not gateway.serves:
+            self._why = "the gateway is not running"
+        elif pulse.is_silent(gateway):
+            self._why = "the gateway does not answer"
+        elif proxy is None or not proxy.serves:
+            self._why = "the proxy is not listening"
         else:
-            why = self._rules.missing
-        self._why = why
+            self._why = "the proxy does not answer" if pulse.is_silent(proxy) else self._rules.missing
         if gateway is not None:
-            gateway.tell(health=why)
+            gateway.tell(health=self._why)
 
     async def _stand_in(self) -> None:
         """Answer on the admin port ourselves: 503."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from llmshield.errors import ShieldError
 from llmshield.mounts._protocol import Handler
 from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._server import Server
@@ -31,6 +32,14 @@ class Intercepted:
             await self._runtime.engine.handle(request, request)
 
 
+def refuse_all(sock: socket.socket) -> None:
+    """Have the kernel refuse connections to a socket that others hold too. Its port stays ours, for which it was bound
+    without SO_REUSEADDR: with it, anybody else who says so could have the port while nobody listens."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 class _Shared(Server):
     """On a socket that another process holds too: without us the kernel would go on taking connections for nobody."""
 
@@ -38,13 +47,24 @@ class _Shared(Server):
         super().__init__(handler, sock, **more)
         self._kept: socket.socket | None = sock.dup()  # the loop closes its own
 
+    async def start(self) -> None:
+        """Raises: ShieldError where the kernel takes no connections for us."""
+        kept = self._kept
+        assert kept is not None
+        # Connections of the gateway before us are in TIME_WAIT, or not closed yet, and have this port: listening again
+        # would fail (EADDRINUSE) for a minute.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        await super().start()
+        if not kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # uvloop keeps its failure to itself
+            raise ShieldError(f"Nobody can listen on {self.url} now.")
+
     def refuse(self) -> None:
         """Take no more clients; who is not answered yet and not read is refused by the kernel."""
         super().refuse()
         kept, self._kept = self._kept, None
         if kept is not None:
-            with kept, contextlib.suppress(OSError):
-                kept.shutdown(socket.SHUT_RDWR)
+            with kept:
+                refuse_all(kept)
 
 
 def port(policy: Policy, token: str) -> Callable[[Runtime, socket.socket], Server]:

@@ -45,18 +45,20 @@ def test_where_answers_end(inside: Any) -> None:
 
 
 RELAY = """
+from types import SimpleNamespace
 from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
+from llmshield_alive import asked_at
 from llmshield_splice import Splice
 
 def play(opened, *steps):
-    waiting = set()
+    known = SimpleNamespace(waiting=set(), gateway_up=opened != "silent")
     client = Client(peername=("10.0.0.5", 1), sockname=("127.0.0.1", 2), timestamp_start=0, state=ConnectionState.OPEN)
     context = Context(client, Options())
     context.server = Server(address=("127.0.0.1", 4711))
-    splice = Splice(context, b"LINE\\r\\n", given, waiting)
+    splice = Splice(context, b"LINE\\r\\n", given, known)
     seen = []
 
     def note(generator, reply=None):
@@ -70,6 +72,7 @@ def play(opened, *steps):
                     seen.append(["close", "client" if command.connection is client else "server"])
                     command.connection.state = ConnectionState.CLOSED
                 elif isinstance(command, commands.OpenConnection):
+                    seen.append(["asked", asked_at(command.connection) is not None])
                     back = None if opened else "refused"
                     if opened:
                         command.connection.state = ConnectionState.OPEN
@@ -79,8 +82,12 @@ def play(opened, *steps):
 
     note(splice._handle_event(events.Start()))
     for who, data in steps:
+        if who == "gateway":
+            known.gateway_up = data == "up"
+            continue
         of = client if who == "client" else context.server
         note(splice._handle_event(events.DataReceived(of, data.encode()) if data else events.ConnectionClosed(of)))
+        seen.append(["waits", asked_at(context.server) is not None])
     return seen
 
 ASK, SIZED = "POST / HTTP/1.1\\r\\n\\r\\n", "HTTP/1.1 200 OK\\r\\ncontent-length: 5\\r\\n\\r\\nhello"
@@ -94,6 +101,12 @@ result = {
                                 ("server", "")),
     "died before the second": play(True, ("client", ASK), ("server", SIZED), ("client", ASK), ("server", "")),
     "died within": play(True, ("client", ASK), ("server", SIZED[:-1]), ("server", "")),
+    "silent": play("silent", ("client", ASK)),
+    "fell silent": play(True, ("client", ASK), ("server", SIZED), ("gateway", "silent"), ("client", ASK)),
+    "fell silent within": play(True, ("client", ASK), ("server", SIZED[:-1]), ("gateway", "silent"), ("client", ASK),
+                               ("server", SIZED[-1]), ("client", "")),
+    "was silent between": play(True, ("client", ASK), ("server", SIZED), ("gateway", "silent"), ("gateway", "up"),
+                               ("client", ASK), ("server", SIZED), ("client", "")),
     "died within, more asked": play(True, ("client", ASK), ("server", SIZED[:-1]), ("client", ASK), ("server", "")),
 }
 """
@@ -109,15 +122,25 @@ def test_a_gateway_that_dies(inside: Any, said: dict[str, Any]) -> None:
         "no gateway",
         "died before",
         "died before the second",
+        "silent",
+        "fell silent",
     }
     for found in told.values():
         for text in found:
             assert '"code":"gateway_unavailable"' in text
             assert "retry-after: 2\r\n" in text
     assert all(["close", "client"] in seen for seen in got.values())
-    assert ["server", "LINE\r\n"] == got["answered"][0]
+    assert [["asked", True], ["server", "LINE\r\n"]] == got["answered"][:2]
+    waits = {name: [wait for what, wait in seen if what == "waits"] for name, seen in got.items()}
+    assert waits["answered"] == [True, False, False], (
+        "from the first byte of a request to the first of its answer"
+    )
+    assert waits["fell silent"] == [True, False, False]
+    assert waits["fell silent within"] == [True, False, False, False, False]
     again = got["died between"]
-    assert again.index(["close", "client"]) == len(again) - 1
+    assert again.index(["close", "client"]) == len(again) - 2, (
+        "nothing but what the test notes comes behind it"
+    )
     assert ["server", "LINE\r\nPOST / HTTP/1.1\r\n\r\n"] in again
     assert 2 == again.count(["client", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"])
     assert ["server", "LINE\r\n"] not in got["no gateway"]

@@ -118,7 +118,9 @@ async def test_with_an_addon_that_breaks_nothing_goes_out(
     with contextlib.suppress(OSError, ssl.SSLError, asyncio.IncompleteReadError):
         async with asyncio.timeout(30):
             writer.write(f"CONNECT localhost:{port} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
-            await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200 "):
+                raise ConnectionRefusedError
             await writer.start_tls(insecure, server_hostname="localhost")
             writer.write(b"GET /secret HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert b"200" not in await reader.read(100)

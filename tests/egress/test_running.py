@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from llmshield.egress import firewall
 from llmshield.egress.running import Wanted, addon, modes, reserved
+from llmshield.mounts.egress import _Shared, refuse_all
 from llmshield.policy.units import HostPort
 
 
@@ -20,7 +22,7 @@ def test_the_port_stays_ours_while_nobody_listens() -> None:
     address = sock.getsockname()
     sock.listen()
     socket.create_connection(address).close()
-    sock.shutdown(socket.SHUT_RDWR)  # as when a gateway has died
+    refuse_all(sock)  # as when a gateway has died
 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
@@ -31,6 +33,38 @@ def test_the_port_stays_ours_while_nobody_listens() -> None:
                 thief.bind(address)
     sock.listen()
     socket.create_connection(address).close()
+    sock.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux keeps such a port")
+async def test_a_gateway_listens_where_connections_of_the_one_before_still_end() -> None:
+    """They have the port for a minute (TIME_WAIT), or for as long as a client keeps its end open. Nobody else gets it."""
+
+    async def nothing(request: Any) -> None:
+        return None
+
+    sock = reserved()
+    address = sock.getsockname()
+    clients = []
+    for _ in range(3):
+        server = _Shared(nothing, sock.dup(), head_s=5.0, receive_s=5.0)
+        await server.start()
+        clients += [await asyncio.open_connection(*address) for _ in range(4)]
+        for _, writer in clients[-2:]:
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await asyncio.sleep(0.05)
+        await server.stop(0.0)
+        for _, writer in clients[-3:]:
+            writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            with socket.socket() as thief:
+                thief.setsockopt(socket.SOL_SOCKET, option, 1)
+                with pytest.raises(OSError, match="in use"):
+                    thief.bind(address)
+    for _, writer in clients:
+        writer.transport.abort()
     sock.close()
 
 

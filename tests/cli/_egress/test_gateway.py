@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -57,7 +58,7 @@ async def test_as_a_script_of_mitmdump(tmp_path: Path, egress: Any, primary: Sim
     (tmp_path / "policy.yaml").write_text(POLICY.format(url=primary.url))
     await asyncio.to_thread(_drive, tmp_path)
 
-    assert [call.header("authorization") for call in primary.calls] == ["Bearer sk-own", "Bearer sk-own"]
+    assert [call.header("authorization") for call in primary.calls] == ["Bearer sk-own"] * 3
 
 
 def _drive(folder: Path) -> None:
@@ -68,7 +69,7 @@ def _drive(folder: Path) -> None:
     script = subprocess.run([*ours, "addon-path"], capture_output=True, text=True, check=True).stdout.strip()
     mitmdump = str(Path(interpreter.find()).with_name("mitmdump"))
     handover = folder / "egress.json"
-    with started(*ours, "gateway", "--policy", "policy.yaml", cwd=folder):
+    with started(*ours, "gateway", "--policy", "policy.yaml", cwd=folder) as gateway:
         until(handover.exists)
         assert handover.stat().st_mode & 0o777 == 0o600
         environment = {**interpreter.clean(), "LLMSHIELD_EGRESS": str(handover)}
@@ -85,6 +86,16 @@ def _drive(folder: Path) -> None:
             assert ask(opener, "hello") == (200, "allow", "openai")
             assert ask(opener, "open sesame")[0] == 400
             assert ask(opener, "hello", stream=True) == (200, "allow", "openai")
+            # Nobody supervises: the script itself notices that it hangs, and that it goes on.
+            gateway.send_signal(signal.SIGSTOP)
+            try:
+                status, action, said = ask(opener, "hello")
+            finally:
+                gateway.send_signal(signal.SIGCONT)
+            assert (status, action) == (503, "block")
+            assert json.loads(said)["error"]["code"] == "gateway_unavailable"
+            until(lambda: ask(opener, "open sesame")[0] == 400)
+            assert ask(opener, "hello") == (200, "allow", "openai")
     assert not handover.exists()
     assert "Addon error" not in (folder / "mitmdump.log").read_text()
 
