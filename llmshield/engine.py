@@ -113,7 +113,7 @@ class Engine:
             if not self._draining:
                 raise
             await self._replies.refuse(
-                x, CallError("shutting_down", "The gateway is shutting down; try again.")
+                x, CallError("shutting_down", "The gateway is shutting down; try again.", retry_after_s=1)
             )
         except Exception as error:  # noqa: BLE001  the last line: a bug of ours must not become a hang or a leak
             log.exception("internal_error", error, request_id=x.id)

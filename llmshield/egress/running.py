@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from llmshield.logs import log
 from llmshield.mounts._request import HttpRequest
 from llmshield.mounts._server import Server, bind
 from llmshield.mounts.egress import refuse_all
-from llmshield.mounts.gateway import DRAIN_S, LINGER_S
+from llmshield.mounts.gateway import DRAIN_S, LINGER_S, stop_signals
 from llmshield.policy import Policy
 from llmshield.policy.egress import Way
 from llmshield.policy.units import HostPort
@@ -85,9 +84,9 @@ class Run:
         self._rules = standing.of(wanted)
 
     async def until_stopped(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises: ShieldError when a part can't start, or the proxy has ended."""
+        """Serve until one of `stop_signals`. Raises: ShieldError when a part can't start, or the proxy has ended."""
         loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for name in stop_signals():
             loop.add_signal_handler(name, self._stop.set)
         folder = Path(tempfile.mkdtemp(prefix="llmshield-egress-"))
         looking: list[asyncio.Task[None]] = []

@@ -27,6 +27,16 @@ LINGER_S = 3.0
 """How long connections may take to close after that."""
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that mean "stop": SIGTERM, SIGINT, and SIGHUP (a terminal that is closed), unless whoever started us
+    wants that one ignored (`nohup`)."""
+    found = (signal.SIGTERM, signal.SIGINT)
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN:
+        return found
+    return (*found, hang_up)
+
+
 class Gateway:
     """The data port: answers the requests of its connections (`_server.Server`)."""
 
@@ -68,7 +78,7 @@ async def serve(
     stop: asyncio.Event | None = None,
     signals: bool = True,
 ) -> None:
-    """Run the gateway until `stop`, or SIGTERM and SIGINT where `signals` are ours.
+    """Run the gateway until `stop`, or one of `stop_signals` where `signals` are ours.
 
     `listen` and `admin` may be sockets that are bound already. `port` makes something else of the data socket than
     the sidecar's port, `mount` names it, `health` says why not all of it is up, if so, and `issuing` is our own authority's
@@ -85,7 +95,7 @@ async def serve(
         runtime.health = health
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
-    ours = (signal.SIGTERM, signal.SIGINT) if signals else ()
+    ours = stop_signals() if signals else ()
     for name in ours:
         loop.add_signal_handler(name, stop.set)
 

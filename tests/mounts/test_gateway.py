@@ -17,6 +17,7 @@ import pytest
 
 from llmshield.errors import ShieldError
 from llmshield.mounts._server import bind
+from llmshield.mounts.gateway import stop_signals
 from llmshield.policy.units import HostPort
 from llmshield.simulator import Simulator, SimulatorThread
 from llmshield.testing import gateway
@@ -186,8 +187,9 @@ async def test_a_taken_port_is_told_with_a_remedy() -> None:
             bind(HostPort("127.0.0.1", taken.getsockname()[1]), "data")
 
 
-def test_sigterm_drains_a_stream_and_exits_clean(tmp_path: Path) -> None:
-    """The process as users run it: readiness goes, the stream under way ends whole, the exit status is 0."""
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,)])
+def test_signals_drain_a_stream_and_exit_clean(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
+    """The process as users run it: the stream under way ends whole, the exit status is 0; asking twice changes nothing."""
     with SimulatorThread(delay=0.05, tokens=30) as sim:
         (tmp_path / "p.yaml").write_text(
             f"version: 1\nproviders: {{a: {{dialect: openai, base_url: {sim.url}/v1}}}}\n"
@@ -216,7 +218,9 @@ def test_sigterm_drains_a_stream_and_exits_clean(tmp_path: Path) -> None:
             async with aiohttp.ClientSession() as http:
                 async with http.post(f"{url}/v1/chat/completions", json={**CHAT, "stream": True}) as reply:
                     await reply.content.readany()
-                    process.send_signal(signal.SIGTERM)
+                    for number in numbers:
+                        process.send_signal(number)
+                        await asyncio.sleep(0.05)
                     return (await reply.read()).decode()
 
         data = asyncio.run(stream())
@@ -225,3 +229,13 @@ def test_sigterm_drains_a_stream_and_exits_clean(tmp_path: Path) -> None:
 
         assert data.endswith("data: [DONE]\n\n")
         assert 0 == process.wait(10), rest
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in stop_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert signal.SIGHUP in stop_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
