@@ -5,25 +5,33 @@ transparent mount is a real mitmproxy in front of the same gateway, and its clie
 Only names may differ: the provider is `main` here and `app` there.
 """
 
+import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 import pytest_asyncio
+import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+import llmshield_plugins
+from llmshield import vault
 from llmshield.mounts.asgi import ShieldMiddleware
 from llmshield.simulator import Scripted, Simulator
 from llmshield.testing import gateway, policy
+from llmshield.transcripts import Kept, Transcripts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,6 +50,7 @@ tiers:
   slow: {rate: [1/hour]}
 routes:
   - {match: {model: "*-secret"}, deny: {message: "Model {model} is not on the allow list."}}
+  - {match: {model: "both-*"}, to: [MAIN]}
   - {match: {model: "gpt-*"}, to: [MAIN, backup], retry: {attempts: 1}}
   - {match: {any: true}, to: [MAIN], retry: {attempts: 1}}
 plugins:
@@ -53,12 +62,19 @@ plugins:
     restore: true
     scan: [user, tool, output]
   - {use: secrets, rules: {aws_access_key: block}}
+  - {use: tools, arguments: {note: {path: {pattern: "/srv/[a-z]+"}}}}
+  - {use: bots, user_agents: ["acme-scraper*"], block_at: 0.65, weights: {fast: 0, sequential: 0}}
+  - {use: ensemble, members: [backup, second], answer: majority, models: ["both-*"]}
+  - {use: transcripts, store: "sqlite:///KEPT"}
   - {use: failover}
 """.replace("WORD", WORD)
 KEYS = {name: f"sk-{name}-0123456789abcdef" for name in ("poor", "slow")}
 for _name, _key in KEYS.items():
     COMMON = COMMON.replace(_name.upper(), hashlib.sha256(_key.encode()).hexdigest())
-BACKUP = '  backup: {dialect: openai, base_url: "BACKUP/v1", prices: {input: 1, output: 4}}\n'
+BACKUP = (
+    '  backup: {dialect: openai, base_url: "BACKUP/v1", prices: {input: 1, output: 4}}\n'
+    '  second: {dialect: anthropic, base_url: "BACKUP", prices: {input: 1, output: 4}}\n'
+)
 MIDDLEWARE = COMMON.replace("MAIN", "app") + "providers:\n  app: {prices: {input: 1, output: 4}}\n" + BACKUP
 
 
@@ -75,6 +91,8 @@ class Scenario:
     action: str = "allow"
     asked: int = 1
     """Requests that reached a provider."""
+    at_once: bool = False
+    """They are made at the same time."""
 
 
 @dataclass
@@ -152,8 +170,17 @@ class Mounts:
     """The mounts that are here, and the providers that they share."""
 
     def __init__(
-        self, sidecar: str, middleware: str, egress: Any, main: Simulator, backup: Simulator, http: Any
+        self,
+        sidecar: str,
+        middleware: str,
+        egress: Any,
+        main: Simulator,
+        backup: Simulator,
+        http: Any,
+        folder: Path,
     ) -> None:
+        self.folder = folder
+        """Here each has what it keeps, under its own name."""
         self.urls = {"sidecar": sidecar, "middleware": middleware}
         if egress is not None:
             self.urls["egress"] = ""
@@ -202,6 +229,8 @@ class Mounts:
                         (c.path.removeprefix("/v1"), c.body) for c in (*self.main.calls, *self.backup.calls)
                     ],
                 }
+                if scenario.at_once:
+                    seen[mount]["upstream"].sort()
 
         for mount in self.urls:
             assert seen["sidecar"] == seen[mount], mount
@@ -240,18 +269,20 @@ class Proxy:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def mounts(serving_app: Any, tmp_path_factory: Any, request: Any) -> AsyncIterator[Mounts]:
+    folder = tmp_path_factory.mktemp("kept")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("LLMSHIELD_SECRET_KEY", vault.new_key())
         main, backup = await enter(Simulator()), await enter(Simulator(name="backup"))
         http = await enter(aiohttp.ClientSession())
         everything = [Route("/{path:path}", Proxy(main.url, http).handle, methods=["POST"])]
-        app = ShieldMiddleware(
-            Starlette(routes=everything), policy=policy(MIDDLEWARE.replace("BACKUP", backup.url))
-        )
-        sidecar, _ = await enter(gateway(sidecar_policy(main.url, backup.url)))
+        around = MIDDLEWARE.replace("BACKUP", backup.url).replace("KEPT", str(folder / "middleware"))
+        app = ShieldMiddleware(Starlette(routes=everything), policy=policy(around))
         given = sidecar_policy(main.url, backup.url)
+        sidecar, _ = await enter(gateway(given.replace("KEPT", str(folder / "sidecar"))))
+        given = given.replace("KEPT", str(folder / "egress"))
         egress = stack.enter_context(transparent(given, tmp_path_factory.mktemp("egress"), request))
-        yield Mounts(sidecar, await enter(serving_app(app)), egress, main, backup, http)
+        yield Mounts(sidecar, await enter(serving_app(app)), egress, main, backup, http, folder)
 
 
 @contextmanager
@@ -307,6 +338,13 @@ def asked(speech: str, prompt: str, streamed: bool, *, tools: bool = False) -> t
     elif streamed:
         body["stream"] = True
     return path, orjson.dumps(body)
+
+
+async def test_no_plugin_is_missing() -> None:
+    """A plugin that comes has a scenario here, or at least a place in the policy that all of them run under."""
+    there = {each.name for each in iter_modules(llmshield_plugins.__path__)}
+
+    assert there == {entry["use"] for entry in yaml.safe_load(COMMON)["plugins"]}
 
 
 async def test_no_mount_is_missing(mounts: Mounts, egress: Any) -> None:
@@ -426,3 +464,77 @@ async def test_limits(mounts: Mounts, speech: str, tenant: str, statuses: set[in
 
     assert got["status"] in statuses
     assert got["upstream"] == []
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("speech", ["chat", "responses", "messages", "gemini"])
+async def test_an_argument_that_no_tool_may_have(mounts: Mounts, speech: str, streamed: bool) -> None:
+    path, data = asked(speech, 'Do it. [[call note {"path": "/etc/passwd"}]]', streamed, tools=True)
+    got = await mounts.run(path, Scenario(headers=SPEECHES[speech].headers), data)
+
+    assert len(got["upstream"]) == 1
+    assert "passwd" not in got["body"]
+    assert streamed or (got["status"], got["action"]) == (400, "block")
+
+
+@pytest.mark.parametrize("speech", SPEECHES)
+async def test_a_machine(mounts: Mounts, speech: str) -> None:
+    path, data = asked(speech, "Hello.", False)
+    agent = {**SPEECHES[speech].headers, "user-agent": "acme-scraper/1"}
+    got = await mounts.run(path, Scenario(headers=agent), data)
+
+    assert (got["status"], got["action"], got["upstream"]) == (403, "block", [])
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+async def test_two_are_asked_at_once(mounts: Mounts, streamed: bool) -> None:
+    path, data = asked("chat", "Hello to carl.friedrich@example.com.", streamed)
+    got = await mounts.run(path, Scenario(at_once=True), data.replace(b"gpt-small", b"both-small"))
+
+    assert (got["status"], got["action"]) == (200, "redact")
+    assert "I am backup. You said: Hello to carl.friedrich@example.com." in spoken(got["body"], streamed)
+    assert [path for path, _ in got["upstream"]] == ["/chat/completions", "/messages"]
+    assert all(b"carl" not in body for _, body in got["upstream"])
+
+
+UNALIKE = frozenset({"id", "at", "until", "provider"})
+"""Members of a transcript that no two calls share."""
+PERSON = {
+    "chat": {"user": "P"},
+    "responses": {"safety_identifier": "P"},
+    "messages": {"metadata": {"user_id": "P"}},
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("speech", PERSON)
+async def test_what_is_kept_of_who_agreed(mounts: Mounts, speech: str, streamed: bool) -> None:
+    """The same transcript, and one of the two calls only: the other has no consent."""
+    person = f"alice of {speech} {streamed}"
+    path, data = asked(speech, "Write to ada.lovelace@example.com.", streamed)
+    named = orjson.loads(orjson.dumps(PERSON[speech]).replace(b'"P"', orjson.dumps(person)))
+    data = orjson.dumps({**orjson.loads(data), **named})
+    said = SPEECHES[speech].headers
+    await mounts.run(path, Scenario(headers=said), data)
+    await mounts.run(path, Scenario(headers={**said, "x-llmshield-consent": "transcripts"}), data)
+    kept = {
+        mount: await asyncio.to_thread(transcripts, mounts.folder / mount, person) for mount in mounts.urls
+    }
+
+    assert kept == dict.fromkeys(mounts.urls, kept["sidecar"])
+    assert "<EMAIL_ADDRESS_1>" in str(kept["sidecar"])
+    assert "ada.lovelace" not in str(kept["sidecar"])
+
+
+def transcripts(file: Path, person: str) -> dict[str, Any]:
+    """The one that is kept of a person; it is written behind the answer."""
+    until = time.monotonic() + 30
+    while True:
+        place = Transcripts(Kept(f"sqlite:///{file}"))
+        found = list(place.export(person, None)) if place.open(make=False) else []
+        place.close()
+        if found:
+            (one,) = found
+            return {name: value for name, value in one.items() if name not in UNALIKE}
+        assert time.monotonic() < until
+        time.sleep(0.05)
