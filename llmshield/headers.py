@@ -106,10 +106,10 @@ def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozense
     if sum(map(len, out.values())) > _HEAD or len(out) > _LINES:
         _shorten(out)
     said = [value for value in out.values() if len(value) >= SHORTEST]  # shorter ones can't hold one
-    if said and shows_secret("\n".join(said)):  # a provider that quotes the key, in a head of all places
-        out = {name: redact_foreign(value) for name, value in out.items()}
-    if out and shows_secret("\n".join(out)):
-        out = {name: value for name, value in out.items() if not shows_secret(name)}
+    if out and shows_secret(
+        "\n".join([*out, *said])
+    ):  # a provider that quotes the key, in a head of all places
+        out = {name: redact_foreign(value) for name, value in out.items() if not shows_secret(name)}
     return out
 
 

@@ -89,7 +89,6 @@ _SUSPECT = re2.compile(
     r"|://[^/\s]*@|[a-z0-9_+/=%.-]{16,}"
 )
 
-
 # Names, ids and constants come again and again: those found clean are not searched twice.
 _CLEAN_LENGTH = 64
 _CLEAN_COUNT = 4096
@@ -146,7 +145,7 @@ def version() -> object:
 
 
 class _OfCall:
-    """What one client sent along; taken apart when the first text is looked at."""
+    """What one client sends along; taken apart when the first text is looked at."""
 
     __slots__ = ("_edges", "_expression", "_headers", "_keys", "_query", "_values")
 
@@ -169,28 +168,37 @@ class _OfCall:
         """The secrets of this call."""
         if self._values is None:
             found = {value for value in _sent(self._headers, self._query) if len(value) >= SHORTEST}
-            self._values = tuple(found)
             self._edges = tuple({part for value in found for part in (value, *_edges(value), *_coded(value))})
+            self._values = tuple(found)  # last: another thread may ask
         return self._values
 
     def hide(self, message: str, *, thorough: bool) -> str:
         """The message without them: as they stand, or in every spelling."""
         if not self.values():
             return message
-        if not thorough and not any(edge in message for edge in self._edges):
+        if not thorough and not any(map(message.__contains__, self._edges)):
             return message
         if self._expression is None:
             self._expression = _expression(self.values())
         return _sub(self._expression, HIDDEN, message)
 
 
+_SENDERS = 64  # clients whose secrets stay taken apart: each call of one would pay 10 us for it
+_senders: dict[tuple[str | None, ...], _OfCall] = {}
 _call: ContextVar[_OfCall | None] = ContextVar("llmshield_secrets_of_call", default=None)
 
 
 def hold_of_call(headers: Mapping[str, str], query: str = "") -> None:
     """From now on, in this task and those it starts, hide what these headers (lower-case names) and this query say
     that is secret: keys, cookies, logins. They are taken apart when the first text is looked at: an answer's head."""
-    _call.set(_OfCall(headers, query))
+    sender = (query, *map(headers.get, SECRET_HEADERS))  # a frozenset's order is the same in one process
+    held = _senders.get(sender)
+    if held is None:
+        if len(_senders) >= _SENDERS:
+            _senders.clear()
+        secret = {name: value for name, value in zip(SECRET_HEADERS, sender[1:], strict=True) if value}
+        held = _senders[sender] = _OfCall(secret, query)
+    _call.set(held)
 
 
 def release_of_call() -> None:
@@ -220,10 +228,8 @@ def carries_key(text: str) -> bool:
     """Whether a text holds a key or login that the client of this call sent, as it stands or in other case (a header's
     name comes in lower case). Cookies are not looked for: their values may be plain words."""
     held = _call.get()
-    if held is None or not (keys := held.keys()):
-        return False
-    text = text.lower()
-    return any(key in text for key in keys)
+    keys = held.keys() if held is not None else ()
+    return bool(keys) and any(map(text.lower().__contains__, keys))
 
 
 def redact(message: str, *, also: Iterable[str] = ()) -> str:
@@ -286,9 +292,7 @@ def _redact_unknown(message: str) -> str:
     message = _AFTER_HEADER.sub(_hide_value, message)
     message = _AFTER_WORD.sub(lambda m: _hide_value(m) if _looks_secret(m[2]) else m[0], message)
     message = _URL_LOGIN.sub(lambda m: f"{m[1]}{HIDDEN}@", message)
-    from llmshield.secrets_patterns import (
-        find_secrets,
-    )  # compiled on the first suspicious message, not at import
+    from llmshield.secrets_patterns import find_secrets  # compiled on the first suspicious message
 
     for start, end, _ in reversed(find_secrets(message)):
         message = f"{message[:start]}{HIDDEN}{message[end:]}"
