@@ -92,6 +92,32 @@ class Got:
         for path, parts in joined.items():
             yield "joined " + "/".join(map(str, path)), "".join(parts)
 
+    def spelled(self) -> str:
+        """The same without the places: what the strings at each place spell together, one behind the other."""
+        joined: defaultdict[str, list[str]] = defaultdict(list)
+        for tree in self.trees:
+            _gather(tree, "", joined)
+        return "\0".join(map("".join, joined.values()))
+
+
+def _gather(node: Any, path: str, joined: defaultdict[str, list[str]]) -> None:
+    if isinstance(node, str):
+        joined[path].append(node)
+    elif isinstance(node, dict):
+        for mark in ("index", "output_index", "content_index"):
+            if mark in node:
+                path = f"{path}{mark}{node[mark]}"
+        for name, value in node.items():
+            joined[f"{path}/name"].append(name)
+            if isinstance(value, (str, dict, list)):
+                _gather(value, f"{path}/{name}", joined)
+    elif isinstance(node, list):
+        if node and all(isinstance(n, int) and 0 <= n < 256 for n in node):
+            joined[f"{path}/bytes"].append(bytes(node).decode("utf-8", "replace"))
+        else:
+            for value in node:
+                _gather(value, f"{path}/*", joined)
+
 
 def _leaves(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
     if isinstance(node, str):
@@ -164,16 +190,17 @@ class Wire:
         more = {"logprobs": True, "top_logprobs": 1} if logprobs else {}
         return "/v1/chat/completions", {**body, "messages": [{"role": "user", "content": prompt}], **more}
 
+    def headers(self) -> dict[str, str]:
+        """Those that the dialect asks for."""
+        return {"anthropic-version": "2023-06-01"} if self.dialect == "messages" else {}
+
     async def ask(
         self, http: aiohttp.ClientSession, url: str, prompt: str = "hi", *, stream: bool, n: int = 1,
         logprobs: bool = False, headers: dict[str, str] | None = None,
     ) -> Got:  # fmt: skip
         """Ask and read to the end."""
         path, body = self.request(prompt, stream, n, logprobs)
-        sent = (
-            {"anthropic-version": "2023-06-01", **(headers or {})} if self.dialect == "messages" else headers
-        )
-        async with http.post(url + path, json=body, headers=sent) as reply:
+        async with http.post(url + path, json=body, headers={**self.headers(), **(headers or {})}) as reply:
             raw = await reply.read()
         return self.read(reply.status, raw, dict(reply.headers), stream=stream and reply.status == 200)
 

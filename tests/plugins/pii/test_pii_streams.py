@@ -85,7 +85,7 @@ def test_what_is_quiet_is_held_from_where_the_whole_look_holds_it(
 
 
 def test_random_cuts(make_text: Callable[[random.Random], str]) -> None:
-    _run(make_text, PLAIN, range(1600))
+    _run(make_text, PLAIN, range(500))
 
 
 def test_random_cuts_with_recognisers_of_ones_own(make_text: Callable[[random.Random], str]) -> None:
@@ -96,7 +96,7 @@ def test_random_cuts_with_recognisers_of_ones_own(make_text: Callable[[random.Ra
             + make_text(rng)
         )
 
-    _run(with_own, PLUGIN, range(250))
+    _run(with_own, PLUGIN, range(150))
 
 
 @pytest.mark.nightly
