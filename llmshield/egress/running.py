@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from llmshield import clock
 from llmshield.egress import capturing, firewall, interpreter, pulse, standing
 from llmshield.egress.accounts import Account
@@ -176,7 +178,9 @@ class Run:
             token=self._token,
             splice=self._splice.fileno(),
             admin=admin.fileno() if admin is not None else None,
-            issuing=(self._wanted.authority.folder / "issuing.crt").read_text(encoding="ascii"),
+            issuing=self._wanted.authority.issuing.public_bytes(
+                Encoding.PEM
+            ).decode(),  # that of the proxy, which a rotation on the disk does not change
         )
         await self._first_word(gateway)
         await self._stand_down()

@@ -4,6 +4,7 @@ talk.py WEBSOCKET_HOST GRPC_HOST        roots by SSL_CERT_FILE, a proxy by https
 """
 
 import faulthandler
+import faulthandler
 import json
 import os
 import sys
@@ -16,6 +17,10 @@ import websockets.sync.client
 
 faulthandler.dump_traceback_later(100, exit=True)  # a client that hangs says where
 SAID = b"abc" * 20_000
+
+faulthandler.dump_traceback_later(
+    100, exit=True
+)  # each wait here has an end of 20 s: says which one had none
 
 
 def websocket(host: str) -> Any:

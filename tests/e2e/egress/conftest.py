@@ -218,12 +218,14 @@ def spare(standing: tuple[Provider, Simulator]) -> Simulator:
 def start(
     egress: Any, standing: tuple[Provider, Simulator], tmp_path_factory: pytest.TempPathFactory
 ) -> Start:
-    """`async with start(extra="  websocket: pass") as mount`: a run of its own."""
+    """`async with start(extra="  websocket: pass") as mount`: a run of its own; `folder`: where one was before."""
     provider, spare = standing
 
     @contextlib.asynccontextmanager
-    async def started(*more: str, extra: str = "", loopback: str = "pass") -> AsyncIterator[Any]:
-        folder = tmp_path_factory.mktemp("run")
+    async def started(
+        *more: str, extra: str = "", loopback: str = "pass", folder: Path | None = None
+    ) -> AsyncIterator[Any]:
+        folder = folder or tmp_path_factory.mktemp("run")
         (folder / "broken.py").write_text(PLUGIN)
         text = POLICY.format(tls=provider.port, plain=provider.plain, backup=spare.url)
         text += f"  loopback: {loopback}\n{extra}"
