@@ -4,7 +4,6 @@ talk.py WEBSOCKET_HOST GRPC_HOST        roots by SSL_CERT_FILE, a proxy by https
 """
 
 import faulthandler
-import faulthandler
 import json
 import os
 import sys
