@@ -17,10 +17,6 @@ import websockets.sync.client
 faulthandler.dump_traceback_later(100, exit=True)  # a client that hangs says where
 SAID = b"abc" * 20_000
 
-faulthandler.dump_traceback_later(
-    100, exit=True
-)  # each wait here has an end of 20 s: says which one had none
-
 
 def websocket(host: str) -> Any:
     try:
