@@ -13,6 +13,10 @@ _LENIENT = {ord("-"): "+", ord("_"): "/"} | dict.fromkeys(map(ord, " \t\r\n\f\v=
 _LINE = 60
 """Characters of a line of base64, at the least: PEM has 64, MIME 76."""
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r\f") + b"\x7f"
+_NO_TEXT = (
+    b"\x89PNG", b"\xff", b"GIF8", b"RIFF", b"OggS", b"fLaC", b"ID3", b"BM", b"II*", b"MM", b"PK", b"\x1f\x8b", b"Rar!", b"7z",
+)  # fmt: skip
+"""How files of other kinds begin."""
 _BEYOND = bytes(range(128, 256))
 _MOST_CONTROLS = 0.1
 """Share of control characters in a text: one alone must not make a file pass unread. Sound in UTF-8's range has more."""
@@ -81,8 +85,11 @@ def _encoding(data: bytes, *, part: bool = False) -> str | None:
         return "utf-8"
     except UnicodeDecodeError:
         pass
-    # One byte a character; a PDF is of more than text, and an edit would break it.
-    return "cp1252" if b"%PDF-" not in data[:1024] and _share(data, _BEYOND) <= _MOST_BEYOND_ASCII else None
+    # One byte a character. What says that it is a picture or sound is none, however much text it holds: its cost is not
+    # in its bytes. A PDF is of more than text as well, and an edit would break it.
+    if data.startswith(_NO_TEXT) or data[4:8] == b"ftyp" or b"%PDF-" in data[:1024]:
+        return None
+    return "cp1252" if _share(data, _BEYOND) <= _MOST_BEYOND_ASCII else None
 
 
 def _reads(data: bytes) -> bool:

@@ -69,6 +69,10 @@ def test_what_is_base64_and_nothing_else(data: str, is_one: bool) -> None:
         b"",
         b"\x89PNG\r\n\x1a\n" + NOISE,
         b"\xff\xd8\xff\xe0\0\x10JFIF" + NOISE,
+        b"\x89PNG",
+        b"\x89PNG\r\n\x1a\n" + bytes(20) + b"a caption " * 200,  # its cost is not in its bytes
+        b"\xff\xfb\x90d" + b"a caption " * 200,
+        b"RIFF\xe9" + b"a caption " * 200,
         b"RIFF" + bytes(100) + b"WAVE" + bytes(5000),
         b"PK\x03\x04" + NOISE * 9,
         b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n" + TEXT.encode() * 9,
