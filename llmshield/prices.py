@@ -11,6 +11,7 @@ Rule 3: where usage can't tell two rates apart, the dearer one counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -86,6 +87,9 @@ _PLAIN_OPTIONS = frozenset(
 # https://platform.claude.com/docs/en/manage-claude/data-residency: "a 1.1x multiplier on all token pricing categories". It is
 # asked for in the body, or is the workspace's default.
 _IN_US = ("inference_geo", "us")
+
+_SHARES = 10**6
+"""A surcharge is reckoned in millionths."""
 
 
 class Rates(NamedTuple):
@@ -189,6 +193,17 @@ class PriceOverride(Protocol):
     def call(self) -> int | None: ...
 
 
+class HowServed(Protocol):
+    """What a policy says of a provider's defaults; `surcharge` is a share of the list's rates."""
+
+    @property
+    def service_tier(self) -> str | None: ...
+    @property
+    def inference_geo(self) -> str | None: ...
+    @property
+    def surcharge(self) -> float: ...
+
+
 class PricedProvider(Protocol):
     """What `Prices` wants to know of a provider."""
 
@@ -196,6 +211,8 @@ class PricedProvider(Protocol):
     def base_url(self) -> str: ...
     @property
     def prices(self) -> Any: ...
+    @property
+    def served(self) -> HowServed: ...
 
 
 class Prices:
@@ -258,8 +275,7 @@ class Prices:
             plain = self.price(provider, family, model, rest)
             if plain is None:
                 return None
-            tiers = tuple([(above, rates.times(11, 10)) for above, rates in plain.tiers])
-            return replace(plain, rates=plain.rates.times(11, 10), tiers=tiers)
+            return _times(plain, 11, 10)
         known = self._providers.get(provider)
         override: PriceOverride | None = known.prices if known is not None else None
         info = self._in_list(known.base_url if known is not None else "", family, model)
@@ -267,7 +283,10 @@ class Prices:
             if any(value not in _PLAIN_OPTIONS for _, value in options):
                 return None  # the policy says what the plain way costs; a priority tier is dearer
             return _from_policy(override, model, info)
-        return _from_list(info, model, dict(options), self.version) if info is not None else None
+        price = _from_list(info, model, dict(options), self.version) if info is not None else None
+        if price is None or known is None or not known.served.surcharge:
+            return price
+        return _times(price, _SHARES + math.ceil(known.served.surcharge * _SHARES - 1e-6), _SHARES)
 
     def _in_list(self, base_url: str, family: str, model: str) -> ModelInfo | None:
         name = model.removeprefix("models/")
@@ -288,6 +307,12 @@ class Prices:
             return self._list.find_provider(None, None, base_url) if base_url else None
         except LookupError:
             return None
+
+
+def _times(price: ModelPrice, over: int, under: int) -> ModelPrice:
+    """The price with each rate for tokens times `over / under`."""
+    tiers = tuple([(above, rates.times(over, under)) for above, rates in price.tiers])
+    return replace(price, rates=price.rates.times(over, under), tiers=tiers)
 
 
 class Bound(NamedTuple):

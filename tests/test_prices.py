@@ -1,14 +1,16 @@
 """Prices: whole pico-USD, never in the client's favour, unknown stays unknown."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmshield.call import Usage
+from llmshield.policy.providers import Served
 from llmshield.prices import (
     MOST_TOKENS,
     MTOK,
@@ -50,6 +52,7 @@ class FromPolicy:
 class Provider:
     base_url: str = ""
     prices: FromPolicy | None = None
+    served: Served = field(default_factory=Served)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +238,27 @@ def test_how_it_is_served_changes_the_price(listed: Prices) -> None:
     assert listed.price("any", "openai", "gpt-4o", (("service_tier", "auto"),)) == plain
     assert listed.price("any", "openai", "gpt-4o", (("service_tier", "platinum"),)) is None
     assert listed.price("any", "anthropic", "claude-3-5-haiku-latest", (("speed", "fast"),)) is None
+
+
+@pytest.mark.parametrize(("model", "options"), [("gpt-4o", ()), ("gpt-5.4", (("service_tier", "priority"),))])
+def test_a_surcharge_is_on_each_rate_of_the_list(listed: Prices, model: str, options: Any) -> None:
+    """A regional endpoint's; what the policy prices itself is as it says."""
+    dearer = Prices(
+        {
+            "eu": Provider(served=Served.model_validate({"surcharge": "10%"})),
+            "mine": Provider("", FromPolicy(3, 5), Served.model_validate({"surcharge": "10%"})),
+        }
+    )
+    plain, eu = listed.price("any", "openai", model, options), dearer.price("eu", "openai", model, options)
+    mine = dearer.price("mine", "openai", model)
+    assert plain is not None
+    assert eu is not None
+    assert mine is not None
+
+    assert plain.rates.times(11, 10) == eu.rates
+    assert [(above, rates.times(11, 10)) for above, rates in plain.tiers] == list(eu.tiers)
+    assert 3 * MTOK == mine.rates.input
+    assert plain.per_tool == eu.per_tool
 
 
 def test_long_context_reaches_the_dearest_tier(listed: Prices) -> None:

@@ -156,6 +156,18 @@ class Prices(Section):
     call: CallPrice | None = Field(default=None, description="Each call, besides its tokens.")
 
 
+class Served(Section):
+    """How a provider serves calls that do not say so themselves, where that is dearer than the plain way."""
+
+    service_tier: Name | None = Field(
+        default=None, description="The project's tier: `priority`. Not where `prices` says what it costs."
+    )
+    inference_geo: Name | None = Field(default=None, description="The workspace's region at Anthropic: `us`.")
+    surcharge: Percent = Field(
+        default=0.0, description="On all rates for tokens of the bundled list: what a regional endpoint adds."
+    )
+
+
 class System(Section):
     """Words around the system prompt of calls that land at a provider."""
 
@@ -194,6 +206,10 @@ class ProviderShape(Section):
     prices: Prices | None = Field(
         default=None, description="USD per million tokens, instead of the bundled list."
     )
+    served: Served = Field(
+        default=Served(),
+        description="How it serves calls that do not say so, where that is dearer: its price is reserved then.",
+    )
     reply_headers: tuple[ReplyHeader, ...] = Field(
         default=(),
         description="Headers of its answers that clients get, besides the harmless ones: `set-cookie`, or those that name"
@@ -225,6 +241,7 @@ class Provider:
     circuit: Circuit | None
     models: Models
     prices: Prices | None
+    served: Served = field(default_factory=Served)
     reply_headers: frozenset[str] = frozenset()
     region: str | None = None
     system: System | None = None
@@ -254,6 +271,7 @@ def build(name: str, shape: ProviderShape) -> Provider:
         circuit=shape.circuit,
         models=shape.models,
         prices=shape.prices,
+        served=shape.served,
         reply_headers=frozenset(shape.reply_headers),
         region=shape.region,
         system=shape.system,

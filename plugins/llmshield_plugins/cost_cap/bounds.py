@@ -11,7 +11,7 @@ put around it, and what has its tables in it is larger than all of llmshield (do
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmshield.call import Attempt, Tree
 from llmshield.prices import Bound, ModelPrice
@@ -46,6 +46,8 @@ _OPTIONS = {
     "service_tier": "service_tier", "serviceTier": "service_tier", "speed": "speed",
     "inference_geo": "inference_geo", "inferenceGeo": "inference_geo",
 }  # fmt: skip
+_LEFT_OPEN = frozenset({"auto", "unspecified"})
+Options: TypeAlias = "tuple[tuple[str, str], ...]"
 PLAIN = frozenset(
     {
         "model", "messages", "max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "top_p",
@@ -131,14 +133,18 @@ def bound_of(attempt: Attempt, price: ModelPrice, offered: Offered) -> tuple[Bou
     return bound, bounded
 
 
-def price_options(body: Tree) -> tuple[tuple[str, str], ...]:
-    """Settings of a body that change its price, as the list names them."""
+def price_options(body: Tree, usual: Options = ()) -> Options:
+    """Settings of a body that change its price, as the list names them; `usual` are those that hold at its provider
+    where the body leaves them out, or leaves them to it (`auto`)."""
     if _OPTIONS.keys().isdisjoint(body):
-        return ()
-    return clean_options((key, body[name]) for name, key in _OPTIONS.items() if body.get(name) is not None)
+        return usual
+    asked = clean_options((key, body[name]) for name, key in _OPTIONS.items() if body.get(name) is not None)
+    if not usual:
+        return asked
+    return tuple({**dict(usual), **{key: value for key, value in asked if value not in _LEFT_OPEN}}.items())
 
 
-def clean_options(given: Any) -> tuple[tuple[str, str], ...]:
+def clean_options(given: Any) -> Options:
     """Settings, as a body or a report spells them, in the list's words."""
     return tuple([(key, str(value)[:40].lower().removeprefix("service_tier_")) for key, value in given])
 

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from llmshield.call import Attempt, Usage
-from llmshield.policy import Policy
+from llmshield.policy import Policy, Provider
 from llmshield.prices import MTOK, ModelPrice, Prices, Rates
-from llmshield_plugins.cost_cap.bounds import clean_options, price_options
+from llmshield_plugins.cost_cap.bounds import Options, clean_options, price_options
 from llmshield_plugins.cost_cap.tools import with_fees
 
 _APP = "app"
@@ -48,6 +48,7 @@ class Tariff:
     ) -> None:
         self._prices = prices
         self._families = {name: provider.dialect for name, provider in policy.providers.items()}
+        self._usual = {name: _usual(provider) for name, provider in policy.providers.items()}
         self._paths = policy.server.paths
         self._tools = dict(tool_prices)
         app = policy.providers.get(_APP)
@@ -61,16 +62,16 @@ class Tariff:
         """The price of this attempt as its body asks to be served, or None."""
         if attempt.call.operation == "passthrough":
             return self._of_path(attempt.call.path)
-        return self._find(attempt, price_options(attempt.body), plain=False)
+        return self._find(attempt, self._asked(attempt), plain=False)
 
     def plain(self, attempt: Attempt) -> Plain | None:
         """The price of an attempt whose body asks for nothing that changes it."""
-        price = self._find(attempt, (), plain=True)
+        price = self._find(attempt, self._usual.get(attempt.provider, ()), plain=True)
         return Plain.of(price) if price is not None else None
 
     def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice | None:
         """The price as the reply says it was served, None where that has none; `price` is what was reserved for."""
-        asked = price_options(attempt.body)
+        asked = self._asked(attempt)
         served = clean_options(usage.served)
         if attempt.dialect == "anthropic_messages":
             served = tuple([option for option in served if option not in _PREPAID])
@@ -82,6 +83,10 @@ class Tariff:
                 options.pop(key, None)
         found = self._find(attempt, tuple(options.items()), plain=False, assume=False)
         return price if found is None and price.source == "assumed" else found
+
+    def _asked(self, attempt: Attempt) -> Options:
+        """How the attempt is to be served: as its body says, else as its provider does."""
+        return price_options(attempt.body, self._usual.get(attempt.provider, ()))
 
     def _find(
         self, attempt: Attempt, options: tuple[tuple[str, str], ...], *, plain: bool, assume: bool = True
@@ -103,3 +108,11 @@ class Tariff:
         rule = next((rule for rule in self._paths if rule.matches(path)), None)
         fee = rule.price if rule is not None else None
         return None if fee is None else ModelPrice(Rates(0, 0), per_call=fee)
+
+
+def _usual(provider: Provider) -> Options:
+    """How a provider serves calls that do not say so. A price of the policy is that of its own tier."""
+    served = provider.served
+    tier = served.service_tier if provider.prices is None else None
+    given = {"service_tier": tier, "inference_geo": served.inference_geo}
+    return clean_options((key, value) for key, value in given.items() if value is not None)
