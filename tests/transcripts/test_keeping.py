@@ -13,38 +13,6 @@ from llmshield.transcripts import Kept, Stored, Told, Transcripts
 HOUR = 3600.0
 
 
-def told(
-    kept,
-    user="alice",
-    tenant="acme",
-    id="1",
-    words="The harvest of quinces was poor.",
-    ttl=HOUR,
-    erasures=None,
-):
-    return Told(
-        tenant, user, id, time.time() + ttl, kept.people.erasures if erasures is None else erasures, {"model": "m"},
-        [["user", "/messages/0/content", words]],
-    )  # fmt: skip
-
-
-@pytest.fixture
-def kept(url):
-    kept = Transcripts(Kept(url))
-    assert kept.open()
-    yield kept
-    kept.close()
-
-
-@pytest.fixture
-def file(tmp_path):
-    return Kept(f"sqlite:///{tmp_path}/transcripts.db")
-
-
-def ids(kept, user="alice", tenant=None):
-    return [each["id"] for each in kept.export(user, tenant)]
-
-
 @pytest.mark.parametrize(
     ("store", "keys"),
     [
@@ -61,7 +29,7 @@ def test_where_keys_are(store, keys):
     assert Kept(store, "redis://k/1").keys_place == "redis://k/1"
 
 
-def test_a_person_is_a_name_in_a_tenant(kept):
+def test_a_person_is_a_name_in_a_tenant(kept, told, ids):
     assert kept.put([told(kept), told(kept, id="2", words="More."), told(kept, tenant="other")]) == Stored(3)
     assert kept.put([told(kept, user="bob"), told(kept, user="al\ud800ice", words="\ud800 lone")]) == Stored(
         2
@@ -77,7 +45,7 @@ def test_a_person_is_a_name_in_a_tenant(kept):
     assert odd["texts"][0][2] == "\\ud800 lone"
 
 
-def test_erased_is_gone_and_others_are_not(kept):
+def test_erased_is_gone_and_others_are_not(kept, told, ids):
     kept.put([told(kept), told(kept, id="2"), told(kept, tenant="other"), told(kept, user="bob")])
 
     done = kept.erase("alice", "acme")
@@ -94,7 +62,7 @@ def test_erased_is_gone_and_others_are_not(kept):
     assert ids(kept) == ["3"]
 
 
-def test_what_was_said_before_an_erasure_never_comes_back(kept):
+def test_what_was_said_before_an_erasure_never_comes_back(kept, told, ids):
     before = told(kept, id="before")
     never_seen = told(kept, user="carol", id="before")
     kept.put([told(kept)])
@@ -107,7 +75,7 @@ def test_what_was_said_before_an_erasure_never_comes_back(kept):
     assert (ids(kept), ids(kept, "carol")) == (["after"], [])
 
 
-def test_another_process_notices_at_once(file):
+def test_another_process_notices_at_once(file, told, ids):
     one, two = Transcripts(file), Transcripts(file)
     one.open(), two.open()
     one.put([told(one)])
@@ -121,7 +89,7 @@ def test_another_process_notices_at_once(file):
     one.close(), two.close()
 
 
-def test_an_erasure_that_was_killed_is_finished_by_the_next(kept):
+def test_an_erasure_that_was_killed_is_finished_by_the_next(kept, told, ids):
     """The key is gone, the rows are still there, and the files were not scrubbed."""
     kept.put([told(kept), told(kept, user="bob")])
     owners = [owner for owner, _ in kept.people.found("alice", None)]
@@ -134,7 +102,7 @@ def test_an_erasure_that_was_killed_is_finished_by_the_next(kept):
 
 
 @pytest.mark.parametrize("step", ["scrub", "remove"])
-def test_what_fails_behind_the_destroyed_key_is_left_and_not_undone(kept, monkeypatch, step):
+def test_what_fails_behind_the_destroyed_key_is_left_and_not_undone(kept, monkeypatch, step, told, ids):
     kept.put([told(kept)])
 
     def fails(*given):
@@ -147,7 +115,7 @@ def test_what_fails_behind_the_destroyed_key_is_left_and_not_undone(kept, monkey
     assert ids(kept) == []
 
 
-def test_time_to_live(kept):
+def test_time_to_live(kept, told, ids):
     kept.put([told(kept, ttl=0.3), told(kept, id="2"), told(kept, user="bob", ttl=0.3)])
     assert ids(kept) == ["1", "2"]
     time.sleep(0.4)
@@ -157,7 +125,7 @@ def test_time_to_live(kept):
     assert len(kept.rows.people()) == 1
 
 
-def test_it_is_swept_once_a_minute(url):
+def test_it_is_swept_once_a_minute(url, told):
     with FrozenClock(time.time()) as clock:
         kept = Transcripts(Kept(url))
         kept.open()
@@ -173,7 +141,7 @@ def test_it_is_swept_once_a_minute(url):
         kept.close()
 
 
-def test_people_without_transcripts_are_forgotten_at_the_second_look(url):
+def test_people_without_transcripts_are_forgotten_at_the_second_look(url, told, ids):
     with FrozenClock(time.time()) as clock:
         kept = Transcripts(Kept(url))
         kept.open()
@@ -204,7 +172,7 @@ def test_people_without_transcripts_are_forgotten_at_the_second_look(url):
 
 
 @pytest.mark.parametrize("change", ["person", "id", "until_ms", "sealed"])
-def test_a_row_is_good_in_its_own_place_only(kept, change):
+def test_a_row_is_good_in_its_own_place_only(kept, change, told):
     kept.put([told(kept), told(kept, user="bob", id="2")])
     (alice,), (bob,) = ([entry for _, entry in kept.people.found(who, None)] for who in ("alice", "bob"))
     (row,) = kept.rows.read(alice.pseudonym, 0)
@@ -221,12 +189,12 @@ def test_a_row_is_good_in_its_own_place_only(kept, change):
         list(kept.export("bob" if change == "person" else "alice", None))
 
 
-def test_nothing_of_a_conversation_is_in_a_repr(kept):
+def test_nothing_of_a_conversation_is_in_a_repr(kept, told):
     assert "alice" not in repr(told(kept))
     assert "quince" not in repr(told(kept))
 
 
-def test_no_key_and_no_name_is_in_any_file(file, tmp_path):
+def test_no_key_and_no_name_is_in_any_file(file, tmp_path, told):
     secret = "sk-CANARYsecret-0123456789abcdef"
     redact.remember(secret)
     kept = Transcripts(file)

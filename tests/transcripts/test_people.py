@@ -7,44 +7,12 @@ import pytest
 from llmshield import vault
 from llmshield.errors import SecretError
 from llmshield.testing import FrozenClock
-from llmshield.transcripts import Kept, Stored, Told, Transcripts
+from llmshield.transcripts import Kept, Stored, Transcripts
 
 HOUR = 3600.0
 
 
-def told(
-    kept,
-    user="alice",
-    tenant="acme",
-    id="1",
-    words="The harvest of quinces was poor.",
-    ttl=HOUR,
-    erasures=None,
-):
-    return Told(
-        tenant, user, id, time.time() + ttl, kept.people.erasures if erasures is None else erasures, {"model": "m"},
-        [["user", "/messages/0/content", words]],
-    )  # fmt: skip
-
-
-@pytest.fixture
-def kept(url):
-    kept = Transcripts(Kept(url))
-    assert kept.open()
-    yield kept
-    kept.close()
-
-
-@pytest.fixture
-def file(tmp_path):
-    return Kept(f"sqlite:///{tmp_path}/transcripts.db")
-
-
-def ids(kept, user="alice", tenant=None):
-    return [each["id"] for each in kept.export(user, tenant)]
-
-
-def test_many_new_people_at_once_are_bounded(monkeypatch, url):
+def test_many_new_people_at_once_are_bounded(monkeypatch, url, told):
     with FrozenClock(time.time()) as clock:
         kept = Transcripts(Kept(url))
         kept.open()
@@ -56,7 +24,7 @@ def test_many_new_people_at_once_are_bounded(monkeypatch, url):
         kept.close()
 
 
-def test_what_was_known_when(kept):
+def test_what_was_known_when(kept, told):
     with FrozenClock(time.time()) as clock:
         kept.people._erasures._history = []
         assert kept.known_at(clock.monotonic()) == -1
@@ -78,7 +46,7 @@ def test_what_was_known_when(kept):
     assert kept.put([told(kept, erasures=-1)]) == Stored(0, 1)
 
 
-def test_a_key_that_was_put_into_another_persons_place(kept):
+def test_a_key_that_was_put_into_another_persons_place(kept, told):
     """Who can write to the store, and has no master key, makes nobody read what is somebody else's."""
     kept.put([told(kept), told(kept, user="bob"), told(kept, tenant="other")])
     ((alice, hers),) = kept.people.found("alice", "acme")
@@ -98,7 +66,7 @@ def test_a_key_that_was_put_into_another_persons_place(kept):
     assert his
 
 
-def test_the_wrong_master_key_is_refused_and_the_old_one_is_enough(file, monkeypatch, master):
+def test_the_wrong_master_key_is_refused_and_the_old_one_is_enough(file, monkeypatch, master, told, ids):
     kept = Transcripts(file)
     kept.open()
     kept.put([told(kept)])
@@ -123,7 +91,7 @@ def test_the_wrong_master_key_is_refused_and_the_old_one_is_enough(file, monkeyp
     kept.close()
 
 
-def test_after_resealing_the_old_master_key_is_not_needed(file, monkeypatch, master):
+def test_after_resealing_the_old_master_key_is_not_needed(file, monkeypatch, master, told, ids):
     kept = Transcripts(file)
     kept.open()
     kept.put([told(kept), told(kept, user="bob"), told(kept, tenant="other")])
@@ -146,7 +114,7 @@ def test_after_resealing_the_old_master_key_is_not_needed(file, monkeypatch, mas
     assert new
 
 
-def test_resealing_leaves_who_was_made_twice_and_says_so(file, monkeypatch, master):
+def test_resealing_leaves_who_was_made_twice_and_says_so(file, monkeypatch, master, told):
     kept = Transcripts(file)
     kept.open()
     kept.put([told(kept)])

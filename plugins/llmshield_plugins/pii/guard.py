@@ -66,29 +66,31 @@ class Guard:
         found, upto = self._look(text, start, final)
         out = text[start:upto]
         if found:
-            changed = self._changed(text, found, start, upto)
+            changed = treated(text, found, start, upto, self._treat)
             if isinstance(changed, Stop):
+                self._held = ""
                 return changed
             out = changed
         self._settled = text[upto - CONTEXT : upto] if upto > CONTEXT else text[:upto]
         self._held = text[upto:]
         return out
 
-    def _changed(self, text: str, found: list[Found], start: int, upto: int) -> str | Stop:
-        out: list[str] = []
-        position = start
-        for item in found:
-            new = self._treat(item, text[item.start : item.end])
-            if new is None:
-                continue
-            out.append(text[position : item.start])
-            if isinstance(new, Stop):
-                self._held = ""
-                return Stop(new.block, "".join(out))
-            out.append(new)
-            position = item.end
-        out.append(text[position:upto])
-        return "".join(out)
+
+def treated(text: str, found: list[Found], start: int, upto: int, treat: Treat) -> str | Stop:
+    """`text[start:upto]` with what `treat` writes in place of each finding; a Stop releases what stands before it."""
+    out: list[str] = []
+    position = start
+    for item in found:
+        new = treat(item, text[item.start : item.end])
+        if new is None:
+            continue
+        out.append(text[position : item.start])
+        if isinstance(new, Stop):
+            return Stop(new.block, "".join(out))
+        out.append(new)
+        position = item.end
+    out.append(text[position:upto])
+    return "".join(out)
 
 
 def _no_break(text: str) -> bool:

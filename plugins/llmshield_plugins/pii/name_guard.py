@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from llmshield.call import Stop
 from llmshield_plugins.pii.detector import Found
-from llmshield_plugins.pii.guard import Treat
+from llmshield_plugins.pii.guard import Treat, treated
 from llmshield_plugins.pii.names import LONGEST, Names
 
 __all__ = ["LONGEST", "NameGuard"]
@@ -47,23 +47,16 @@ class NameGuard:
         text = self._context + self._held
         found, upto, needed = self._names.settle(text, start, final)
         upto = max(upto, start)
-        out: list[str] = []
-        position = start
-        for item in found:
-            value = text[item.start : item.end]
-            new = None if self._is_ours(text, item, value) else self._treat(item, value)
-            if new is None:
-                continue
-            out.append(text[position : item.start])
-            if isinstance(new, Stop):
-                self._held = ""
-                return Stop(new.block, "".join(out))
-            out.append(new)
-            position = item.end
-        out.append(text[position:upto])
+        out = treated(
+            text, found, start, upto,
+            lambda item, value: None if self._is_ours(text, item, value) else self._treat(item, value),
+        )  # fmt: skip
+        if isinstance(out, Stop):
+            self._held = ""
+            return out
         self._context, self._held = text[min(needed, upto) : upto], text[upto:]
         self._look_at = len(self._held) + _STRIDE
-        return "".join(out)
+        return out
 
     def _is_ours(self, text: str, item: Found, value: str) -> bool:
         """Whether this is a part of a placeholder: `<EMAIL_ADDRESS_1>`, `<PERSON:9f2c51e8d0aa77b3>`, `PERSON_1`."""

