@@ -4,8 +4,8 @@
 `diff` compares: the bundled list with the overrides of a policy (`--policy`), or what holds now with what another
 policy says or with what `show --format json` printed some time ago, under another version perhaps.
 
-USD per million tokens, exact. Exit status: 0 all known, or no difference; 1 a model without a price, or differences;
-2 usage.
+USD per million tokens, exact. Exit status: 0 all known, or no difference; 1 a model that was named has no price, or
+differences; 2 usage.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def show(
     given = policy_at(policy, "prices") if policy is not None else None
     if not _is_known(provider, given):
         return USAGE
-    version, rows = prices_of(given, tuple(models), provider)
+    named = tuple(models)
+    version, rows = prices_of(given, named, provider)
     if format is Format.json:
         print(
             json.dumps(
@@ -113,7 +114,8 @@ def show(
             ],
         )
         print(f"USD per million tokens. list: {version}")
-    return GOOD if all(row["source"] for row in rows) and rows else FOUND
+    # The whole list has models that nobody prices: that is no finding of who asked for all of it.
+    return GOOD if rows and (not named or all(row["source"] for row in rows)) else FOUND
 
 
 def diff(
