@@ -14,9 +14,10 @@ _LINE = 60
 """Characters of a line of base64, at the least: PEM has 64, MIME 76."""
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r\f") + b"\x7f"
 _NO_TEXT = (
-    b"\x89PNG", b"\xff", b"GIF8", b"RIFF", b"OggS", b"fLaC", b"ID3", b"BM", b"II*", b"MM", b"PK", b"\x1f\x8b", b"Rar!", b"7z",
+    b"\x89PNG", b"\xff\xd8\xff", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"GIF8", b"RIFF", b"OggS", b"fLaC", b"ID3", b"II*\0",
+    b"MM\0*", b"PK\x03\x04", b"\x1f\x8b", b"Rar!\x1a", b"7z\xbc\xaf",
 )  # fmt: skip
-"""How files of other kinds begin."""
+"""How files of other kinds begin; whole marks, since a list may well begin with `MM` or `PK`."""
 _BEYOND = bytes(range(128, 256))
 _MOST_CONTROLS = 0.1
 """Share of control characters in a text: one alone must not make a file pass unread. Sound in UTF-8's range has more."""

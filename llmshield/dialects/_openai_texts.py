@@ -77,10 +77,13 @@ def read_url(call: Call, role: Role, holder: Any, key: Any, path: Path, what: st
     if type(value) is not str:
         walk_value(call, role, holder, key, path)
     elif value[:5].lower() == "data:":
-        if not seal_base64(call, role, holder, key, path):
+        sealed = seal_base64(call, role, holder, key, path)
+        if not sealed or what == "image":  # a picture is paid for as one, whatever its bytes read like
             mark(call, f"{what}_data")
-            if ";base64," not in value[:256].lower():  # percent-encoded or bare: readable as it stands
-                add_text(call, role, holder, key, path)
+        if (
+            not sealed and ";base64," not in value[:256].lower()
+        ):  # percent-encoded or bare: readable as it stands
+            add_text(call, role, holder, key, path)
     else:
         mark(call, f"{what}_url")
         add_text(call, role, holder, key, path, "metadata")
@@ -137,9 +140,11 @@ def _base64(call: Call, role: Role, holder: Any, key: Any, path: Path, what: str
     value = holder[key]
     if type(value) is not str:
         walk_value(call, role, holder, key, path)
-    elif value and not seal_base64(call, role, holder, key, path):
-        mark(call, what)
-        if not _is_base64(value):
+    elif value:
+        sealed = seal_base64(call, role, holder, key, path)
+        if not sealed or what == "image_data":
+            mark(call, what)
+        if not sealed and not _is_base64(value):
             add_text(call, role, holder, key, path)
 
 

@@ -124,7 +124,7 @@ def test_a_short_run(served: Served) -> None:
     found = fuzz(served, 12)
 
     assert found["operations"]["tested"] == len(routes()) - 1  # it leaves out the description itself
-    assert found["test_cases"]["generated"] > 300
+    assert found["test_cases"]["generated"] > 100
     accepted = {
         name
         for name, phases in found["valid_rates"].items()

@@ -99,6 +99,13 @@ SOUND = {"contents": [{"parts": [{"inlineData": {"mimeType": "audio/flac", "data
 HELD: dict[str, tuple[str, dict[str, Any], int]] = {
     "ten screenshots": (RESPONSES, {"input": [SHOT] * 10}, 1_064 + 100_000),
     "ten pictures made before": (RESPONSES, {"input": [{**DRAWN, "result": "iVBORw=="}] * 10}, 1_064 + 100_000),
+    "ten pictures that read as text": (RESPONSES, {"input": [{**DRAWN, "result": "aGVsbG8="}] * 10}, 1_064 + 100_000),
+    "ten more in URLs": (RESPONSES, {"input": [{"role": "user", "content": [
+        {"type": "input_image", "image_url": "data:image/png;base64,aGVsbG8="}] * 10}]}, 1_064 + 100_000),
+    "and at Gemini": (GEMINI, {"contents": [{"parts": [
+        {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}}] * 10}]}, 1_064 + 100_000),
+    "and at Anthropic": (MESSAGES, {"max_tokens": 5, "messages": [{"role": "user", "content": [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}] * 10}]}, 1_064 + 100_000),
     "their ids alone": (RESPONSES, {"input": [DRAWN]}, 100_000),
     "an id without a type": (RESPONSES, {"input": [{"id": "msg_1"}]}, 100_000),
     "a compaction": (RESPONSES, {"input": "x", "context_management": [{"type": "compaction"}]}, 400_000),
