@@ -100,8 +100,8 @@ async def written(ledger: Ledger) -> None:
 
 async def opened(ledger: Ledger) -> None:
     """A gateway whose SQLite file was replaced opens the new one within a second."""
-    for _ in range(20):
-        if not ledger.closed and not ledger._store.replaced:
+    for _ in range(200):
+        if ledger.books.opened and not ledger.closed and not ledger._store.replaced:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"still closed: {ledger.closed}")
