@@ -143,11 +143,11 @@ class Channels:
             line = self._lines[channel] = fresh
         return line
 
-    def _build(self, channel: Channel) -> _Pipe | JsonPieces | None:
+    def _build(self, channel: Channel) -> _Pipe | _Json | None:
         plain = self._plain(channel)
         if channel.kind != "tool_arguments" or channel.path or plain is None:
             return plain
-        return JsonPieces(lambda path: self._plain(_leaf(channel, path)))
+        return _Json(channel, JsonPieces(lambda path: self._plain(_leaf(channel, path))))
 
     def _plain(self, channel: Channel) -> _Pipe | None:
         stages: list[_Stage] = []
@@ -172,7 +172,7 @@ class _Line:
 
     __slots__ = ("channel", "open", "pipe", "raw", "released")
 
-    def __init__(self, channel: Channel | None, pipe: _Pipe | JsonPieces | None) -> None:
+    def __init__(self, channel: Channel | None, pipe: _Pipe | _Json | None) -> None:
         self.channel = channel
         self.pipe = pipe
         self.open = channel is not None
@@ -183,7 +183,7 @@ class _Line:
 _NO_LINE = _Line(None, None)
 
 
-def _feed(pipe: _Pipe | JsonPieces, text: str) -> str:
+def _feed(pipe: _Pipe | _Json, text: str) -> str:
     """A piece of any length; a long one in slices, since a cut makes no difference and a call into C holds the GIL.
 
     Raises: Stopped, with what passed before it in its `release`.
@@ -195,10 +195,34 @@ def _feed(pipe: _Pipe | JsonPieces, text: str) -> str:
         try:
             out.append(pipe.feed(text[start : start + _SLICE]))
         except Stopped as stopped:
-            if isinstance(pipe, _Pipe):  # of JSON, the release is the decoded text of one leaf
-                stopped.release = "".join(out) + stopped.release
+            stopped.release = "".join(out) + stopped.release
             raise
     return "".join(out)
+
+
+class _Json:
+    """JSON text, its leaves behind filters of their own. What a leaf lets go when it stops is a part of that text, behind
+    what the piece at hand had become before it."""
+
+    __slots__ = ("_channel", "_pieces")
+
+    def __init__(self, channel: Channel, pieces: JsonPieces) -> None:
+        self._channel = channel
+        self._pieces = pieces
+
+    def feed(self, text: str) -> str:
+        try:
+            return self._pieces.feed(text)
+        except Stopped as stopped:
+            stopped.channel, stopped.release = self._channel, self._pieces.so_far(stopped.release)
+            raise
+
+    def flush(self) -> str:
+        try:
+            return self._pieces.flush()
+        except Stopped as stopped:
+            stopped.channel, stopped.release = self._channel, self._pieces.so_far(stopped.release)
+            raise
 
 
 class _Stage:

@@ -52,7 +52,7 @@ class JsonPieces:
     """
 
     __slots__ = (
-        "_escape", "_fed", "_is_name", "_keys", "_name", "_odd", "_open_leaf", "_pipe", "_plain", "_released",
+        "_escape", "_fed", "_is_name", "_keys", "_name", "_odd", "_open_leaf", "_out", "_pipe", "_plain", "_released",
         "_state", "_token",
     )  # fmt: skip
 
@@ -71,12 +71,15 @@ class JsonPieces:
         """Characters of the open string that are not spelled as we would: position, character, spelling."""
         self._fed = 0
         self._released = 0
+        self._out: list[str] = []
+        """What the piece at hand has become so far."""
 
     def feed(self, text: str) -> str:
         """The next piece; returns JSON text that may go on now."""
+        out: list[str] = []
+        self._out = out
         if self._plain:
             return text if self._pipe is None else self._pipe.feed(text)
-        out: list[str] = []
         position = 0
         while position < len(text):
             state = self._state
@@ -95,6 +98,7 @@ class JsonPieces:
     def flush(self) -> str:
         """The JSON ends here, complete or not."""
         out: list[str] = []
+        self._out = out
         if self._plain:
             return "" if self._pipe is None else self._pipe.flush()
         if self._state == _STRING:
@@ -107,6 +111,10 @@ class JsonPieces:
                 out.append(self._pipe.flush())
         self._state = _DONE
         return "".join(out)
+
+    def so_far(self, last: str) -> str:
+        """A pipe has just raised, letting go `last` words of its leaf: what the piece at hand had become, with them."""
+        return "".join(self._out) + (last if self._plain else self._spell(last))
 
     def _structure(self, text: str, position: int, out: list[str]) -> int:
         char = text[position]

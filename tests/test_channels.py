@@ -249,6 +249,33 @@ def test_a_stop_releases_what_came_before_it_and_nothing_after(text, cuts):
     assert out == text.split("stop")[0].replace("let", "LET")
 
 
+@MANY
+@given(
+    said=st.sampled_from(
+        [
+            '{"a": ["first \\u00e9", 1], "b": "x \\"y\\" stop z", "c": "more"}',
+            '{"stop": 1}',
+            '["a\\/b", "stop"]',
+            'no json, but "stop" here',
+            '{"a": "b"} and stop',
+        ]
+    ),
+    cuts=st.lists(st.integers(0, 60)),
+)
+def test_a_stop_within_json_releases_json(said, cuts):
+    """What a leaf lets go is spelled as the text was, and what came before it in the same piece is not lost."""
+    arguments = Channel("tool_arguments", 0, 1)
+    channels = Channels([attach(Stops, "stop")], Watched())
+    out = ""
+    with pytest.raises(Stopped) as caught:
+        for part in pieces(said, cuts):
+            out += channels.feed(arguments, part)
+        out += channels.flush(arguments)
+
+    assert caught.value.channel == arguments
+    assert out + caught.value.release == said[: said.index("stop")]
+
+
 def test_what_later_filters_held_is_released_with_a_stop():
     filters = [attach(Stops, "X", plugin="g"), attach(Holds, plugin="h", phase="restore")]
     channels = Channels(filters, Watched())

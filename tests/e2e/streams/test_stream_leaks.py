@@ -435,6 +435,15 @@ async def test_no_stream_shows_what_the_whole_reply_hides(
     await run_inside(wires, inside, cuts, 0, 3600 if use == "pii" else 600, use)
 
 
+ONCE_WRONG = (1004707,)
+"""Seeds: a stop within a tool's arguments let go the words of a leaf without the JSON before them."""
+
+
+async def test_streams_that_were_wrong_once(wires: Any, inside: Any, cuts: Any) -> None:
+    for seed in ONCE_WRONG:
+        await run_inside(wires, inside, cuts, seed, 3, "pii")
+
+
 @pytest.mark.parametrize("use", ["pii", "secrets"])
 async def test_no_stream_over_sockets_shows_it(wires: Any, primary: Simulator, use: str) -> None:
     await run(wires, primary, range(90 if use == "pii" else 60), use)
