@@ -266,14 +266,18 @@ def test_a_stop_within_json_releases_json(said, cuts):
     """What a leaf lets go is spelled as the text was, and what came before it in the same piece is not lost."""
     arguments = Channel("tool_arguments", 0, 1)
     channels = Channels([attach(Stops, "stop")], Watched())
-    out = ""
-    with pytest.raises(Stopped) as caught:
+    out: list[str] = []
+
+    def feed() -> None:
         for part in pieces(said, cuts):
-            out += channels.feed(arguments, part)
-        out += channels.flush(arguments)
+            out.append(channels.feed(arguments, part))
+        out.append(channels.flush(arguments))
+
+    with pytest.raises(Stopped) as caught:
+        feed()
 
     assert caught.value.channel == arguments
-    assert out + caught.value.release == said[: said.index("stop")]
+    assert "".join(out) + caught.value.release == said[: said.index("stop")]
 
 
 def test_what_later_filters_held_is_released_with_a_stop():
