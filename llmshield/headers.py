@@ -75,7 +75,7 @@ _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
 def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
     """The client's headers for a provider, lower-case names; `own_key` True when the client's key goes along.
 
-    Whatever else shows that key, in its name or its value, stays here: 2 us a call."""
+    Whatever else shows that key, in its name or its value, stays here: 3 us a call."""
     nominated = _nominated(headers)
     out = {name: headers[name] for name in _going_up(tuple(headers))}
     if nominated or not "".join(out.values()).isascii():

@@ -43,6 +43,8 @@ SECRET_HEADERS = frozenset(
 )
 """Header names (lower-case) whose values never appear anywhere."""
 
+_KEY_HEADERS = tuple(SECRET_HEADERS - {"cookie", "set-cookie"})
+
 _SECRET_PARAMETERS = frozenset(
     {
         "access_token",
@@ -160,14 +162,15 @@ class _OfCall:
     def keys(self) -> tuple[str, ...]:
         """The keys and logins among them, in lower case."""
         if self._keys is None:
-            sent = _sent(self._headers, self._query, cookies=False)
+            sent = _sent(self._headers, self._query)
             self._keys = tuple({value.lower() for value in sent if len(value) >= SHORTEST})
         return self._keys
 
     def values(self) -> tuple[str, ...]:
         """The secrets of this call."""
         if self._values is None:
-            found = {value for value in _sent(self._headers, self._query) if len(value) >= SHORTEST}
+            sent = (*_sent(self._headers, self._query), *_cookies(self._headers))
+            found = {value for value in sent if len(value) >= SHORTEST}
             self._edges = tuple({part for value in found for part in (value, *_edges(value), *_coded(value))})
             self._values = tuple(found)  # last: another thread may ask
         return self._values
@@ -375,17 +378,16 @@ def _edges(secret: str) -> Iterable[str]:
             yield edge
 
 
-def _sent(headers: Mapping[str, str], query: str, *, cookies: bool = True) -> Iterable[str]:
-    """Everything secret that a request's head holds."""
-    for name in SECRET_HEADERS:
-        value = headers.get(name)
-        if not value:
-            continue
-        if name.endswith("cookie"):
-            for pair in value.split(";") if cookies else ():
-                yield pair.partition("=")[2].strip()
-            continue
-        scheme, blank, rest = value.partition(" ")
+def _cookies(headers: Mapping[str, str]) -> list[str]:
+    """The values of the cookies in a request's head."""
+    pairs = ";".join([headers.get("cookie", ""), headers.get("set-cookie", "")]).split(";")
+    return [pair.partition("=")[2].strip() for pair in pairs]
+
+
+def _sent(headers: Mapping[str, str], query: str) -> Iterable[str]:
+    """Every key and login that a request's head holds."""
+    for name in _KEY_HEADERS:
+        scheme, blank, rest = headers.get(name, "").partition(" ")
         yield rest.strip() if blank else scheme
         if scheme.lower() == "basic":
             try:
