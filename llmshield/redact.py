@@ -90,7 +90,6 @@ _SUSPECT = re2.compile(
     r"(?i)authorization|key|cookie|passw|passphrase|secret|token|credential|bearer|basic |[?&;](?:sig|signature|code)="
     r"|://[^/\s]*@|[a-z0-9_+/=%.-]{16,}"
 )
-
 # Names, ids and constants come again and again: those found clean are not searched twice.
 _CLEAN_LENGTH = 64
 _CLEAN_COUNT = 4096
@@ -380,8 +379,8 @@ def _edges(secret: str) -> Iterable[str]:
 
 def _cookies(headers: Mapping[str, str]) -> list[str]:
     """The values of the cookies in a request's head."""
-    pairs = ";".join([headers.get("cookie", ""), headers.get("set-cookie", "")]).split(";")
-    return [pair.partition("=")[2].strip() for pair in pairs]
+    pairs = f"{headers.get('cookie', '')};{headers.get('set-cookie', '')}"
+    return [pair.partition("=")[2].strip() for pair in pairs.split(";")]
 
 
 def _sent(headers: Mapping[str, str], query: str) -> Iterable[str]:
