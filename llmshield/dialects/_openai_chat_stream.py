@@ -7,7 +7,7 @@ from typing import ClassVar
 from llmshield.call import Call, Channel, Path, Tree
 from llmshield.dialects import Event, Piece
 from llmshield.dialects._openai_choices import ChoicesCodec
-from llmshield.dialects._openai_codec import CUSTOM, as_arguments, other_pieces, put_at
+from llmshield.dialects._openai_codec import CUSTOM, as_arguments, other_pieces, put_at, put_beside
 from llmshield.dialects._openai_messages import CHOICE_KEYS, MessageReader, count_searches
 
 _PLAIN = CHOICE_KEYS - {"message"}
@@ -83,6 +83,8 @@ class ChatCodec(ChoicesCodec):
             put_at(delta, ("refusal",), text)
         else:
             put_at(delta, channel.path, text)
+            if tags := self._reader.tags(channel):
+                put_beside(delta, channel.path, tags)
 
     def _put_arguments(self, delta: Tree, channel: Channel, text: str) -> None:
         if channel.index == -1:

@@ -178,6 +178,14 @@ def put_at(node: Any, path: Path, text: str) -> None:
     node[last] = before + text if type(before) is str else text
 
 
+def put_beside(node: Any, path: Path, tags: Tree) -> None:
+    """Give the object that holds the string at `path` what it lacks of `tags`."""
+    for step in path[:-1]:
+        node = node[min(step, len(node) - 1)] if type(node) is list and type(step) is int else node[step]
+    for name, tag in tags.items():
+        node.setdefault(name, tag)
+
+
 def _child(node: Any, step: str | int, new: Any) -> Any:
     if type(node) is list:
         position = step if type(step) is int else len(node)

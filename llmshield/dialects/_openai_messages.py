@@ -19,6 +19,9 @@ _REASONING = frozenset(("reasoning_content", "reasoning"))
 CHOICE_KEYS = frozenset(("index", "delta", "message", "finish_reason", "logprobs"))
 _AUDIO_KEYS = frozenset(("id", "data", "expires_at", "transcript"))
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
+_TAGS = frozenset(("type", "format", "id", "object", "signature"))
+"""Strings of a delta's unknown objects that say what an object is: each delta repeats them, they do not go on from one to
+the next. `reasoning_details` of OpenRouter have them (https://openrouter.ai/docs/use-cases/reasoning-tokens)."""
 
 
 class Tool:
@@ -45,6 +48,7 @@ class MessageReader:
         self.superseded: dict[Channel, int] = {}
         """Calls whose index another call has taken over, with that index."""
         self._counts: dict[int, int] = {}
+        self._tags: dict[tuple[int, Path], Tree] = {}
 
     def channel(self, kind: ChannelKind, choice: int, index: int = 0, path: Path = ()) -> Channel:
         """The channel of this place; one object for all its pieces."""
@@ -118,7 +122,21 @@ class MessageReader:
             for piece in pieces[start:]:
                 if piece.whole:
                     continue  # a name
-                piece.channel = self.channel("other", number, 0, piece.channel.path)
+                path = piece.channel.path
+                if path[-1] in _TAGS and len(path) > 1:
+                    piece.whole = True
+                    continue
+                piece.channel = self.channel("other", number, 0, path)
+                if len(path) > 1 and type(piece.holder) is dict:
+                    self._tags[number, path[:-1]] = {
+                        name: tag
+                        for name, tag in piece.holder.items()
+                        if type(tag) is int or (name in _TAGS and name != "signature")
+                    }
+
+    def tags(self, channel: Channel) -> Tree:
+        """What stands beside a text of an unknown object and says what it is, as the last delta had it."""
+        return self._tags.get((channel.choice, channel.path[:-1]), {})
 
     def _tool(
         self,

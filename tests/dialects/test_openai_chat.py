@@ -473,6 +473,27 @@ USAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("pieces", [("the fo", "x r", "uns"), ("the f", "o", "x"), ("f",)])
+def test_what_says_what_an_object_is_stays_with_each_delta(relay, replacing, pieces):
+    """`reasoning_details` as OpenRouter streams them: their words wait for a guard, `type`, `format`, `index` do not."""
+    kind = {"type": "reasoning.text", "format": "anthropic-claude-v1", "index": 0}
+    raw = b"".join(chunk(delta(reasoning_details=[{**kind, "text": text}])) for text in pieces)
+    got = relay(
+        CHAT.open_stream(read(stream=True)),
+        raw + chunk(delta(finish="stop")) + DONE,
+        replacing("fox", "cat"),
+    )
+    deltas = [
+        one
+        for line in got.raw.splitlines()
+        if line.startswith(b"data: {")
+        for one in json.loads(line[6:])["choices"][0]["delta"].get("reasoning_details", ())
+    ]
+
+    assert "".join(one["text"] for one in deltas) == "".join(pieces).replace("fox", "cat")
+    assert [{**kind, "text": one["text"]} for one in deltas] == deltas
+
+
 @pytest.mark.parametrize(("value", "usage"), USAGES)
 def test_usage_in_any_shape(value, usage):
     reply = CHAT.read_reply(read(), {**whole({"content": "x"}), "usage": value})

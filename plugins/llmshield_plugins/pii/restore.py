@@ -32,7 +32,7 @@ def _bracket(sign: str, code: str, entity: str, others: str) -> Part:
     return any_of(
         one(rf"[{sign}{others}]"),
         seq(one("&"), maybe(word("amp;")), any_of(word(entity), word("#60" if sign == "<" else "#62"), seq(word("#x"), one(low), one(high))), one(";")),
-        seq(one(r"\\"), one(sign)),
+        seq(one(r"\\"), maybe(one(r"\\")), one(sign)),
         seq(one("%"), maybe(seq(one("2"), one("5"))), one(low), one(high)),
         seq(one(r"\\"), maybe(one(r"\\")), any_of(seq(one("[uU]"), one("0"), one("0")), one("x")), one(low), one(high)),
     )  # fmt: skip
@@ -42,12 +42,15 @@ _open = _bracket("<", "3c", "lt", r"\x{300a}\x{3008}\x{ab}\x{2039}\x{27e8}\x{232
 _close = _bracket(">", "3e", "gt", r"\x{300b}\x{3009}\x{bb}\x{203a}\x{27e9}\x{232a}")
 _signs = repeat(one("[ \"'`*~]"), 0, 4)
 _name = seq(
-    one("[A-Za-z]"), repeat(any_of(seq(one(r"\\"), one("_")), one(r"[A-Za-z0-9_ '\x{2019}-]")), 2, _LONGEST)
+    one("[A-Za-z]"),
+    repeat(
+        any_of(seq(one(r"\\"), maybe(one(r"\\")), one("_")), one(r"[A-Za-z0-9_ '\x{2019}-]")), 2, _LONGEST
+    ),
 )
 
 _PLACEHOLDER = re2.compile(f"({_open.full}){_signs.full}({_name.full}?){_signs.full}{_close.full}")
 _BEGUN = re2.compile(f"(?:{seq(_open, _signs, _name, _signs, _close).prefix})\\z")
-_LETTERS = re2.compile(rf"{_open.full}{_signs.full}([A-Za-z](?:\\_|[A-Za-z0-9_ '\x{{2019}}-])*)")
+_LETTERS = re2.compile(rf"{_open.full}{_signs.full}([A-Za-z](?:\\{{1,2}}_|[A-Za-z0-9_ '\x{{2019}}-])*)")
 _ENDING = re2.compile(r"^(.*[0-9])(['\x{2019}]?[A-Za-z]{1,2}|['\x{2019}])$")
 """What a model writes behind a name that it bends: `PERSON_1's`, `PERSON_1s`, `PERSON_1'`."""
 _BARE = re2.compile(r"\b[A-Z][A-Z0-9_]*_[0-9]+\b")
@@ -213,7 +216,7 @@ def _as_written(value: str, bracket: str) -> str:
 
 def _in_json(bracket: str) -> bool:
     """Whether a bracket was written as JSON writes it: `\\u003c`."""
-    return bracket[:1] == "\\" and bracket[1:2] in ("u", "U", "x", "\\")
+    return bracket[:1] == "\\" and bracket[-1:] != "<"
 
 
 def _quoted(value: str) -> str:

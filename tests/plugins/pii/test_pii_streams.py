@@ -243,6 +243,7 @@ RESTORED = [
     ("`<EMAIL_ADDRESS_1>`", "`john@example.com`"),
     ("**<EMAIL\\_ADDRESS\\_1>**", "**john@example.com**"),
     ("\\<EMAIL_ADDRESS_1\\>", "john@example.com"),
+    ('{"a": "**\\\\<PERSON\\\\_1\\\\>**"}', '{"a": "**Ann \\"Al\\" Lee**"}'),
     ("&lt;EMAIL_ADDRESS_12&gt;", "b&amp;c@example.com"),
     ("mailto:%3CEMAIL_ADDRESS_1%3E", "mailto:john%40example.com"),
     ("\\u003cCREDIT_CARD_1\\u003e", "4111 1111 1111 1111"),
