@@ -9,6 +9,7 @@ from llmshield.chain import Took
 from llmshield.exchange import Exchange
 from llmshield.metrics import Metrics
 from llmshield.records import call_record
+from llmshield.redact import redact
 
 
 class Observer:
@@ -112,6 +113,10 @@ def _subject(x: Exchange, mode: Mode) -> Subject | None:
     if mode != "none" and call is not None:
         said = [Said(text.role, text.place, text.value) for text in call.prompts()]
         said += [Said("output", place, "".join(parts)) for place, parts in (x.heard or {}).items()]
+        if (
+            mode != "hash"
+        ):  # here, while the call's own secrets are known: the writer's thread knows ours only
+            said = [Said(role, place, redact(text)) for role, place, text in said]
     if not said and not x.user:
         return None
     return Subject(x.id, x.caller.tenant if x.caller is not None else "", x.user, said, mode, x.started_at)

@@ -111,3 +111,18 @@ async def test_redacted_holds_only_what_pii_has_seen(tmp_path, primary: Simulato
     assert modes == {model: mode for model, (mode, _) in asked.items()}
     assert MAIL not in sink.read_text()
     await asyncio.sleep(0)
+
+
+async def test_the_key_that_a_client_sent_is_in_no_text(tmp_path, primary: Simulator):
+    """Nobody knows its shape: only while its call lasts is it known that it is one."""
+    sink, key = tmp_path / "audit.jsonl", "mine-of-no-shape-Zz9-Zz9-Zz9"
+    loaded = policy(POLICY.replace("URL", primary.url).replace("SINK", str(sink)), base=tmp_path)
+    async with gateway(loaded) as (url, _), aiohttp.ClientSession() as http:
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": f"my key is {key}"}]}
+        async with http.post(
+            f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+        ) as reply:
+            assert key in await reply.text(), "the simulator repeats what it was told"
+
+    assert "my key is" in sink.read_text()
+    assert key not in sink.read_text()
