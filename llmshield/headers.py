@@ -78,13 +78,13 @@ def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, 
     Whatever else shows that key, in its name or its value, stays here: 3 us a call."""
     nominated = _nominated(headers)
     out = {name: headers[name] for name in _going_up(tuple(headers))}
-    if nominated or not "".join(out.values()).isascii():
+    said = "\n".join([*out, *out.values()])
+    if nominated or not said.isascii():
         out = {name: value for name, value in out.items() if name not in nominated and value.isascii()}
     if not own_key:
         for name in _ACCOUNT:
             out.pop(name, None)
-    # The client's key once more, in a place where no key belongs:
-    if carries_key("\n".join([*out, *out.values()])):
+    if carries_key(said):  # once more, in a place where no key belongs
         out = {name: value for name, value in out.items() if not carries_key(f"{name}\n{value}")}
     out["content-type"] = "application/json"
     out["accept-encoding"] = "identity"
