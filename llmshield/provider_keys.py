@@ -71,6 +71,8 @@ class _Held:
     is_former: bool = False
     """The value is that from before the last change: it goes on only while the new one is being read for the first
     time, so that no call falls between the two."""
+    used_from: str = ""
+    """`origin` of the value that calls use: after a change that of the former one, until the new one is read."""
     turn: int = 0
     """Rises when its key became another one: what was read before that is thrown away."""
 
@@ -149,7 +151,8 @@ class ProviderKeys:
         if held.reads and state != "revoked" and name not in self._ready:
             state = "lost"
         age = None if held.read_at is None else round(clock.monotonic() - held.read_at, 1)
-        return {"from": held.origin, "state": state, "age_s": age, "failing": held.failing or None}
+        origin = held.used_from if name in self._ready and held.used_from else held.origin
+        return {"from": origin, "state": state, "age_s": age, "failing": held.failing or None}
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -206,6 +209,8 @@ class ProviderKeys:
                 ready[name] = None
             elif held.value is not None and now < held.good_until:
                 ready[name] = held.value
+                if not held.is_former:
+                    held.used_from = held.origin
             elif held.value is not None:
                 held.value = None
                 log.error("provider_key_lost", provider=name, reason=held.failing)
