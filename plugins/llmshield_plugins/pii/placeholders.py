@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from llmshield.errors import PluginError
-from llmshield_plugins.pii.expressions import compiled, readable
+from llmshield_plugins.pii.expressions import compiled, narrow
 
 Make: TypeAlias = Callable[[str, str], str]
 """kind, value -> what takes its place"""
@@ -109,12 +109,12 @@ class Placeholders:
         raise PluginError("There is no surrogate left for a value: too many of its kind in one call.")
 
     def _is_said(self, made: str) -> bool:
-        """Whether the client's own texts have it; of a crowd of values only the first are looked up."""
+        """Whether the client's own texts have it, in any case; of a crowd of values only the first are looked up."""
         if len(self.surrogates) >= _LOOKED_UP:
             return False
         if self._said is None:
-            self._said = "\n".join(self._texts())
-        return made in self._said
+            self._said = "\n".join(self._texts()).casefold()
+        return made.casefold() in self._said
 
     def known(self, kind: str, value: str) -> str | None:
         """The placeholder that this value already has."""
@@ -175,10 +175,10 @@ class Numbering:
 def numbers_of(kind: str, texts: Iterable[str]) -> frozenset[int]:
     """The numbers with which these texts already name this kind, in any spelling that would be restored."""
     expression = _spelled(kind)
-    return frozenset(int(match.group(1)) for text in texts for match in expression.finditer(readable(text)))
+    return frozenset(int(match.group(1)) for text in texts for match in expression.finditer(narrow(text)))
 
 
 @cache
 def _spelled(kind: str) -> Any:
     parts = kind.split("_")
-    return compiled(r"(?i)" + r"[_\\ -]{1,3}".join([*parts, "([0-9]{1,9})"]))
+    return compiled(r"(?i)" + r"[_\\ -]+".join([*parts, "([0-9]{1,9})"]))

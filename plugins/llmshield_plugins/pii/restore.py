@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import re2
 
-from llmshield_plugins.pii.expressions import readable
+from llmshield_plugins.pii.expressions import narrow
 from llmshield_plugins.pii.grammar import Part, any_of, maybe, one, repeat, seq, word
 from llmshield_plugins.pii.json_text import JsonText
 from llmshield_plugins.pii.placeholders import canonical
@@ -57,12 +57,6 @@ _BARE = re2.compile(r"\b[A-Z][A-Z0-9_]*_[0-9]+\b")
 _BARE_BEGUN = re2.compile(r"\b[A-Z][A-Z0-9_]*\z")
 _STARTS = frozenset("<&\\%\u300a\u3008\u00ab\u2039\u27e8\u2329\uff1c")
 _OF_NAMES = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_WIDE = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {0x3000: 0x20}
-
-
-def _plain(text: str) -> str:
-    """The same characters with those of full width as ASCII ones, for the expressions."""
-    return text if text.isascii() else readable(text).translate(_WIDE)
 
 
 class Originals:
@@ -88,7 +82,7 @@ class Originals:
     def begun(self, text: str) -> int:
         """From where on `text` may be the beginning of one of these placeholders."""
         tail = max(0, len(text) - _LONGEST - 2 * EXTRA)
-        end = _plain(text[tail:])
+        end = narrow(text[tail:])
         start = 0
         found = len(end)
         while (match := _BEGUN.search(end, start)) is not None and match.start() < len(end):
@@ -177,7 +171,7 @@ class Restorer:
         """Placeholders of this call in a text that ends with none: where they are, their values, their brackets."""
         if self._of.untouched(text):
             return []
-        plain = _plain(text)
+        plain = narrow(text)
         found: list[tuple[int, int, str, str]] = []
         for match in _PLACEHOLDER.finditer(plain):
             value = self._of.value(match.group(2))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from llmshield_plugins.pii.placeholders import Placeholders
 from llmshield_plugins.pii.restore import Originals, Restorer
 
 REPLIES = int(os.environ.get("LLMSHIELD_REPLIES", "1000000"))
@@ -170,6 +171,21 @@ def test_answers_in_json_stay_json() -> None:
             said = said.replace(f"<{name}>", json.dumps(value)[1:-1]).replace(f'"{name}"', json.dumps(value))
 
         assert json.loads(got[got.index("{") :]) == json.loads(said), (seed, text)
+
+
+FOUND = (
+    "<EMAIL_ADDRESS_1>", "＜ＥＭＡＩＬ＿ＡＤＤＲＥＳＳ＿１＞", "<EMAIL_ADDRESS_１>", "<EMAIL＿ADDRESS＿1>", "<EMAIL\\_ADDRESS\\_1>",
+    "<EMAIL\\\\_ADDRESS\\\\_1>", "<EMAIL__ADDRESS__1>", "<EMAIL -_- ADDRESS_1>", "<EMAIL     ADDRESS 1>", "<EMAIL\u3000ADDRESS\u30001>",
+    "<email-address-1s>", "EMAIL_ADDRESS_1", "&lt;Email_Address_1&gt;", "%253Cemail_address_1%253E",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("written", FOUND)
+def test_what_would_be_restored_is_given_to_nobody_who_wrote_it(written: str) -> None:
+    restorer = Restorer(Originals({"EMAIL_ADDRESS_1": "a@b"}))
+
+    assert "b" in restorer.feed(written) + restorer.flush()
+    assert Placeholders(lambda: [f"and {written}"]).give("EMAIL_ADDRESS", "a@b") == "<EMAIL_ADDRESS_2>"
 
 
 def test_a_call_has_its_own_values_only() -> None:

@@ -7,6 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmshield_plugins.pii.placeholders import Placeholders
 from llmshield_plugins.pii.surrogates import Surrogates
 
 VALUES = {"alma.rowan12@example.com": "MAIL", "192.0.2.1": "IP", "alma rowan": "NAME", "alma": "SHORT"}
@@ -54,3 +55,11 @@ def test_what_can_t_become_one_is_not_held() -> None:
     assert at.feed("hello a") == "hello "
     assert at.feed("nd") == "and"
     assert Surrogates(VALUES).longest == len("alma.rowan12@example.com") + 1
+
+
+def test_none_that_the_client_wrote_itself_is_given() -> None:
+    """In no case either, since the answer is restored in any."""
+    made = Placeholders(lambda: ["who is ALMA ROWAN?"])
+
+    assert made.stand_in("PERSON", "Ann", ("Alma Rowan", "Ida Moss").__getitem__) == "Ida Moss"
+    assert made.surrogates == {"ida moss": "Ann"}
