@@ -36,9 +36,9 @@ async def test_a_plugin_that_fails(
     assert provider.sim.calls == []
 
 
-async def test_a_gateway_that_is_killed(start: Any, provider: Any, chat: Any, client: Any) -> None:
+async def test_a_gateway_that_is_killed(mount: Any, provider: Any, chat: Any, client: Any) -> None:
     """503 in the provider's words, at once; nothing goes upstream; then it is back, on its own."""
-    async with start() as mount, aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         post = client(session, mount)
         async with post("api.openai.com", "/v1/chat/completions", chat("hi")) as reply:
             assert reply.status == 200
@@ -86,58 +86,70 @@ async def going_on(mount: Any) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("when", ["before it is asked", "while it answers"])
-@pytest.mark.parametrize("host", WORDS)
-@pytest.mark.parametrize("way", ["HTTP/2", "plain HTTP"])
 async def test_a_gateway_that_dies_under_a_rewritten_request(
-    start: Any, provider: Any, chat: Any, over_http2: Any, way: str, host: str, when: str
+    mount: Any, provider: Any, chat: Any, over_http2: Any, when: str
 ) -> None:
     """Here mitmproxy itself reads the HTTP, and would say it in HTML. The run can't tell the proxy yet: it is stopped,
-    and its listening socket takes the connection, which is cut when the run goes on."""
-    path, model, named = WORDS[host]
+    and its listening socket takes the connection, which is cut when the run goes on. Both ways, for both providers."""
     provider.sim.set(ttft="30s")
-    async with start() as mount, aiohttp.ClientSession() as session, going_on(mount):
-        gateway = mount.children()["gateway"]
+    asked: list[tuple[str, str]] = []
+
+    async def ask(way: str, host: str) -> dict[str, Any]:
+        path, model, _ = WORDS[host]
+        body = chat("hi", model)
+        if way == "HTTP/2":
+            (got,) = await over_http2(mount, host, path, body, meanwhile=lambda: asked.append((way, host)))
+            return dict(got)
+        asked.append((way, host))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://{host}{path}", json=body, proxy=mount.proxy) as reply,
+        ):
+            return {"status": str(reply.status), "type": reply.headers["content-type"], "body": await reply.text(),
+                    "retry": reply.headers.get("retry-after"), "reset": False}  # fmt: skip
+
+    async def die() -> None:
+        while len(asked) < len(calls):
+            await asyncio.sleep(0.02)
+        if when == "before it is asked":
+            await asyncio.sleep(1.0)
+            mount.process.send_signal(signal.SIGCONT)
+            return
+        while len(provider.sim.calls) < len(calls):
+            await asyncio.sleep(0.02)
+        os.kill(gateway, signal.SIGKILL)
+
+    gateway = mount.children()["gateway"]
+    calls = [(way, host) for way in ("HTTP/2", "plain HTTP") for host in WORDS]
+    async with going_on(mount):
         if when == "before it is asked":
             mount.process.send_signal(signal.SIGSTOP)
             os.kill(gateway, signal.SIGKILL)
+        *found, _ = await asyncio.gather(*[ask(*call) for call in calls], die())
+    await asyncio.to_thread(mount.wait_healthy)
 
-        async def die() -> None:
-            await asyncio.sleep(1.0)
-            if when == "before it is asked":
-                mount.process.send_signal(signal.SIGCONT)
-            else:
-                while not provider.sim.calls:
-                    await asyncio.sleep(0.02)
-                os.kill(gateway, signal.SIGKILL)
-
-        dying: list[asyncio.Task[None]] = []
-        body = chat("hi", model)
-        if way == "HTTP/2":
-            (got,) = await over_http2(
-                mount, host, path, body, meanwhile=lambda: dying.append(asyncio.create_task(die()))
-            )
-        else:
-            dying.append(asyncio.create_task(die()))
-            async with session.post(f"http://{host}{path}", json=body, proxy=mount.proxy) as reply:
-                got = {"status": str(reply.status), "type": reply.headers["content-type"], "body": await reply.text(),
-                       "retry": reply.headers.get("retry-after"), "reset": False}  # fmt: skip
-        await asyncio.gather(*dying)
-
-    assert (got["status"], got["type"], got["retry"], got["reset"]) == ("503", "application/json", "2", False)
-    assert named(json.loads(got["body"])["error"])
-    assert len(provider.sim.calls) == (when != "before it is asked")
+    for (_, host), got in zip(calls, found, strict=True):
+        assert (got["status"], got["type"], got["retry"], got["reset"]) == (
+            "503",
+            "application/json",
+            "2",
+            False,
+        )
+        assert WORDS[host][2](json.loads(got["body"])["error"])
+    assert len(provider.sim.calls) == (0 if when == "before it is asked" else len(calls))
 
 
-async def test_a_gateway_that_dies_in_a_stream(start: Any, provider: Any, chat: Any, client: Any) -> None:
+async def test_a_gateway_that_dies_in_a_stream(mount: Any, provider: Any, chat: Any, client: Any) -> None:
     """What was begun is cut, never ended as if it were whole."""
     provider.sim.set(delay="50ms", tokens=400)
-    async with start() as mount, aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         post = client(session, mount)
         async with post("api.openai.com", "/v1/chat/completions", chat("hi", stream=True)) as reply:
             await reply.content.readany()
             os.kill(mount.children()["gateway"], signal.SIGKILL)
             with pytest.raises(aiohttp.ClientPayloadError):
                 await reply.read()
+    await asyncio.to_thread(mount.wait_healthy)
 
 
 async def test_without_a_gateway_hosts_pass_where_the_policy_says_so(
@@ -186,11 +198,10 @@ async def test_a_run_that_is_killed_leaves_nobody_and_no_key(
     assert [*tmp_path.iterdir()] == []
 
 
-async def test_who_asks_while_it_drains_is_told_at_once(
-    start: Any, provider: Any, chat: Any, client: Any
-) -> None:
-    """A client that was connected already, and asks first when everything ends: its gateway takes nobody any more."""
-    provider.sim.set(delay="200ms", tokens=60)
+async def test_sigterm_lets_a_stream_end(start: Any, provider: Any, chat: Any, client: Any) -> None:
+    """No new connections meanwhile; a client that was connected already, and asks first when everything ends, is told at
+    once: its gateway takes nobody any more."""
+    provider.sim.set(delay="100ms", tokens=60)
     async with start() as mount, aiohttp.ClientSession() as session:
         post = client(session, mount)
         reader, writer = await asyncio.open_connection("127.0.0.1", int(mount.proxy.rpartition(":")[2]))
@@ -198,6 +209,8 @@ async def test_who_asks_while_it_drains_is_told_at_once(
             await reply.content.readany()
             mount.process.terminate()
             await asyncio.sleep(0.5)
+            with pytest.raises(aiohttp.ClientError):
+                await post("api.openai.com", "/v1/chat/completions", chat("more"))
             writer.write(b"CONNECT api.openai.com:443 HTTP/1.1\r\nhost: api.openai.com:443\r\n\r\n")
             async with asyncio.timeout(8):
                 await reader.readuntil(b"\r\n\r\n")
@@ -206,21 +219,7 @@ async def test_who_asks_while_it_drains_is_told_at_once(
                 head = await reader.readuntil(b"\r\n\r\n")
             assert b"[DONE]" in await reply.read()
         writer.transport.abort()
+        assert await asyncio.to_thread(mount.process.wait, 40) == 0
 
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"content-type: application/json" in head
-
-
-async def test_sigterm_lets_a_stream_end(start: Any, provider: Any, chat: Any, client: Any) -> None:
-    provider.sim.set(delay="100ms", tokens=20)
-    async with start() as mount, aiohttp.ClientSession() as session:
-        post = client(session, mount)
-        async with post("api.openai.com", "/v1/chat/completions", chat("hi", stream=True)) as reply:
-            await reply.content.readany()
-            mount.process.terminate()
-            await asyncio.sleep(0.3)
-            with pytest.raises(aiohttp.ClientError):
-                await post("api.openai.com", "/v1/chat/completions", chat("more"))
-            body = await reply.read()
-        assert b"[DONE]" in body
-        assert await asyncio.to_thread(mount.process.wait, 40) == 0

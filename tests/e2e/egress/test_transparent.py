@@ -39,7 +39,7 @@ def far(cable: Any) -> Iterator[Any]:
 @pytest.fixture
 def ask(cable: Any, far: Any) -> Ask:
     """curl's status and output for a call to the host, as some user; `roots` are what it trusts."""
-    far.do("curl", "-sS", "-X", "DELETE", f"http://127.0.0.1:{cable.CONTROL}/__sim__/calls")
+    forget(cable, far)
 
     def call(
         uid: int = 0, url: str = f"https://{HOST}/v1/chat/completions", roots: str = ""
@@ -65,6 +65,10 @@ def ask(cable: Any, far: Any) -> Ask:
     return call
 
 
+def forget(cable: Any, far: Any) -> None:
+    far.do("curl", "-sS", "-X", "DELETE", f"http://127.0.0.1:{cable.CONTROL}/__sim__/calls")
+
+
 def asked(cable: Any, far: Any) -> str:
     """Everything that the provider was told."""
     said: str = far.do("curl", "-sS", f"http://127.0.0.1:{cable.CONTROL}/__sim__/calls")
@@ -82,76 +86,73 @@ def ruleset(cable: Any) -> str:
     return said
 
 
-@pytest.mark.parametrize("uid", [0, 48_214])
-def test_calls_of_other_users_obey_and_those_of_its_own_go_out(
-    cable: Any, far: Any, ask: Ask, uid: int
-) -> None:
-    """The whole scenario: the rules leave one user out, and proxy and gateway are that user, without a capability."""
+def test_calls_of_other_users_obey_and_those_of_its_own_go_out(cable: Any, far: Any, ask: Ask) -> None:
+    """The whole scenario: the rules leave one user out, and proxy and gateway are that user, without a capability. And
+    the ways round it: TLS without a name to a listed host's address, though `on_no_sni` lets it pass; HTTP/3; plain HTTP."""
     before = ruleset(cable)
     with cable.run(POLICY, (HOST,), "--rules", "up") as run:
         run.wait_healthy()
         public(cable)
-        status, said = ask(uid)
+        obeyed = [ask(uid) for uid in (0, 48_214)]
+        by_address = ask(url=f"https://{cable.FAR}/v1/models", roots="any")
+        code = ("import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)\n"
+                f"s.connect(({cable.FAR!r}, 443)); s.send(b'x'); s.recv(1)")  # fmt: skip
+        quic = cable.near.run("python3", "-c", code)
+        plain = ask(url=f"http://{HOST}/v1/chat/completions")
         users = run.users()
         past = ask(cable.USER, roots=str(cable.folder / "roots.pem"))
         run.process.terminate()
         ended = run.process.wait(40)
     told = json.loads(asked(cable, far))
 
-    assert status == 0, said
-    assert '"choices"' in said
-    assert ["ada@example.com" in json.dumps(call["body"]) for call in told] == [False, past[0] == 0]
+    for status, said in [*obeyed, plain]:
+        assert status == 0, said
+        assert '"choices"' in said
+    assert by_address[0] == NO_TLS, by_address
+    assert any(word in quic.stderr for word in ("ConnectionRefusedError", "PermissionError")), quic.stderr
     assert past[0] == 0, "a program of the proxy's own user goes past, as the page on rules says"
+    assert ["ada@example.com" in json.dumps(call["body"]) for call in told] == [False, False, False, True]
     assert {(who["uid"][1], who["capabilities"]) for who in users.values()} == {(cable.USER, 0)}
     assert ended == 0
     assert ruleset(cable) == before
 
 
-@pytest.mark.parametrize(("on_crash", "stays"), [("block", True), ("bypass", False)])
-@pytest.mark.parametrize("killed", ["proxy", "run"])
-def test_after_a_crash(cable: Any, far: Any, ask: Ask, killed: str, on_crash: str, stays: bool) -> None:
-    """`block`: the kernel refuses clients, until it is started again. A run that is killed can take nothing out."""
+CRASHES = [
+    ("proxy", "bypass", False),
+    ("proxy", "block", True),
+    ("run", "block", True),
+    ("run", "bypass", True),  # who is killed can take nothing out
+]
+
+
+def test_after_a_crash(cable: Any, far: Any, ask: Ask) -> None:
+    """`block`: the kernel refuses clients, until it is started again. Each run takes the place of what the one before
+    has left, and the last one, which ends well, leaves nothing."""
     before = ruleset(cable)
-    text = POLICY.replace("on_no_sni: pass", f"on_crash: {on_crash}")
     theirs = str(cable.folder / "roots.pem")
-    with cable.run(text, (HOST,), "--rules", "up") as run:
-        run.wait_healthy()
-        children = run.children()
-        os.kill(children["proxy"] if killed == "proxy" else run.process.pid, signal.SIGKILL)
-        assert run.process.wait(60) == (1 if killed == "proxy" else -9)
-        until = time.monotonic() + 40
-        while any(Path(f"/proc/{pid}").exists() for pid in children.values()):
-            assert time.monotonic() < until
-            time.sleep(0.1)
-    status, said = ask(roots=theirs)
-    stays = stays or killed == "run"
+    for killed, on_crash, stays in CRASHES:
+        text = POLICY.replace("on_no_sni: pass", f"on_crash: {on_crash}")
+        with cable.run(text, (HOST,), "--rules", "up") as run:
+            run.wait_healthy()
+            public(cable)
+            assert ask()[0] == 0, (killed, on_crash)
+            children = run.children()
+            os.kill(children["proxy"] if killed == "proxy" else run.process.pid, signal.SIGKILL)
+            assert run.process.wait(60) == (1 if killed == "proxy" else -9)
+            until = time.monotonic() + 40
+            while any(Path(f"/proc/{pid}").exists() for pid in children.values()):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        forget(cable, far)
+        status, said = ask(roots=theirs)
 
-    assert status == (REFUSED if stays else 0), said
-    assert (ruleset(cable) == before) is not stays
-    assert bool(json.loads(asked(cable, far))) is not stays
-    with cable.run(text, (HOST,), "--rules", "up") as run:  # in place of what was left
-        run.wait_healthy()
-        public(cable)
-        assert ask()[0] == 0
-    assert ruleset(cable) == before
-
-
-def test_ways_round(cable: Any, far: Any, ask: Ask) -> None:
-    """TLS without a name to a listed host's address, whatever `on_no_sni` says; HTTP/3; plain HTTP."""
+        assert status == (REFUSED if stays else 0), (killed, on_crash, said)
+        assert (ruleset(cable) == before) is not stays
+        assert bool(json.loads(asked(cable, far))) is not stays
     with cable.run(POLICY, (HOST,), "--rules", "up") as run:
         run.wait_healthy()
-        by_address = ask(url=f"https://{cable.FAR}/v1/models", roots="any")
-        code = ("import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)\n"
-                f"s.connect(({cable.FAR!r}, 443)); s.send(b'x'); s.recv(1)")  # fmt: skip
-        quic = cable.near.run("python3", "-c", code)
-        plain = ask(url=f"http://{HOST}/v1/chat/completions")
-    told = asked(cable, far)
-
-    assert by_address[0] == NO_TLS, by_address
-    assert any(word in quic.stderr for word in ("ConnectionRefusedError", "PermissionError")), quic.stderr
-    assert plain[0] == 0
-    assert '"choices"' in plain[1]
-    assert "ada@example.com" not in told
+        assert ask()[0] == 0
+    assert ruleset(cable) == before
 
 
 def test_ipv6(cable: Any, far: Any, started: Any) -> None:
