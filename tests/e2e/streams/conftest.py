@@ -96,7 +96,7 @@ class Inside:
     milliseconds for a stream. What is left out is the server and the upstream's connection."""
 
     def __init__(self, wires: tuple[Any, ...], provider: Provider, plugins: str) -> None:
-        made = sorted({wire.policy("https://provider.invalid") for wire in wires})
+        made = sorted({wire.policy("http://127.0.0.1:9") for wire in wires})
         providers = "".join(f"  p{number}: {text}\n" for number, text in enumerate(made))
         self.provider = provider
         self.cut: Cut = list
