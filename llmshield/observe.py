@@ -1,15 +1,24 @@
-"""What is told about a finished exchange: counters for `/metrics` and `/status`, and one record for the audit."""
+"""What is told about a finished exchange: counters for `/metrics` and `/status`, one record for the audit, and a log line
+for each failed attempt (at `debug` one for each call)."""
 
 from __future__ import annotations
+
+import math
 
 from llmshield import clock
 from llmshield.audit import Audit, Mode, Said, Subject
 from llmshield.call import Attempt
 from llmshield.chain import Took
 from llmshield.exchange import Exchange
+from llmshield.logs import LEVELS, log
 from llmshield.metrics import Metrics
 from llmshield.records import call_record
 from llmshield.redact import redact
+
+_NOT_ASKED = frozenset({"skipped", "circuit_open"})
+_EVERY_S = 1.0
+_MOST_WAYS = 1_000
+_DEBUG = LEVELS["debug"]
 
 
 class Observer:
@@ -18,6 +27,7 @@ class Observer:
     def __init__(self, metrics: Metrics, audit: Audit) -> None:
         self._metrics = metrics
         self._audit = audit
+        self._failures: dict[tuple[str, str | None, int | None], tuple[float, int]] = {}
         if audit.enabled:
             for name, help, read in (
                 ("records", "Records that were written.", lambda: float(audit.written)),
@@ -71,6 +81,13 @@ class Observer:
         )
         for attempt in x.attempts:
             self._count_attempt(attempt, tenant)
+            if attempt.outcome == "failed" and attempt.reason not in _NOT_ASKED:
+                self._tell_failure(x.id, attempt, now)
+        if log.level <= _DEBUG:
+            log.debug(
+                "call", request_id=x.id, dialect=dialect, operation=x.operation, tenant=tenant, status=status,
+                action=x.action, attempts=[attempt.provider for attempt in x.attempts], ms=round(latency * 1000, 1),
+            )  # fmt: skip
         for name, (requests, tokens) in x.remaining.items():
             metrics.remaining(name, requests, tokens)
         metrics.hooks(x.trail.took)
@@ -82,6 +99,21 @@ class Observer:
         return call_record(
             x, kind=kind, policy=self._audit.policy, status=status, latency_s=latency, overhead_s=overhead,
             hashed=self._audit.hashed,
+        )  # fmt: skip
+
+    def _tell_failure(self, request_id: str, attempt: Attempt, now: float) -> None:
+        """One line a second for each way in which a provider fails, with how many were left out since."""
+        way = (attempt.provider, attempt.reason, attempt.status)
+        told, more = self._failures.get(way, (-math.inf, 0))
+        if now - told < _EVERY_S:
+            self._failures[way] = (told, more + 1)
+            return
+        if len(self._failures) >= _MOST_WAYS:
+            self._failures.clear()
+        self._failures[way] = (now, 0)
+        log.warning(
+            "provider_failed", request_id=request_id, provider=attempt.provider, model=attempt.model,
+            reason=attempt.reason or "", status=attempt.status, attempt=attempt.number, left_out=more,
         )  # fmt: skip
 
     def _count_attempt(self, attempt: Attempt, tenant: str) -> None:

@@ -12,6 +12,7 @@ from llmshield.chain import Took
 from llmshield.errors import CallError
 from llmshield.exchange import Exchange, Incoming
 from llmshield.identity import Caller
+from llmshield.logs import LEVELS, log
 from llmshield.metrics import Metrics
 from llmshield.observe import Observer
 from llmshield.policy.apps import Audit as Settings
@@ -177,3 +178,53 @@ def test_every_path_out_has_its_record(tell, frozen, changes, expected):
     (record,) = tell(exchange(frozen, **changes))
 
     assert {name: record[name] for name in expected} == expected
+
+
+def test_failed_attempts_are_logged_once_a_second_for_each_way(tell, frozen, monkeypatch):
+    """Also without an audit log an operator sees why calls fail; a storm does not fill the disk."""
+    lines = []
+    monkeypatch.setattr(log, "_write", lambda level, event, fields: lines.append((level, event, fields)))
+    monkeypatch.setattr(log, "level", LEVELS["info"])
+
+    def failed(reason="status", status=503):
+        x = exchange(frozen)
+        frozen.advance(-0.8)
+        attempt(x, "failed", reason=reason, status=status)
+        return x
+
+    def later(x):
+        frozen.advance(1.0)
+        return x
+
+    calls = [
+        failed(),
+        failed(),
+        failed("connect", None),
+        failed("skipped", None),
+        failed("circuit_open", None),
+        failed(),
+    ]
+    tell.observer = Observer(tell.metrics, Audit(Settings(sink="none"), "sha256:1f3a"))
+    for x in calls:
+        tell.observer(x)
+    tell.observer(later(failed()))
+    told = [(level, event, f["reason"], f["status"], f["left_out"]) for level, event, f in lines]
+
+    assert [
+        (30, "provider_failed", "status", 503, 0),
+        (30, "provider_failed", "connect", None, 0),
+        (30, "provider_failed", "status", 503, 2),
+    ] == told
+    assert {"01JABC"} == {f["request_id"] for _, _, f in lines}
+
+
+def test_at_debug_each_call_has_a_line(tell, frozen, monkeypatch):
+    lines = []
+    monkeypatch.setattr(log, "_write", lambda level, event, fields: lines.append((event, fields)))
+    tell(answered(frozen))
+    (line,) = [fields for event, fields in lines if event == "call"]
+
+    assert ("01JABC", 200, "redact", ["openai", "openai"]) == (
+        line["request_id"], line["status"], line["action"], line["attempts"],
+    )  # fmt: skip
+    assert "SECRET" not in str(lines)
