@@ -10,6 +10,8 @@ _HEAD = 4096
 """Characters that are looked at before all of a large file is decoded: a picture tells in them what it is."""
 _LENIENT = {ord("-"): "+", ord("_"): "/"} | dict.fromkeys(map(ord, " \t\r\n\f\v="))
 """What decoders read alike: the alphabet for URLs, blanks and line ends, padding that is missing."""
+_SURELY = 16
+"""Bytes of UTF-8 that words do not give by chance, read as base64 without their blanks: half of those are above 127."""
 _LINE = 60
 """Characters of a line of base64, at the least: PEM has 64, MIME 76."""
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r\f") + b"\x7f"
@@ -28,12 +30,14 @@ _MOST_BEYOND_ASCII = 0.3
 def text_of(data: str) -> tuple[str, str] | None:
     """The text in base64 and its encoding; None for pictures, sound, archives.
 
-    Raises: ValueError for what is no base64.
+    Raises: ValueError for what is no base64, and for words that only look so without their blanks.
     """
     if len(data) > 4 * _HEAD and _encoding(_decoded(data[:_HEAD], part=True), part=True) is None:
         return None
     raw = _decoded(data)
     encoding = _encoding(raw) if raw else None
+    if (len(raw) < _SURELY or encoding == "cp1252" or encoding is None) and not is_base64(data):
+        raise ValueError("neither base64 and nothing else, nor surely a text in it")
     if encoding is None:
         return None
     try:
