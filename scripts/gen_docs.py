@@ -64,7 +64,7 @@ def errors() -> str:
     for kind in get_args(ErrorKind):
         cells = [f"`{kind}`"]
         for name in families.values():
-            waits = 7.0 if kind in {"rate_limited", "no_provider"} else None
+            waits = {"rate_limited": 7.0, "no_provider": 5.0, "shutting_down": 1.0}.get(kind)
             reply = dialects[name].write_error(CallError(kind, "...", retry_after_s=waits), "id")
             error = json.loads(reply.body)["error"]
             words = [error.get("type"), error.get("code") if isinstance(error.get("code"), str) else None]
