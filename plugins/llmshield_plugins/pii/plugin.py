@@ -40,7 +40,8 @@ _LONG, _LONG_WITH_NAMES = 2_500, 1_200
 take 1.3 ms for 1,000 characters and names as much again; the event loop is not to be blocked for 5 ms."""
 _SIGNS_REASONING = frozenset(("anthropic_messages",))
 """Dialects whose thoughts are signed: with a value put back, the signature is void and the next turn is refused
-(https://docs.claude.com/en/docs/build-with-claude/extended-thinking). Placeholders stay in them."""
+(https://docs.claude.com/en/docs/build-with-claude/extended-thinking). Placeholders stay in them, unless they are translated
+for a client whose dialect has no such signature."""
 
 
 Place: TypeAlias = "tuple[Text, str, list[Found]]"
@@ -286,7 +287,7 @@ class Pii(Plugin):
             reply.at_end(output.tell)
         if self.settings.restore and placeholders is not None:
             originals, surrogates = placeholders.originals, placeholders.surrogates
-            sealed = reply.dialect in _SIGNS_REASONING
+            sealed = reply.dialect in _SIGNS_REASONING and call.dialect in _SIGNS_REASONING
             if originals:
                 of = Originals(originals)
                 reply.filter(

@@ -96,11 +96,13 @@ class Inside:
     milliseconds for a stream. What is left out is the server and the upstream's connection."""
 
     def __init__(self, wires: tuple[Any, ...], provider: Provider, plugins: str) -> None:
+        """With a single wire, its provider is asked whatever the client speaks."""
         made = sorted({wire.policy("http://127.0.0.1:9") for wire in wires})
         providers = "".join(f"  p{number}: {text}\n" for number, text in enumerate(made))
+        route = "routes: [{match: {any: true}, to: [{provider: p0, model: m}]}]\n" if len(wires) == 1 else ""
         self.provider = provider
         self.cut: Cut = list
-        self._runtime = Runtime(policy(f"providers:\n{providers}plugins:\n{plugins}"), mount="gateway")
+        self._runtime = Runtime(policy(f"providers:\n{providers}{route}plugins:\n{plugins}"), mount="gateway")
 
     async def __aenter__(self) -> Inside:
         await self._runtime.start()
@@ -169,9 +171,9 @@ def arriving(rng: random.Random) -> Cut:
 
 
 @pytest.fixture(scope="session")
-def inside(wires: tuple[Any, ...]) -> Callable[[Provider, str], Inside]:
-    """`async with inside(provider, plugins) as gate: await gate.ask(wire, stream=True)`."""
-    return lambda provider, plugins: Inside(wires, provider, plugins)
+def inside(wires: tuple[Any, ...]) -> Callable[..., Inside]:
+    """`async with inside(provider, plugins) as gate: await gate.ask(wire, stream=True)`; `only`: the provider's wire."""
+    return lambda provider, plugins, only=None: Inside(wires if only is None else (only,), provider, plugins)
 
 
 @pytest.fixture(scope="session")
