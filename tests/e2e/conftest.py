@@ -93,11 +93,14 @@ class Got:
             yield "joined " + "/".join(map(str, path)), "".join(parts)
 
     def spelled(self) -> str:
-        """The same without the places: what the strings at each place spell together, one behind the other."""
+        """The same without the places: what the strings at each place spell together, one behind the other, and the lines
+        of a stream that are no data. (The data themselves spell what they do not say: `\\u00855` and `500`.)"""
         joined: defaultdict[str, list[str]] = defaultdict(list)
         for tree in self.trees:
             _gather(tree, "", joined)
-        return "\0".join(map("".join, joined.values()))
+        lines = self.raw.decode().replace("\r", "\n").split("\n")
+        rest = (line for line in lines if line[:1] not in ("d", "{", "[", ",", "]"))
+        return "\0".join([*map("".join, joined.values()), *rest])
 
 
 def _gather(node: Any, path: str, joined: defaultdict[str, list[str]]) -> None:

@@ -229,8 +229,9 @@ SPELLED = {value: spellings(value) for value in (*VALUES, *CREDENTIALS)}
 
 
 def shown(got: Any) -> str:
-    """All that an answer shows anywhere, as bytes and as its strings and pieces spell it."""
-    return f"{got.spelled()}\0{got.raw.decode()}"
+    """All that an answer shows anywhere."""
+    text: str = got.spelled()
+    return text
 
 
 DETECTOR = Pii(Pii.Settings(presidio=False))
