@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +19,33 @@ providers: {openai: {dialect: openai, connect: "127.0.0.1:9443"}, claude: {diale
 egress:
   hosts: {api.openai.com: openai, "*.claude.test": claude}
   bypass: {clients: [10.9.0.0/16], hosts: [pinned.claude.test]}
+"""
+
+
+BESIDE = """
+import json, os, sys, traceback
+sys.path.insert(0, sys.argv[1])
+import mitmproxy.addons.next_layer, mitmproxy.addons.proxyserver, mitmproxy.addons.tlsconfig, mitmproxy.test.taddons
+
+for line in sys.stdin:
+    code, given = json.loads(line)
+    there, here = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        names = {"given": given, "json": json, "sys": sys}
+        try:
+            exec(compile(code, "inside.py", "exec"), names)
+            said = [names["result"], ""]
+        except BaseException:
+            said = [None, traceback.format_exc()]
+        with os.fdopen(here, "w") as out:
+            out.write(json.dumps(said))
+        os._exit(0)
+    os.close(here)
+    with os.fdopen(there) as back:
+        print(back.read(), flush=True)
+    os.waitpid(child, 0)
 """
 
 
@@ -38,21 +64,30 @@ def said() -> dict[str, Any]:
     return handover(policy(POLICY), ("127.0.0.1", 4711), "token", (("127.0.0.1", 4712),))
 
 
+@pytest.fixture(scope="session")
+def beside(python: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported mitmproxy, which takes a second, and makes a child of itself for each script."""
+    process = subprocess.Popen(
+        [python, "-c", BESIDE, str(addon("mitm").parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=interpreter.clean(),
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process, process.stdin:
+        yield process
+
+
 @pytest.fixture
-def inside(python: str, tmp_path: Path) -> Callable[..., Any]:
+def inside(beside: subprocess.Popen[str]) -> Callable[..., Any]:
     """`inside(code, given)`: what the code leaves in `result`, run beside the addons with `given` at hand."""
 
     def run(code: str, given: Any = None) -> Any:
-        script = tmp_path / "inside.py"
-        script.write_text(
-            f"import json, sys\nsys.path.insert(0, {str(addon('mitm').parent)!r})\n"
-            f"given = json.loads(sys.stdin.read())\n{code}\nprint(json.dumps(result))\n"
-        )
-        done = subprocess.run(
-            [python, str(script)], input=json.dumps(given), capture_output=True, text=True, check=False,
-            env=interpreter.clean(), timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        assert beside.stdin is not None
+        assert beside.stdout is not None
+        beside.stdin.write(json.dumps([code, given]) + "\n")
+        beside.stdin.flush()
+        result, trouble = json.loads(beside.stdout.readline())
+        assert not trouble, trouble
+        return result
 
     return run

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,24 +70,35 @@ def missing(client: str) -> str:
 
 
 def ask_all(run: Runner, folder: Path, urls: tuple[str, ...], clients: tuple[str, ...] = CLIENTS) -> Answers:
-    """What each of these clients gets; `run` starts a program where and as it is to be."""
-    found: Answers = {}
-    said = run(
-        sys.executable, str(HERE / "clients" / "ask.py"), *urls, *(each for each in PYTHON if each in clients)
-    )
-    assert said.returncode == 0, said.stderr
-    found |= json.loads(said.stdout)
-    if "node-fetch" in clients and not missing("node-fetch"):
-        said = run("node", str(HERE / "node" / "ask.mjs"), *urls[:2])
-        assert said.returncode == 0, said.stderr
-        found |= json.loads(said.stdout)
-    if not missing("java"):
+    """What each of these clients gets; `run` starts a program where and as it is to be. They ask at the same time."""
+
+    def python() -> Answers:
+        words = (sys.executable, str(HERE / "clients" / "ask.py"), *urls)
+        return told(run(*words, *(each for each in PYTHON if each in clients)))
+
+    def node() -> Answers:
+        if "node-fetch" not in clients or missing("node-fetch"):
+            return {}
+        return told(run("node", str(HERE / "node" / "ask.mjs"), *urls[:2]))
+
+    def java() -> Answers:
+        if missing("java"):
+            return {}
         if not (folder / "Ask.class").exists():
             subprocess.run(["javac", "-d", str(folder), str(HERE / "clients" / "Ask.java")], check=True)
         said = run("java", "-cp", str(folder), "Ask", urls[0])
         assert said.returncode == 0, said.stderr
-        found |= dict(zip(("java whole", "java stream"), said.stdout.splitlines(), strict=True))
-    found |= by_curl(run, urls[0])
+        return dict(zip(("java whole", "java stream"), said.stdout.splitlines(), strict=True))
+
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(each) for each in (python, node, java, lambda: by_curl(run, urls[0]))]
+    return {name: answer for each in asking for name, answer in each.result().items()}
+
+
+def told(said: subprocess.CompletedProcess[str]) -> Answers:
+    """What a program of ours prints."""
+    assert said.returncode == 0, said.stderr
+    found: Answers = json.loads(said.stdout)
     return found
 
 
