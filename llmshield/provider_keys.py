@@ -125,8 +125,7 @@ class ProviderKeys:
         if self._refresher is not None:
             return
         await self._watcher.start()
-        failures = await asyncio.gather(*(self._read(name, held) for name, held in self._held.items()))
-        self._publish()
+        failures = await asyncio.gather(*(self._renew(name, held) for name, held in self._held.items()))
         for name, failure in zip(self._held, failures, strict=True):
             if failure and not self._held[name].revoked_ms:
                 await self._watcher.close()
@@ -155,6 +154,12 @@ class ProviderKeys:
         return {"from": origin, "state": state, "age_s": age, "failing": held.failing or None}
 
     # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def _renew(self, name: str, held: _Held) -> str:
+        """Read one key, and use it at once: others may take long."""
+        failure = await self._read(name, held)
+        self._publish()
+        return failure
 
     async def _read(self, name: str, held: _Held) -> str:
         """Read one key; why it could not be, or ""."""
@@ -222,7 +227,7 @@ class ProviderKeys:
             now = clock.monotonic()
             due = [(name, held) for name, held in self._held.items() if held.reads and held.next_at <= now]
             if due:
-                await asyncio.gather(*(self._read(name, held) for name, held in due))
+                await asyncio.gather(*(self._renew(name, held) for name, held in due))
             self._publish()
             moments = [held.next_at for held in self._held.values() if held.reads]
             moments += [held.good_until for held in self._held.values() if held.value is not None]

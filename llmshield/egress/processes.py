@@ -27,6 +27,7 @@ class Process:
     )
     unanswered: int = 0
     """How often it was asked for a sign of life since the last one (`pulse`)."""
+    killed: bool = False
 
     @property
     def serves(self) -> bool:
@@ -41,9 +42,14 @@ class Process:
                 stdin.write(json.dumps(said).encode() + b"\n")
 
     def kill(self) -> None:
-        """End it at once; nothing happens where it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        """End it at once; nothing happens where it has ended.
+
+        Once: a second signal would take the exit status away from asyncio, which then tells of 255.
+        """
+        if not self.killed:
+            self.killed = True
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
 
     def stop(self) -> None:
         """Ask it to finish what is under way."""

@@ -234,10 +234,10 @@ async def test_filters_and_refusals(start, ask, api):
 @pytest.mark.parametrize("api", STREAMS)
 async def test_an_endless_stream_ends_with_its_reader(start, ask, api):
     sim = await start()
-    raw = await ask(sim, api, "endless, delay=1ms", stream=True, wait=0.12)
+    raw = await ask(sim, api, "endless, delay=1ms", stream=True, wait=0.25)
 
     assert raw.end == "open"
-    assert len(text(raw.events())) > 100
+    assert len(text(raw.events())) > 20
 
 
 async def test_an_endless_stream_waits_for_a_slow_reader(start, ask):
