@@ -298,7 +298,7 @@ def test_an_idle_connection_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("steady", [True, False])
 def test_a_slow_client_is_not_a_stalled_one(run: Run, monkeypatch: pytest.MonkeyPatch, steady: bool) -> None:
     """Its buffer is as full at each look as at the one before, but bytes went in between."""
-    monkeypatch.setattr(_protocol.Connection, "stall_s", 0.6 if steady else 0.15)
+    monkeypatch.setattr(_protocol.Connection, "stall_s", 0.4 if steady else 0.15)
 
     async def scenario() -> None:
         handler = Handler()
@@ -311,7 +311,7 @@ def test_a_slow_client_is_not_a_stalled_one(run: Run, monkeypatch: pytest.Monkey
                 taken = 0
                 while data := await reader.read(400_000):
                     taken += len(data)
-                    await asyncio.sleep(0.004)
+                    await asyncio.sleep(0.015)
                 assert taken > 30_000_000
                 assert handler.ended == ["ended"]
             writer.transport.abort()
