@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmshield.errors import StoreError, StoreUnavailable
-from llmshield.transcripts.places import Entry, Owner, Row, open_place
+from llmshield.transcripts.places import Entry, Owner, Row, open_place, sqlite
 
 NOW = 1_900_000_000_000
 A, B = Owner("a" * 32, "1" * 32), Owner("a" * 32, "2" * 32)
@@ -269,8 +269,9 @@ def test_what_another_program_has_not_overwritten_is_gone_as_well(tmp_path):
     place.close()
 
 
-def test_a_log_that_somebody_holds_is_told(tmp_path):
+def test_a_log_that_somebody_holds_is_told(tmp_path, monkeypatch):
     """A reader in the middle of its transaction keeps the log from being emptied."""
+    monkeypatch.setattr(sqlite, "_WAIT_S", 0.3)
     url = f"sqlite:///{tmp_path}/t.db"
     place, reader = open_place(url), open_place(url)
     place.open(), reader.open()
