@@ -59,7 +59,7 @@ CARRIERS = {
 }
 CARRIED = {"own_override", "own_indirect", "own_breakout", "own_newtask"}
 MIXED = 1_500  # attacks of our own in the middle of honest texts
-WEIGHT_NEAR, WEIGHT_SYSTEMS, WEIGHT_OWN = 4, 5, 0.5
+WEIGHT_NEAR, WEIGHT_SYSTEMS, WEIGHT_OWN = 4, 12, 0.5
 # A word in this share of all honest texts says nothing by itself; pairs with it may.
 FREQUENT = 0.02
 SHORT = "a i an am as at be by do go he if in is it me my no of on or so to up us we ai hi ok"
@@ -67,14 +67,16 @@ L1, L2, ROUNDS = 1e-6, 4e-4, 150
 MAX_WINDOWS = 12  # of one text, so that books do not outvote the rest
 MAX_GRAM = 40  # bytes; what is longer is no pair of words
 # The share of honest texts above a point, as the mean over the sets of dev.jsonl: flagged; blocked as a whole.
-FLAG_SHARE, WHOLE_SHARE = 0.018, 0.001
+FLAG_SHARE, WHOLE_SHARE = 0.023, 0.001
 # Honest texts of these sizes (characters) and numbers, put together from others; the share of them that gives the slope of
 # what stretches of one length reach, and the share of dev.jsonl's texts that gives the height.
 BOOKS = {1_000: 300, 2_000: 300, 4_000: 300, 8_000: 300, 14_000: 300, 30_000: 100, 60_000: 60}
 SLOPE_SHARE, STRETCH_SHARE = 0.02, 0.0015
-PART_SHARE, LEAST_PART = 0.0005, 0.4
+# A run of sentences in a text of so many words counts as alone; in longer ones it has to reach more, so much that these
+# shares of dev.jsonl's texts and of the longer ones are refused for it. One of those was put together from few texts.
+FEW_WORDS, RUN_SHARE, RUN_SHARE_LONG = 64, 0.001, 0.04
 # How much higher blocking starts than dev.jsonl says, which holds no system prompts; they reach that far.
-SPARED = 0.1
+SPARED = 0.3
 
 Row = dict[str, Any]
 
@@ -288,30 +290,32 @@ def reach(model: dict[str, Any], texts: list[str]) -> dict[str, list[float]]:
     return found
 
 
-def points(model: dict[str, Any], rows: list[Row]) -> None:
-    """Set where flagging and blocking start, by their share of honest texts."""
+def points(model: dict[str, Any], rows: list[Row], texts: list[str]) -> None:
+    """Set where flagging and blocking start, by their share of honest texts; `texts` are longer ones."""
     made = learned.made(model)
+
+    def run_of(sums: stretches.Sums) -> tuple[float, float]:
+        """The worst run, and how much more there is than a few sentences: a logarithm."""
+        return made.bias + sums.run()[0] / 1000, math.log(max(1.0, sums.told() / FEW_WORDS))
+
     whole: dict[str, list[float]] = defaultdict(list)
     parted: dict[str, list[float]] = defaultdict(list)
-    apart: dict[str, list[float]] = defaultdict(list)
+    runs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         if not row["label"]:
             parts = learned.words(row["text"])
             short = len(parts) <= learned.WINDOW
             whole[row["set"]].append(made.bias + stretches.summed(parts, made) / 1000 if short else -math.inf)
-            wrapped = short and learned.is_wrapped(row["text"])
-            apart[row["set"]].append(
-                made.bias + stretches.passage(parts, made)[0] / 1000 if wrapped else -math.inf
-            )
             sums = stretches.Sums(parts, made)
+            runs[row["set"]].append(run_of(sums))
             worst = sums.worst(sums.variety, -10.0) if len(parts) >= learned.SHORT else None
             parted[row["set"]].append(-math.inf if worst is None else worst[0])
 
-    def share(point: float, margin: float, part: float) -> float:
+    def share(point: float, margin: float, part: float, slope: float) -> float:
         above = [
             sum(
-                a >= point or b >= margin or c >= part
-                for a, b, c in zip(whole[name], parted[name], apart[name], strict=True)
+                a >= point or b >= margin or c >= part + slope * d
+                for a, b, (c, d) in zip(whole[name], parted[name], runs[name], strict=True)
             )
             / len(whole[name])
             for name in whole
@@ -319,22 +323,28 @@ def points(model: dict[str, Any], rows: list[Row]) -> None:
         return sum(above) / len(above)
 
     hundredths = [step / 100 for step in range(1_000)]
-    lift = next(step for step in hundredths if share(math.inf, step, math.inf) <= STRETCH_SHARE)
-    block = next(step for step in hundredths if share(step, math.inf, math.inf) <= WHOLE_SHARE)
+    lift = next(step for step in hundredths if share(math.inf, step, math.inf, 0) <= STRETCH_SHARE)
+    block = next(step for step in hundredths if share(step, math.inf, math.inf, 0) <= WHOLE_SHARE)
     block = round(block + SPARED, 2)
-    part = next(
+    long = [run_of(stretches.Sums(learned.words(text), made)) for text in texts]
+    # What is above the point of a whole text is refused in any case.
+    slope = next(
         step
         for step in hundredths
-        if step >= LEAST_PART and share(math.inf, math.inf, block + step) <= PART_SHARE
+        if share(block, math.inf, block, step) <= share(block, math.inf, math.inf, 0) + RUN_SHARE
+        and sum(c >= block + step * d for c, d in long) <= RUN_SHARE_LONG * len(long)
     )
     between = next(
         step
         for step in reversed(hundredths[:400])
-        if share(block - step, lift - step / 2, block + part - step / 2) <= FLAG_SHARE
+        if share(block - step, lift - step / 2, block - step / 2, slope) <= FLAG_SHARE
     )
-    model["apart"] = part
     model["flag"], model["block"] = round(block - between, 2), block
     model["reach"] = {length: [round(a + lift, 4), b] for length, (a, b) in model["reach"].items()}
+    model["reach"][str(stretches.RUN)] = [
+        round(block - made.bias - slope * math.log(FEW_WORDS), 4),
+        slope,
+    ]
 
 
 def lexicon(rows: list[Row]) -> str:
@@ -370,8 +380,9 @@ def main() -> None:
         seen = [row for row in rows if usable(row) and row["set"] not in chosen.without] + recipe()
         model = train(seen + mixed(seen))
         dev = read(chosen.folder / "dev.jsonl")
-        model["reach"] = reach(model, books(rows + dev))
-        points(model, dev)
+        longer = books(rows + dev)
+        model["reach"] = reach(model, longer)
+        points(model, dev, longer)
         (chosen.into / "learned.json").write_bytes(orjson.dumps(model) + b"\n")
 
 

@@ -7,6 +7,7 @@ openings turns an order into something else: a model that reads "how do I ignore
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -54,6 +55,7 @@ _NEGATED: Final = re2.compile(
     r"keine?n?|jamais|ne pas|nunca|no debes|non|mai|refrain from|under no circumstances)\b[^.!?\n]{0,50}$"
 )
 _ENDS: Final = ".!?\n;:"
+_BORDER: Final = re.compile(r"[^\w]*[.!?\n;]")
 
 
 def _before(text: str, start: int) -> str:
@@ -90,8 +92,14 @@ def is_mention(signature: Signature, spans: Sequence[Found], view: View, *, talk
         (talk and _is_quoted(view.text, start, end))
         or is_reported(view.text, start)
         or (protects and is_negated(view.text, start, end))
-        for _, _, start, end in spans
+        for start, end in ((_begin(view.text, start, end), end) for _, _, start, end in spans)
     )
+
+
+def _begin(text: str, start: int, end: int) -> int:
+    """Where a match begins to say something: a signature may begin with what ends the sentence before."""
+    ended = _BORDER.match(text, start, end)
+    return start if ended is None else ended.end()
 
 
 def _is_quoted(text: str, start: int, end: int) -> bool:

@@ -22,14 +22,14 @@ import orjson
 from .folds import PLAIN
 from .lexicon import by_frequency
 from .slices import SLICE, at_blanks
-from .stretches import WINDOW, Sums, passage, reached, summed
+from .stretches import END, RUN, WINDOW, Sums, Variety, reached, summed
 
 STEP: Final = 48
 _FILE: Final = Path(__file__).parent / "learned.json"
-# Ends of sentences and quotation marks are words of their own, since an order begins a sentence and a quotation is none;
-# every other ASCII character that is neither letter nor digit parts words; capitals become small. Bytes, because a
-# table for bytes is a hundred times faster than one for characters.
-_ENDS: Final = frozenset(".!:;\n")
+# Ends of sentences, lines, cells, tags and values, and quotation marks, are words of their own, since an order begins a
+# sentence and a quotation is none; every other ASCII character that is neither letter nor digit parts words; capitals
+# become small. Bytes, because a table for bytes is a hundred times faster than one for characters.
+_ENDS: Final = frozenset(".!:;\n\t<>{}|=")
 _MARKS: Final = _ENDS | {"?", '"'}
 _PARTS: Final = bytes(
     code
@@ -44,7 +44,7 @@ _PARTS: Final = bytes(
 
 
 class Learned(NamedTuple):
-    """How much a text is like the attacks seen in training: 0..1, and the words of the worst window."""
+    """How much a text is like the attacks seen in training: 0..1, and which of its words are most, ends not counted."""
 
     score: float
     first: int
@@ -57,29 +57,55 @@ NOTHING: Final = Learned(0.0, 0, 0)
 
 
 def words(text: str) -> list[bytes]:
-    """The words of a text, folded and in lower case, as UTF-8; the first is the end of what was before."""
+    """The words of a text, folded and in lower case, as UTF-8; an end of a sentence comes first and last."""
     if not text.isascii():
         text = PLAIN.apply(text)
-    if len(text) <= SLICE:
-        return _words(b". " + text.encode())
-    parts = [b"."]
-    for part in at_blanks(text):
-        parts += _words(part.encode())
+    parts: list[bytes] = [END]
+    left = b""
+    long = False
+    for part in (text,) if len(text) <= SLICE else at_blanks(text):
+        *pieces, left = (left + _marked(part.encode())).split(END)
+        long = _add(parts, pieces, long=long)
+    _add(parts, [left], long=long)
+    parts.append(END)
     return parts
 
 
-# Quotation marks of JSON, CSV and programs hold values and quote nobody; the borders of values end what was before.
+# A cell, a key or a line of fewer words is no sentence, and where several follow each other, as in a table or a list of
+# words, nothing ends and nothing begins.
+_SAYING: Final = 3
+
+
+def _add(parts: list[bytes], pieces: list[bytes], *, long: bool) -> bool:
+    """Add what stands between ends, with ends between; whether the last of it is a sentence."""
+    for piece in pieces:
+        said = piece.split()
+        if said:
+            before, long = long, len(said) >= _SAYING
+            if (before or long) and len(parts) > 1:
+                parts.append(END)
+            parts += said
+    return long
+
+
+# Quotation marks of JSON, CSV and programs hold values and quote nobody; comments, links and arguments are texts of
+# their own as well.
 _VALUES: Final = (
-    b'": "', b'":"', b'", "', b'","', b'": ', b'":', b': "', b'{"', b'["', b'"}', b'"]', b',"', b'="', b'">', b'\\"',
+    b'": "', b'":"', b'", "', b'","', b'": ', b'":', b': "', b'{"', b'["', b'"}', b'"]', b',"', b'="', b'= "', b'">',
+    b'",', b'";', b'"\n', b'\\"',
 )  # fmt: skip
+_BORDERS: Final = (b"](", b"--", b"# ")
 
 
-def _words(raw: bytes) -> list[bytes]:
+def _marked(raw: bytes) -> bytes:
+    """Bytes with letters, digits, blanks and marks only."""
     if b'"' in raw:
         for value in _VALUES:
             raw = raw.replace(value, b". ")
-    raw = raw.translate(_PARTS).replace(b".", b" . ").replace(b"?", b" ? ")
-    return (raw.replace(b'"', b' " ') if b'"' in raw else raw).split()
+    for border in _BORDERS:
+        raw = raw.replace(border, b". ")
+    raw = raw.translate(_PARTS).replace(b"?", b" ?.")
+    return raw.replace(b'"', b' " ') if b'"' in raw else raw
 
 
 def windows(parts: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
@@ -104,13 +130,13 @@ class Model(NamedTuple):
     bias: float
     flag: float
     block: float
-    apart: float
-    """How much more is wanted of a part of a short text than of a whole one."""
     reach: dict[int, tuple[float, float]]
-    """By length of a stretch: what honest texts reach, `a + b * log(words)`."""
+    """By length of a stretch, `RUN` for runs of sentences: what honest texts reach, `a + b * log(words)`."""
     words: dict[bytes, int]
     pairs: dict[tuple[bytes, ...], int]
     bounds: dict[bytes, int]
+    burdens: dict[bytes, int]
+    """Those bounds that are above 0."""
 
 
 @cache
@@ -126,15 +152,16 @@ def made(stored: Mapping[str, Any]) -> Model:
     # Pairs as tuples: `pairwise` makes them, and a hash of two hashes is cheaper than a new string.
     pairs = {tuple(name.split(b" ")): weight for name, weight in weights.items() if b" " in name}
     reach = {int(length): (float(a), float(b)) for length, (a, b) in stored.get("reach", {}).items()}
+    bounds = _bounds(weights)
     return Model(
         stored["bias"],
         stored.get("flag", 0.0),
         stored.get("block", 1.0),
-        stored.get("apart", 0.5),
         reach,
         words,
         pairs,
-        _bounds(weights),
+        bounds,
+        {word: bound for word, bound in bounds.items() if bound > 0},
     )
 
 
@@ -178,32 +205,31 @@ def load() -> None:
     _model()
 
 
-# A shorter text has no stretches; up to so many thousandths a stretch is above the text that it is in, mostly.
+# A shorter text has no stretches.
 SHORT: Final = 40
-_DILUTED: Final = 2_000
-
-
-# What parts a text into lines, fields and values.
-_WRAPS: Final = re.compile(r'[{}<>"=|]')
 # Below the point of blocking a part of a text is worth less than a whole one: it is one of many.
 _STEEPER: Final = 2.0
 
 
-def is_wrapped(text: str) -> bool:
-    """Whether what somebody says may stand between what a program wrote around it."""
-    return _WRAPS.search(text) is not None
+ALONE: Final = Variety()
+"""A text that is no part of another."""
 
 
-def variety(text: str) -> int:
-    """The different stretches of a text, in words: as many as it has words, or fewer if it repeats itself."""
-    return Sums(words(text), _model()).variety
+def variety(text: str) -> Variety:
+    """The different stretches and sentences of a text: as many words as it has, or fewer if it repeats itself."""
+    sums = Sums(words(text), _model())
+    return Variety(sums.variety, sums.told())
 
 
 def _of_part(margin: float) -> float:
     return margin if margin >= 0.0 else margin * _STEEPER
 
 
-def rate(text: str, least: float = 0.0, many: int = 0) -> Learned:
+def _as_part(margin: float) -> float:
+    return margin if margin >= 0.0 else margin / _STEEPER
+
+
+def rate(text: str, least: float = 0.0, many: Variety = ALONE, *, beside: bool = False) -> Learned:
     """Score a text: 0.60 at the point where flagging starts, 0.90 where blocking does.
 
     A score that is certain to be below `least` may be given as 0. `many` is the variety of the text that this one is a part
@@ -215,44 +241,48 @@ def rate(text: str, least: float = 0.0, many: int = 0) -> Learned:
     # A margin is how far a sum is above the point of blocking.
     needed = -inf if least <= 0.0 else -between + (min(least, 0.6) - 0.6) / _SLOPE
     margin, first, last = -inf, 0, len(parts)
+    alone = model.block - model.bias
     if len(parts) <= WINDOW:
-        point = max(model.block - model.bias, reached(model, WINDOW, many) if many > WINDOW else -inf)
-        wrapped = is_wrapped(text)
-        lowest = 1000 * (needed + point) - (_DILUTED if wrapped or len(parts) >= SHORT else 0)
-        bounds = model.bounds
-        if sum(map(bounds.__getitem__, bounds.keys() & parts)) < lowest:
+        point = reached(model, WINDOW, many.stretches) if many.stretches > WINDOW else alone
+        # A part of a text is at most what its words bear that bear something, and a part has to reach more.
+        bounds = model.bounds if parts.count(END) <= 2 and len(parts) < SHORT else model.burdens
+        if sum(map(bounds.__getitem__, bounds.keys() & parts)) < 1000 * (needed + point):
             return NOTHING
-        total = summed(parts, model)
-        if total < lowest:
-            return NOTHING
-        margin = total / 1000 - point
-        if wrapped:
-            best, begin, end = passage(parts, model)
-            part = _of_part(best / 1000 - point - model.apart)
-            if part > margin:
-                margin, first, last = part, begin, end
+        margin = summed(parts, model) / 1000 - point
+    sums = Sums(parts, model)
+    wanted = max(margin, needed if beside else _as_part(needed))
+    total, begin, end = sums.run(1000 * (alone + wanted))
+    if total / 1000 - alone > wanted:
+        point = reached(model, RUN, max(sums.told(), many.told, 1))
+        part = total / 1000 - point
+        if not beside or point > alone:
+            part = _of_part(part)
+        if part > margin:
+            margin, first, last = part, begin, end
     if len(parts) >= SHORT:
-        sums = Sums(parts, model)
-        wanted = max(needed, margin)
-        worst = sums.worst(max(many, sums.variety), wanted if wanted >= 0.0 else wanted / _STEEPER)
+        worst = sums.worst(max(many.stretches, sums.variety), _as_part(max(needed, margin)))
         if worst is not None:
             margin, first, last = _of_part(worst[0]), *worst[1:]
+    if margin < needed:
+        return NOTHING
     if margin >= 0.0:
         score = min(0.99, 0.9 + 0.03 * margin)
     elif margin >= -between:
         score = 0.9 + 0.3 * margin / between
     else:
         score = max(0.0, 0.6 + _SLOPE * (margin + between))
-    return Learned(score, first, last)
+    return Learned(score, _said(parts[:first]), _said(parts[:last]))
 
 
-_WORD: Final = re.compile(r'[.!:;\n?"]|[0-9A-Za-z\x80-\U0010ffff]+')
+def _said(parts: list[bytes]) -> int:
+    return len(parts) - sum(map(parts.count, (END, b"?", b'"')))
+
+
+_WORD: Final = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+")
 
 
 def place(text: str, first: int, last: int) -> tuple[int, int]:
     """Where the words `first` to `last` of a text stand, in characters of the text; roughly if it was folded."""
-    # The first word is the end of what was before the text.
-    found = islice(_WORD.finditer(text), max(0, first - 1), max(1, last - 1))
-    start = next((match.start() for match in found), 0) if first else 0
-    ended = next(islice(_WORD.finditer(text), max(0, last - 1), None), None)
+    start = next((match.start() for match in islice(_WORD.finditer(text), first, None)), 0) if first else 0
+    ended = next(islice(_WORD.finditer(text), last, None), None)
     return start, len(text) if ended is None else ended.start()

@@ -18,10 +18,16 @@ _TAG: Final = re2.compile(r"<!--[\s\S]*?-->|<!\[CDATA\[|\]\]>|</?[A-Za-z!?][^<>]
 _LINK: Final = re2.compile(r"!?\[([^\[\]]{1,200})\]\([^()\s]{0,400}\)")
 
 
+# A shorter comment cuts a word; a longer one says something.
+_SAYING: Final = 24
+
+
 def without_tags(text: str) -> Iterator[Piece]:
-    """Tags and comments taken out, nothing put in: `ig<b></b>nore` reads `ignore`."""
+    """Tags and short comments taken out, nothing put in: `ig<b></b>nore` reads `ignore`. Long comments are lines."""
     for match in finditer(_TAG, text):
-        yield Piece("", match.start(), match.end())
+        start, end = match.span()
+        said = text.startswith("<!", start) and end - start > _SAYING
+        yield Piece(f"\n{text[start + 2 : end - 1].strip('-')}\n" if said else "", start, end)
 
 
 def link_labels(text: str) -> Iterator[Piece]:

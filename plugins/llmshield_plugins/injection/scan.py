@@ -27,6 +27,7 @@ from .matches import finditer
 from .nearby import Telling
 from .passages import OVERLAP, WHOLE, moved, passages
 from .signatures import Signature, builtin
+from .stretches import Variety
 from .view import View, folded
 
 # The trained scorer's word counts from here on; below, it is the noise of honest texts.
@@ -41,7 +42,7 @@ _MAX_SPANS: Final = 4
 # Views of the same words, or of no words: the trained scorer has nothing to add there, unless the text is short and its
 # words may be readable there only.
 _UNRATED: Final = frozenset({"squeezed", "unmarked", "joined", "links", "leet", "word_order"})
-_REREAD, _SHORT = frozenset({"unmarked", "joined", "leet"}), 1_000
+_REREAD, _SHORT = frozenset({"unmarked", "joined", "leet", "links"}), 1_000
 
 
 _TALK: Final = re2.compile(f"(?i){views.TALK}")
@@ -83,6 +84,8 @@ class Scanner:
         # Alone, a likeness below this changes no verdict.
         first = min((rules.flag_at, *(flag_at for flag_at, _ in rules.points.values())))
         self._least = max(_LIKELY, min(1.0, first / self._learned)) if self._learned else 1.0
+        # Signs of their own, not mentions of anything.
+        self._weak = frozenset(s.id for s in signatures if s.score <= MENTION)
         self._raw = bool(rules.own or rules.deny or rules.canary)
         certain = ("deny", "prompt_leak")
         self._own = [i for i, s in enumerate(signatures) if not s.example and s.family not in certain]
@@ -126,7 +129,7 @@ class Scanner:
             text = views.without_blobs(speakable(text))
         if len(text) <= WHOLE or role == "joined":
             return judge(self.rules, self._hits_in(text, role, exact=exact, deadline=deadline), role)
-        many = learned.variety(text) if self._learned else 0
+        many = learned.variety(text) if self._learned else learned.ALONE
         hits: dict[Hit, None] = {}
         for start, passage in passages(text, self._overlap):
             found = self._hits_in(passage, role, exact=exact, deadline=deadline, many=many)
@@ -142,9 +145,15 @@ class Scanner:
                 yield Hit(signature.id, signature.family, signature.score, start, end, "text")
 
     def _hits_in(
-        self, text: str, role: str, *, exact: bool, deadline: float | None, many: int = 0
+        self,
+        text: str,
+        role: str,
+        *,
+        exact: bool,
+        deadline: float | None,
+        many: Variety = learned.ALONE,
     ) -> Sequence[Hit]:
-        """What is found in a text that is read as one, a passage of one with `many` different stretches."""
+        """What is found in a text that is read as one, a passage of one that is as varied as `many`."""
         matched = None
         likeness = self._learned > 0.0 and role != "joined"
         least = _LIKELY if exact else self._least
@@ -229,7 +238,7 @@ class Scanner:
 
     def _walk(
         self, root: View, matched: list[int] | None, role: str, *, likeness: bool, deadline: float | None,
-        many: int, exact: bool,
+        many: Variety, exact: bool,
     ) -> Sequence[Hit]:  # fmt: skip
         budget = self.rules.budget
         left = budget.base + budget.factor * len(root.text)
@@ -237,7 +246,9 @@ class Scanner:
         exhausted = False
         readable: list[View] = []
         rateable = (
-            _RATED_BASE + _RATED_FACTOR * len(root.text) if not many else _RATED_FACTOR_LONG * len(root.text)
+            _RATED_FACTOR_LONG * len(root.text)
+            if many.stretches
+            else _RATED_BASE + _RATED_FACTOR * len(root.text)
         )
         if not likeness:
             rateable = 0
@@ -278,7 +289,8 @@ class Scanner:
             common = self._common in indices
             rates = common or view.depth == 0
             if view.name in _UNRATED:
-                rates = common and view.name in _REREAD and len(view.text) <= _SHORT
+                told = common or any(view in where[-1:] for where in found.values())
+                rates = told and view.name in _REREAD and len(view.text) <= _SHORT
             if rates and rateable > 0:
                 rateable -= len(view.text)
                 readable.append(view)
@@ -297,25 +309,28 @@ class Scanner:
                     queue.appendleft((opened, True))
                 if not common and view.name not in ("squeezed", "rail_fence"):
                     queue.extend((made, False) for made in views.of_no_words(view))
+        named: list[Hit] = []
+        talk = False
+        if found:
+            # A quoted attack is a mention in a text that talks about attacks.
+            talk = any(
+                _TALK.search(view.text) is not None for view in {root, *chain.from_iterable(found.values())}
+            )
+            named = self._hits(found, role, talk=talk)
         # Alone, a weak likeness says nothing; beside something else it does.
         least = _LIKELY if exact or found or exhausted else self._least
+        beside = any(hit.score > MENTION for hit in named)
         like, liked = learned.NOTHING, root
         for view in readable:
-            rated = learned.rate(view.text, max(least, like.score), many)
+            rated = learned.rate(view.text, max(least, like.score), many, beside=beside)
             if rated.score > like.score:
                 like, liked = rated, view
         hits = [self._like(liked, like)] if like.score >= _LIKELY else []
-        if not found and not exhausted and not hits:
-            return ()
         if exhausted:
             score = self.rules.budget.score * self.rules.weights.get("unscanned", 1.0)
             hits.append(Hit("unscanned", "unscanned", score, 0, len(root.text), "text"))
-        # A quoted attack is a mention in a text that talks about attacks.
-        talk = any(
-            _TALK.search(view.text) is not None for view in {root, *chain.from_iterable(found.values())}
-        )
-        named = self._hits(found, role, talk=talk)
-        if hits and named and all(hit.score <= MENTION for hit in named):
+        mentions = [hit for hit in named if hit.signature not in self._weak]
+        if hits and mentions and all(hit.score <= MENTION for hit in mentions):
             # The scorer knows words, not who says them: what it likes is the quoted attack.
             hits = [hit for hit in hits if hit.family != "learned" or (hit.score >= _CERTAIN and not talk)]
         return hits + named

@@ -45,10 +45,11 @@ _SPACED: Final = re2.compile(
 
 
 def spaced(text: str) -> Iterator[Piece]:
-    """`i g n o r e`, `i-g-n-o-r-e`, `i.g.n.o.r.e`: letters drawn together, wider gaps kept as blanks."""
+    """`i g n o r e`, `i-g-n-o-r-e`, `i.g.n.o.r.e`: letters drawn together, wider gaps kept as blanks, ends of sentences too."""
     for match in finditer(_SPACED, text):
         run: str = match.group()
-        letters = [c if c.isalnum() or c in "@$!" else "" for c in run]
+        ends = [mark for mark in ".:;" if 0 < run.count(mark) * 6 < len(run)]
+        letters = [c if c.isalnum() or c in "@$!" or c in ends else "" for c in run]
         yield Piece("".join(letters), match.start(), match.end())
 
 

@@ -1,16 +1,20 @@
 """Stretches of a text: the worst of them, wherever it begins, for what one takes that is judged as a whole.
 
+And runs: sentences, lines, cells or values that follow each other. What somebody wraps into a page or a file is such a
+run, and its sum is what it would be alone, whatever stands around it.
+
 A stretch's sum counts each n-gram once. That is slow, so first the sums of all stretches are had with repetitions, from one
 running sum; only those that come near what is asked for are counted in full, and those in which much is repeated.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from functools import cached_property
 from itertools import accumulate, pairwise, repeat
-from math import log
+from math import inf, log
 from operator import add, sub
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from .learned import Model
@@ -20,10 +24,23 @@ WINDOW: Final = 96
 GRID: Final = 8
 """Stretches begin at every eighth word."""
 LENGTHS: Final = (24, 48, 96)
+RUN: Final = 0
+"""Among lengths: a run of whole sentences."""
+RUN_MAX: Final = 64
+"""Words of a run, if it is more than one sentence: whole pages that sound somewhat alarming are no order."""
+END: Final = b"."
+"""What stands between sentences, and at both ends of a text."""
 
 # Thousandths that repetitions take from the sum of a stretch, unless one word makes up so many of 48.
 _SLACK: Final = 700
 _REPEATS, _OFTEN = 48, 6
+
+
+class Variety(NamedTuple):
+    """How much there is in a text, in words, what it says again left out: for stretches, and for runs of sentences."""
+
+    stretches: int = 0
+    told: int = 0
 
 
 def summed(parts: list[bytes], model: Model) -> int:
@@ -34,27 +51,24 @@ def summed(parts: list[bytes], model: Model) -> int:
     )
 
 
-def passage(parts: list[bytes], model: Model) -> tuple[int, int, int]:
-    """The worst run of whole sentences, lines or values: its sum, and its words. `parts` begin with an end of a sentence."""
-    words, pairs = model.words, model.pairs
-    running = lowest = best = 0
-    first = begin = 0
-    last = len(parts)
-    for index, (word, follower) in enumerate(pairwise([*parts, b"."])):
-        running += words.get(word, 0)
-        if follower == b".":
-            if running - lowest > best:
-                best, first, last = running - lowest, begin, index + 1
-            if running < lowest:
-                lowest, begin = running, index + 1
-        running += pairs.get((word, follower), 0)
-    return summed(parts[first:last], model), first, last
-
-
 def reached(model: Model, length: int, variety: int) -> float:
-    """What stretches of so many words hardly ever reach in an honest text of a variety."""
+    """What stretches of so many words hardly ever reach in an honest text of a variety; no less than a text has to."""
     a, b = model.reach[length]
-    return a + b * log(variety)
+    return max(model.block - model.bias, a + b * log(variety))
+
+
+def _short_run(ends: list[int], sums: list[int]) -> tuple[int, int]:
+    """The run with the highest sum among those of at most `RUN_MAX` words, or of one sentence."""
+    best: tuple[float, int, int] = (-inf, 0, 1)
+    lows: deque[int] = deque()  # where a run may begin, sums rising
+    for last in range(1, len(ends)):
+        while lows and sums[lows[-1]] >= sums[last - 1]:
+            lows.pop()
+        lows.append(last - 1)
+        while len(lows) > 1 and ends[last] - ends[lows[0]] > RUN_MAX:
+            lows.popleft()
+        best = max(best, (sums[last] - sums[lows[0]], lows[0], last))
+    return best[1:]
 
 
 class Sums:
@@ -69,9 +83,15 @@ class Sums:
             map(model.pairs.get, pairwise([*parts, b""]), repeat(0)),
         )
         self._running = list(accumulate(values, initial=0))
-        self._short = self._of(LENGTHS[0])
-        self.variety = max(WINDOW, GRID * len(set(self._short)))
+
+    @cached_property
+    def _short(self) -> list[int]:
+        return self._of(LENGTHS[0])
+
+    @cached_property
+    def variety(self) -> int:
         """Different stretches, in words."""
+        return max(WINDOW, GRID * len(set(self._short)))
 
     def _of(self, length: int) -> list[int]:
         """The sums of the stretches of so many words, repetitions included; at the end of the text they are shorter."""
@@ -87,6 +107,49 @@ class Sums:
             max(summed(parts[at : at + length], self._model) for at in range(0, max(1, len(parts)), GRID))
             / 1000
         )
+
+    def run(self, wanted: float = -inf) -> tuple[int, int, int]:
+        """The worst run of whole sentences: its sum, each n-gram once, and its words, with the ends on both sides.
+
+        Below `wanted` (thousandths) it may be another than the worst.
+        """
+        ends = self._ends()
+        if len(ends) < 2:
+            return summed(self._parts, self._model), 0, len(self._parts)
+        rough, found = self._worst_run(ends, list(map(self._running.__getitem__, ends)))
+        if rough - found[0] > _SLACK and rough >= wanted:
+            # What is said again was counted again: a refrain must not outdo what is said once.
+            once = [self._once(begin, end)[0] for begin, end in pairwise(ends)]
+            found = max(found, self._worst_run(ends, list(accumulate(once, initial=0)))[1])
+        return found
+
+    def _worst_run(self, ends: list[int], sums: list[int]) -> tuple[int, tuple[int, int, int]]:
+        """The worst run by running sums at the ends, and what it has when each n-gram counts once."""
+        lowest = list(accumulate(sums, min))
+        above = list(map(sub, sums[1:], lowest))
+        last = above.index(max(above)) + 1
+        first = sums.index(lowest[last - 1])
+        if ends[last] - ends[first] > RUN_MAX:
+            first, last = _short_run(ends, sums)
+        alone = list(map(sub, sums[1:], sums))
+        worst = alone.index(max(alone))
+        # One sentence may be worse than a run in which something comes twice.
+        run, sentence = self._once(ends[first], ends[last]), self._once(ends[worst], ends[worst + 1])
+        return sums[last] - sums[first], max(run, sentence)
+
+    def _once(self, begin: int, end: int) -> tuple[int, int, int]:
+        return summed(self._parts[begin : end + 1], self._model), begin, end + 1
+
+    def told(self) -> int:
+        """Different pairs of neighbours, numbers left out: the words of a text, what it says again not counted."""
+        return len(set(pairwise([word for word in self._parts if not word.isdigit()])))
+
+    def _ends(self) -> list[int]:
+        find, at, ends = self._parts.index, -1, list[int]()
+        for _ in range(self._parts.count(END)):
+            at = find(END, at + 1)
+            ends.append(at)
+        return ends
 
     def worst(self, variety: int, needed: float) -> tuple[float, int, int] | None:
         """The margin of the worst stretch over what honest texts reach, and its words; None if that is below `needed`."""

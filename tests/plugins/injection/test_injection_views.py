@@ -101,6 +101,7 @@ DISGUISES: dict[str, Disguise] = {
     "bidi": lambda t: f"\u202e{t[::-1]}\u202c",
     "cyrillic": lambda t: t.translate(str.maketrans("aceopsi", "асеорѕі")),
     "comment": lambda t: f"<p>hi</p><!-- {t} -->",
+    "marks in a comment": lambda t: "<p>Rivers and towns</p><!-- " + " ".join(f"{w[:2]}**{w[2:]}**" for w in t.split()) + " -->",
     "attribute": lambda t: f'<img alt="{t}">',
     "json value": lambda t: f'{{"note": "{t}"}}',
 }  # fmt: skip
