@@ -375,6 +375,7 @@ class Call:
         "method",
         "model",
         "operation",
+        "other_models",
         "output_bound",
         "path",
         "query",
@@ -424,6 +425,8 @@ class Call:
         self.texts: list[Text] = []
         self.sealed: list[Sealed] = []
         self.unseen: list[str] = []
+        self.other_models: tuple[tuple[str, str], ...] = ()
+        """Models that the body names beside its own, with the field: the provider may run them (`*`: any)."""
         self.wants_usage = True
         self.tenant = "anonymous"
         self.tier: str | None = None

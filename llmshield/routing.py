@@ -6,6 +6,7 @@ from llmshield.call import Call
 from llmshield.errors import CallError
 from llmshield.exchange import Exchange
 from llmshield.policy import Policy
+from llmshield.policy import Route as Rule
 from llmshield.policy.globs import compile_globs
 from llmshield.policy.providers import APP
 from llmshield.verdicts import Route, Target
@@ -22,14 +23,12 @@ class Routing:
 
     def route(self, x: Exchange, call: Call) -> Route:
         """Who is asked, in which order. Raises: CallError `model_denied` (also by the tenant's tier), `no_provider`."""
-        if call.tier is not None and call.operation != "models":
-            allows = self._tier_models.get(call.tier)
-            if allows is not None and not allows(call.model):
-                raise CallError(
-                    "model_denied",
-                    f"Model {call.model!r:.100} is not open to tier {call.tier!r}.",
-                    param="model",
-                )
+        allows = self._tier_models.get(call.tier or "") if call.operation != "models" else None
+        if allows is not None:
+            for field, model in (("model", call.model), *call.other_models):
+                if not allows(model):
+                    message = f"Model {model!r:.100} is not open to tier {call.tier!r}."
+                    raise CallError("model_denied", message, param=field)
         family = call.family
         if family == APP:
             if APP not in x.incoming.local:
@@ -48,17 +47,23 @@ class Routing:
                 raise CallError("no_provider", f"The policy has no provider that speaks {family!r}.")
             x.to = tuple(Target(name) for name in names)
             return Route(x.to, why="the policy has no routes")
-        rule = self._policy.route_for(call.model, tenant=call.tenant, tier=call.tier, tags=call.tags)
-        if rule is None:
-            raise CallError(
-                "model_denied", f"No route of the policy matches model {call.model!r:.100}.", param="model"
-            )
-        if rule.deny is not None:
-            raise CallError("model_denied", rule.deny.text(call.model[:100]), param="model")
+        rule = self._rule(call, call.model, "model")
+        for field, model in call.other_models:
+            self._rule(call, model, field)
         x.follow(rule)
         if origin is not None:
             x.to = home_first(rule.to, origin.provider)
         return Route(x.to, why="routes")
+
+    def _rule(self, call: Call, model: str, field: str) -> Rule:
+        """The route that matches a model. Raises: CallError `model_denied` where none does, or it denies."""
+        rule = self._policy.route_for(model, tenant=call.tenant, tier=call.tier, tags=call.tags)
+        if rule is None:
+            message = f"No route of the policy matches model {model!r:.100}."
+            raise CallError("model_denied", message, param=field)
+        if rule.deny is not None:
+            raise CallError("model_denied", rule.deny.text(model[:100]), param=field)
+        return rule
 
 
 def home_first(targets: tuple[Target, ...], provider: str) -> tuple[Target, ...]:

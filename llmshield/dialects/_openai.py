@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from llmshield import clock
 from llmshield.call import Call, FinishKind, Operation, Tree, Usage
 from llmshield.dialects import Dialect, WireReply, WireRequest
+from llmshield.dialects._other_models import other_models
 from llmshield.dialects._retry import retry_after, retry_headers
 from llmshield.dialects._tree import dump, load_reply, refuse
 from llmshield.dialects._wire import without_credentials
@@ -236,7 +237,7 @@ def base_call(dialect: Dialect, id: str, operation: Operation, request: WireRequ
     model = tree.get("model", "" if operation == "models" else None)
     if type(model) is not str or (not model and operation != "models"):
         refuse("/model", "is missing or no string; the name of a model was expected")
-    return Call(
+    call = Call(
         id=id,
         dialect=dialect.name,
         family=dialect.family,
@@ -249,6 +250,8 @@ def base_call(dialect: Dialect, id: str, operation: Operation, request: WireRequ
         query=request.query,
         stream=flag(tree, "stream"),
     )
+    call.other_models = other_models(tree)
+    return call
 
 
 def flag(tree: Tree, name: str, inside: str = "") -> bool:

@@ -16,6 +16,7 @@ from llmshield.dialects._anthropic_own import own_message, own_stream
 from llmshield.dialects._anthropic_pieces import add_others, block_pieces
 from llmshield.dialects._anthropic_stream import MessagesStream
 from llmshield.dialects._anthropic_texts import read_texts
+from llmshield.dialects._other_models import other_models
 from llmshield.dialects._tree import expect, refuse
 from llmshield.dialects._wire import too_deep, without_credentials
 from llmshield.errors import CallError, UpstreamError
@@ -70,6 +71,7 @@ class AnthropicMessages(Dialect):
         if type(model) is not str or not model:
             refuse("/model", "is missing or no string")
         call.model = model
+        call.other_models = other_models(tree)
         if operation == "generate":
             call.output_bound = self.bound(tree)
             stream = tree.get("stream")

@@ -134,7 +134,10 @@ class Tier(Section):
     warn_at: Annotated[
         tuple[Percent, ...], BeforeValidator(_several, json_schema_input_type=Percent | tuple[Percent, ...])
     ] = Field(default=(), description="Shares of each budget at which a warning is given, once per window.")
-    models: Globs | None = Field(default=None, description="Models that may be asked for; all without this.")
+    models: Globs | None = Field(
+        default=None,
+        description="Models that may be asked for, or named as another choice (`fallbacks`); all without this.",
+    )
 
 
 class Tenant(Section):

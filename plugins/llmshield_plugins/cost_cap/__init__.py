@@ -328,6 +328,11 @@ class CostCap(Plugin):
                 "unseen",
                 f"This call refers to content that can't be priced beforehand ({what}), and a budget holds.",
             )
+        if attempt.body.get("fallbacks") or attempt.body.get("models"):
+            message = (
+                "This call lets the provider choose another model (fallbacks, models), and a budget holds."
+            )
+            return self._refuse("models", message)
         if offered.unpriced and self.settings.on_unknown_price != "allow":
             return self._refuse(
                 "unpriced",
