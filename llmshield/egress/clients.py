@@ -6,6 +6,7 @@ are read by whoever asks, and come in as `Trust`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -17,6 +18,9 @@ Trust: TypeAlias = Literal["both", "ours", "others", "missing"]
 """What a file of roots has: ours and the system's, ours alone, others' alone, or nothing that can be read."""
 
 LOWER, UPPER = "https_proxy", "HTTPS_PROXY"
+NO_PROXY = ("no_proxy", "NO_PROXY")
+_URLLIB = frozenset({"openai", "anthropic", "google-genai", "httpx", "requests"})
+"""Clients that ask Python's urllib which proxy there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Kind:
     wants: str = ""
 
 
-_PY = (UPPER, LOWER)
+_PY = (LOWER, UPPER)
 _NODE = "transparent mode (llmshield egress rules up), or llmshield egress exec --isolate; Node 20 obeys no proxy variable"
 
 KINDS = (
@@ -75,6 +79,8 @@ class Place:
     trust: Callable[[str], Trust]
     settings: Mapping[str, str]
     way: str = "by the kernel's rules"
+    hosts: tuple[str, ...] = ()
+    """Those of the policy, `*.` and all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +114,39 @@ def experience(kind: Kind, place: Place) -> Experience:
 def _comes(kind: Kind, place: Place) -> tuple[bool, str, dict[str, str]]:
     if place.redirected:
         return True, place.way, {}
-    wanted = ("JAVA_TOOL_OPTIONS",) if kind.java else kind.proxy[:1]
+    # What is advised wins: in the way of both spellings there may be another proxy.
+    wanted = ("JAVA_TOOL_OPTIONS",) if kind.java else kind.proxy
     advice = {name: place.settings[name] for name in wanted if name in place.settings}
     if not kind.proxy:
         return False, "it obeys no proxy variable", {}
     values = _java(place.environ) if kind.java else place.environ
     name = next((name for name in kind.proxy if values.get(name)), None)
+    if kind.name in _URLLIB and values.get(LOWER) == "":  # an empty one in small letters takes the other away
+        name = None
     if name is None:
         return False, f"{kind.proxy[0]} is not set", advice
     found = _address(values[name], values.get("-Dhttps.proxyPort") if kind.java else None)
     if found not in place.proxies:
         return False, f"{name} leads to another proxy", advice
+    unled, spared = _spared(kind, values, place.hosts)
+    if spared:
+        names = ("JAVA_TOOL_OPTIONS",) if kind.java else NO_PROXY
+        advice = {each: place.settings[each] for each in names if each in place.settings}
+        return False, f"{unled} leaves {spared[0]} out", advice
     return True, f"by {name}", {}
+
+
+def _spared(kind: Kind, values: Mapping[str, str], hosts: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Hosts of the policy for which this client is told to use no proxy, and by which setting: a list of names, each for
+    itself and all below it, or `*`."""
+    names = ("-Dhttp.nonProxyHosts",) if kind.java else NO_PROXY
+    told = next((name for name in names if values.get(name)), "")
+    listed = re.split(r"[|,\s]+", values.get(told, "").lower())
+    left_out = [each.rpartition(":")[0] or each for each in listed]
+    if "*" in left_out:
+        return told, list(hosts)
+    ends = tuple("." + each.lstrip("*.") for each in left_out if each.strip("*."))
+    return told, [host for host in hosts if ("." + host.removeprefix("*.")).endswith(ends)]
 
 
 def _believes(kind: Kind, place: Place) -> tuple[bool, str, dict[str, str]]:

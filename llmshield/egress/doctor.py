@@ -113,6 +113,7 @@ def examine(
         system=system_trusts(found.ours),
         trust=lambda path: judge(path, found.ours, patient.uid),
         settings=_settings(folder, where),
+        hosts=tuple(egress.hosts),
     )
     told = [clients.experience(kind, place) for kind in kinds]
     if found.ours and told and not any(each.outcome == "obeys" for each in told):

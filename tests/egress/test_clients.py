@@ -1,5 +1,7 @@
 """What clients would meet, case by case: do they come, do they believe, what is to be set."""
 
+import os
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,16 @@ SETTINGS = TRUSTED | environment.proxy_variables("127.0.0.1", 8080, TRUSTED)
 FILES: dict[str, Trust] = {"/t/bundle.pem": "both", "/t/ca.crt": "ours", "/t/truststore.p12": "both", "/old.pem": "others",
                            "/ours.pem": "ours"}  # fmt: skip
 BY_NAME = {kind.name: kind for kind in KINDS}
+HOSTS = ("api.openai.com", "*.openai.azure.com")
+OURS = {"HTTPS_PROXY": "http://127.0.0.1:8080", **TRUSTED}
 NO_PROXY = {"aiohttp", "node-fetch", "openai-node", "anthropic-node"}
 
 
 def place(environ: Mapping[str, str], *, redirected: bool = False, system: bool = False) -> Place:
     proxies = frozenset({("127.0.0.1", 8080)})
-    return Place(environ, redirected, proxies, system, lambda path: FILES.get(path, "missing"), SETTINGS)
+    return Place(
+        environ, redirected, proxies, system, lambda path: FILES.get(path, "missing"), SETTINGS, hosts=HOSTS
+    )
 
 
 def meets(client: str, where: Place) -> Experience:
@@ -55,6 +61,18 @@ def test_what_is_advised_helps(kind) -> None:
         ("httpx", {"https_proxy": "http://127.0.0.1:nonsense"}, "passes_by", "another proxy"),
         ("java", {"JAVA_TOOL_OPTIONS": "-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8080"}, "fails", "trustStore is not set"),
         ("java", {"JDK_JAVA_OPTIONS": "-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1"}, "passes_by", "another proxy"),
+        ("requests", {**OURS, "https_proxy": "http://proxy.corp:3128"}, "passes_by", "https_proxy leads to another"),
+        ("curl", {**OURS, "https_proxy": "http://proxy.corp:3128"}, "passes_by", "https_proxy leads to another"),
+        ("go", {**OURS, "https_proxy": "http://proxy.corp:3128"}, "obeys", "by HTTPS_PROXY"),
+        ("httpx", {**OURS, "https_proxy": ""}, "passes_by", "is not set"),
+        ("curl", {**OURS, "https_proxy": ""}, "obeys", "by HTTPS_PROXY"),
+        ("openai", {**OURS, "NO_PROXY": "localhost, .openai.com"}, "passes_by", "NO_PROXY leaves api.openai.com out"),
+        ("openai", {**OURS, "NO_PROXY": "openai.com", "no_proxy": "localhost"}, "obeys", ""),
+        ("requests", {**OURS, "no_proxy": "azure.com:443"}, "passes_by", "no_proxy leaves *.openai.azure.com out"),
+        ("requests", {**OURS, "no_proxy": "ai.com,api.open,i.openai.com,.com.openai"}, "obeys", ""),
+        ("curl", {**OURS, "no_proxy": "*"}, "passes_by", "no_proxy leaves api.openai.com out"),
+        ("java", {**TRUSTED, "JAVA_TOOL_OPTIONS": SETTINGS["JAVA_TOOL_OPTIONS"] + " -Dhttp.nonProxyHosts=localhost|*.openai.com"},
+         "passes_by", "nonProxyHosts leaves api.openai.com out"),
         ("curl", {"HTTPS_PROXY": "http://127.0.0.1:8080", "CURL_CA_BUNDLE": "", "SSL_CERT_FILE": "/t/bundle.pem"}, "obeys", ""),
     ],
 )  # fmt: skip
@@ -62,6 +80,30 @@ def test_one_environment(client: str, environ: dict[str, str], outcome: str, say
     found = meets(client, place(environ))
 
     assert (found.outcome, says in found.says) == (outcome, True), found.says
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{}, {"https_proxy": ""}, {"https_proxy": "http://127.0.0.1:8080"}, {"https_proxy": "http://a:1"}],
+)
+@pytest.mark.parametrize(
+    "second", [{}, {"HTTPS_PROXY": "http://127.0.0.1:8080"}, {"HTTPS_PROXY": "http://a:1"}]
+)
+@pytest.mark.parametrize(
+    "without", [{}, {"no_proxy": "openai.com"}, {"NO_PROXY": "*"}, {"NO_PROXY": "*", "no_proxy": "x.test"}]
+)
+def test_clients_of_python_find_their_proxy_as_urllib_does(
+    monkeypatch: pytest.MonkeyPatch, first: dict[str, str], second: dict[str, str], without: dict[str, str]
+) -> None:
+    for name in os.environ:
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in {**first, **second, **without}.items():
+        monkeypatch.setenv(name, value)
+    led = urllib.request.getproxies_environment().get("https") == "http://127.0.0.1:8080"
+    led = led and not urllib.request.proxy_bypass_environment("api.openai.com")
+
+    assert (meets("requests", place({**TRUSTED, **first, **second, **without})).outcome == "obeys") is led
 
 
 def test_ours_among_the_systems_roots_is_enough_for_those_that_read_them() -> None:
