@@ -175,6 +175,11 @@ class Translation:
         return reader, writer
 
 
+_CALLS = 2
+_ORDER = {"reasoning": 0, "content": 1, "refusal": 1, "tool_name": _CALLS, "tool_arguments": _CALLS}
+"""The order of an answer's parts, by kind of channel."""
+
+
 class TranslatingCodec(StreamCodec):
     """A stream read in one dialect and written in another. `inner` is the provider's own codec."""
 
@@ -185,6 +190,8 @@ class TranslatingCodec(StreamCodec):
         self._begun = False
         self._finished = False
         self._over = False
+        self._words: dict[Channel, int] = {}
+        """Channels of words that may still be open, with their place in the order of parts."""
         self.media_type = writer.media_type
 
     @property
@@ -211,7 +218,27 @@ class TranslatingCodec(StreamCodec):
         events = self._inner.feed(data)
         for event in events:
             event.again = False  # its form is the provider's, not the client's
+            if event.pieces:
+                self._end_words(event)
         return events
+
+    def _end_words(self, event: Event) -> None:
+        """Where a part begins that comes behind words, those are over: what filters still hold of them goes before it.
+
+        Dialects without borders between parts end their words with the answer only; in one that has them, the last word
+        would stand behind the tool's call.
+        """
+        here = {piece.channel for piece in event.pieces}
+        for channel in here:
+            place = _ORDER.get(channel.kind)
+            if place is None:
+                continue
+            for words, before in list(self._words.items()):
+                if before < place and words.choice == channel.choice and words not in here:
+                    del self._words[words]
+                    event.ends = (words, *event.ends)
+            if place < _CALLS:
+                self._words[channel] = place
 
     def close(self) -> list[Event]:
         return self._inner.close()

@@ -224,7 +224,11 @@ async def round_trip(wire: Any, gate: Any, mode: str, cuts: Any, seed: int, aske
     assert fits(due["content"], got.said["content 0" if "content 0" in got.said else _content(got)], made), (
         where
     )
-    if "reasoning" in due:
+    tells = asked_of is None or wire.dialect not in (
+        "messages",
+        "responses",
+    )  # thoughts of others are left out there
+    if "reasoning" in due and tells:
         assert any(
             fits(due["reasoning"], t, made) for c, t in got.said.items() if c.startswith("reasoning")
         ), where
@@ -261,15 +265,24 @@ async def test_values_go_and_come_back(wires: Any, inside: Any, cuts: Any) -> No
 
 @pytest.mark.parametrize(
     ("client", "provider"),
-    [("chat", "messages"), ("gemini", "messages"), ("chat", "gemini"), ("gemini", "chat")],
+    [
+        ("chat", "messages"),
+        ("gemini", "messages"),
+        ("responses", "messages"),
+        ("chat", "gemini"),
+        ("messages", "gemini"),
+        ("responses", "gemini"),
+        ("messages", "chat"),
+        ("gemini", "chat"),
+    ],
 )
 async def test_values_go_and_come_back_through_a_translation(
     wires: Any, inside: Any, cuts: Any, client: str, provider: str
 ) -> None:
-    """Thoughts that Anthropic has signed as well: no signature goes along."""
+    """Thoughts that Anthropic has signed as well: no signature goes along. Words stand before the tool's call."""
     wire, other = (next(w for w in wires if w.name == name) for name in (client, provider))
     async with inside(Provider(keep=4), POLICIES["replace"], only=other) as gate:
-        for seed in range(60):
+        for seed in range(40):
             await round_trip(wire, gate, "replace", cuts, seed, other)
 
 
