@@ -92,7 +92,30 @@ def with_fees(attempt: Attempt, price: ModelPrice, given: Mapping[str, int]) -> 
     fees = dict(price.tools)
     if "web_search" in fees and _reads_as_preview(attempt):
         fees["web_search"] = max(fees["web_search"], _PREVIEW_FEE)
-    return {**fees, **given}
+    fees.update(given)
+    for kind, gigabytes in _containers(attempt.body):
+        if kind in fees:
+            fees[kind] *= gigabytes
+    return fees
+
+
+# https://platform.openai.com/docs/pricing#built-in-tools: a container of 1 GB is 0.03 USD, of 4 GB 0.12, of 16 GB 0.48, of 64 GB
+# 1.92: by the gigabyte.
+_GIGABYTES = {"1g": 1, "4g": 4, "16g": 16, "64g": 64}
+
+
+def _containers(body: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Tools whose container is larger than the usual one, each kind once, and how many times; what nobody knows counts
+    as the largest."""
+    found: dict[str, int] = {}
+    tools = body.get("tools")
+    for tool in tools if type(tools) is list else ():
+        for held in (tool.get("container"), tool.get("environment")) if type(tool) is dict else ():
+            limit = held.get("memory_limit") if type(held) is dict else None
+            if limit is not None:
+                kind = str(tool.get("type"))
+                found[kind] = max(found.get(kind, 1), _GIGABYTES.get(str(limit), 64))
+    yield from found.items()
 
 
 def _reads_as_preview(attempt: Attempt) -> bool:
