@@ -181,7 +181,8 @@ def put_at(node: Any, path: Path, text: str) -> None:
 def put_beside(node: Any, path: Path, tags: Tree) -> None:
     """Give the object that holds the string at `path` what it lacks of `tags`."""
     for step in path[:-1]:
-        node = node[min(step, len(node) - 1)] if type(node) is list and type(step) is int else node[step]
+        at: Any = min(step, len(node) - 1) if type(node) is list and type(step) is int else step
+        node = node[at]
     for name, tag in tags.items():
         node.setdefault(name, tag)
 
