@@ -127,24 +127,30 @@ class Answers:
         self._left: int | None = 0
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the gateway, at least one."""
-        if self.between:
-            head, end, rest = data.partition(b"\r\n\r\n")
-            if head.startswith(b"HTTP/1.1 100 ") and end:
-                if rest:
-                    self.feed(rest)
+        """Bytes from the gateway, at least one. Answers to requests that came at once may come in one piece."""
+        while data:
+            if self.between:
+                head, end, rest = data.partition(b"\r\n\r\n")
+                if head.startswith(b"HTTP/1.1 100 ") and end:
+                    data = rest
+                    continue
+                self.between = False
+                lower = head.lower()
+                self.last = b"\r\nconnection: close" in lower
+                at = lower.find(b"\r\ncontent-length:")
+                length = lower[at + 17 :].partition(b"\r\n")[0].strip() if at >= 0 and end else b""
+                self._left = int(length) if length.isdigit() else None
+                data = rest
+            if self._left is not None:
+                took = min(self._left, len(data))
+                self._left -= took
+                if self._left:
+                    return
+                data = data[took:]
+            elif data.endswith(b"0\r\n\r\n"):
+                data = b""
+            elif (at := data.find(b"\r\n0\r\n\r\nHTTP/1.1 ")) >= 0:
+                data = data[at + 7 :]
+            else:
                 return
-            self.between = False
-            lower = head.lower()
-            self.last = b"\r\nconnection: close" in lower
-            at = lower.find(b"\r\ncontent-length:")
-            length = lower[at + 17 :].partition(b"\r\n")[0].strip() if at >= 0 and end else b""
-            self._left = int(length) if length.isdigit() else None
-            data = rest
-        if self._left is not None:
-            self._left -= len(data)
-            over = self._left <= 0
-        else:
-            over = data.endswith(b"0\r\n\r\n")
-        if over:
             self.between, self.asked = True, False

@@ -34,6 +34,10 @@ def test_where_answers_end(inside: Any) -> None:
         ([CHUNKED[:-5]], [True, False]),
         ([CHUNKED[:-5], CHUNKED[-5:]], [False, True]),
         ([SIZED, CHUNKED], [False, True]),
+        ([SIZED + SIZED + CHUNKED], [False, True]),
+        ([SIZED + CHUNKED + SIZED], [False, True]),
+        ([CHUNKED + SIZED[:-1]], [False, False]),  # the second one is under way
+        ([SIZED + SIZED[:-1], SIZED[-1]], [False, True]),
         ([CONTINUE], [True, True]),
         ([CONTINUE, SIZED], [False, True]),
         ([CONTINUE + SIZED], [False, True]),
@@ -107,6 +111,8 @@ result = {
                                ("server", SIZED[-1]), ("client", "")),
     "was silent between": play(True, ("client", ASK), ("server", SIZED), ("gateway", "silent"), ("gateway", "up"),
                                ("client", ASK), ("server", SIZED), ("client", "")),
+    "two at once, then it closes": play(True, ("client", ASK + ASK),
+                                        ("server", SIZED + SIZED.replace("OK", "OK\\r\\nconnection: close")), ("server", "")),
     "died within, more asked": play(True, ("client", ASK), ("server", SIZED[:-1]), ("client", ASK), ("server", "")),
 }
 """

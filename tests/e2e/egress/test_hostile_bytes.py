@@ -46,6 +46,10 @@ RAW: dict[str, bytes] = {
 }  # fmt: skip
 
 
+LAST = b"GET /nothing HTTP/1.1\r\nhost: api.openai.com\r\nconnection: close\r\n\r\n"
+"""Comes behind all of them: whoever took the bytes before it as whole requests answers it with 404 and closes, so that
+nobody has to wait for silence; whoever left something of them over takes it for that thing's rest."""
+
 TAKEN = {"plain", "chunks", "trailers", "a bare line feed", "an upgrade to h2c"}
 
 
@@ -53,7 +57,7 @@ async def answers_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
     """The status lines that come back until the other end closes, or is silent."""
     got = b""
     with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLError):
-        writer.write(sent)
+        writer.write(sent + LAST)
         async with asyncio.timeout(2.5):
             while data := await reader.read(65536):
                 got += data
@@ -91,7 +95,7 @@ async def test_hostile_bytes(mount: Any, sidecar: int, provider: Any, name: str)
 async def test_hostile_bytes_over_plain_http(mount: Any, provider: Any, name: str) -> None:
     """Here mitmproxy's own parser comes first, and what it makes of the bytes is what goes on: one request for each that it
     takes (it mends a bare line feed). Never a hang, never HTML."""
-    sent = RAW[name].replace(b"POST /", b"POST http://api.openai.com/")
+    sent = (RAW[name] + LAST).replace(b"T /", b"T http://api.openai.com/")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(mount.proxy.rpartition(":")[2]))
     got = b""
     closed = False
