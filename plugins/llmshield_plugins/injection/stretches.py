@@ -155,6 +155,13 @@ class Sums:
         """The margin of the worst stretch over what honest texts reach, and its words; None if that is below `needed`."""
         parts, model = self._parts, self._model
         found: tuple[float, int, int] | None = None
+        if len(parts) > WINDOW:
+            # At the end stretches are shorter, and so they are at the beginning, or what comes first would be more diluted.
+            point = reached(model, LENGTHS[0], variety)
+            for last in range(GRID, LENGTHS[0], GRID):
+                margin = summed(parts[:last], model) / 1000 - point
+                if margin >= needed:
+                    needed, found = margin, (margin, 0, last)
         repeated = self._repeated()
         for length in LENGTHS:
             if length > WINDOW // 2 and len(parts) <= WINDOW:

@@ -28,12 +28,15 @@ WORDS = sorted(MODEL.words, key=lambda word: (-abs(MODEL.words[word]), word))[:4
 
 def in_full(parts: list[bytes], variety: int) -> float:
     """The highest margin, by looking at all stretches."""
-    return max(
-        summed(parts[at : at + length], MODEL) / 1000 - reached(MODEL, length, variety)
+    stretches = [
+        (parts[max(0, at) : at + length], length)
         for length in LENGTHS
         if length <= WINDOW // 2 or len(parts) > WINDOW
-        for at in range(0, len(parts), GRID)
-    )
+        for at in range(
+            GRID - length if length == LENGTHS[0] and len(parts) > WINDOW else 0, len(parts), GRID
+        )
+    ]
+    return max(summed(said, MODEL) / 1000 - reached(MODEL, length, variety) for said, length in stretches)
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=150))
