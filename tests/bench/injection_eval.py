@@ -206,7 +206,7 @@ def long_texts(carriers: Sequence[str], attacks: Sequence[str], rng: random.Rand
     say(
         f"clean long documents ({len(books)} of 14,000 characters): refused", "3 %", percent(shares(books)[1])
     )
-    some = rng.sample(list(attacks), min(60, len(attacks)))
+    some = rng.sample(list(attacks), min(240, len(attacks)))
     # The same documents for both, so that the place alone differs.
     pairs = [(attack, rng.choice(books)) for attack in some]
     first = shares(f"{attack}\n{book}" for attack, book in pairs)[1]
