@@ -30,6 +30,10 @@ class Pulse:
         self._silent: Process | None = None
         """The gateway of which the proxy was told so."""
 
+    def keeps_away(self, gateway: Process) -> bool:
+        """No client is led to this gateway: it is silent, or the proxy has not been told that it answers again."""
+        return is_silent(gateway) or self._silent is gateway
+
     def __call__(self, gateway: Process | None, proxy: Process | None) -> bool | None:
         """Ask, and kill what stays silent. True: the gateway has fallen silent; False: it answers again."""
         for process in (gateway, proxy):

@@ -81,6 +81,7 @@ class Run:
         self._proxy: Process | None = None
         self._standin: Server | None = None
         self._why: str | None = "starting"
+        self._beat = pulse.Pulse()
         self._stop = asyncio.Event()
         self._seen = Seen()
         self._rules = standing.of(wanted)
@@ -278,10 +279,9 @@ class Run:
 
     async def _keep_pulse(self) -> None:
         """A gateway that answers nobody is gone for its clients; one that does so again is back."""
-        beat = pulse.Pulse()
         while True:
             await clock.sleep(pulse.ASK_S)
-            silent = beat(self._gateway, self._proxy)
+            silent = self._beat(self._gateway, self._proxy)
             if silent is not None:
                 self._look()
                 await (self._stand_in() if silent else self._stand_down())
@@ -299,7 +299,7 @@ class Run:
         gateway, proxy = self._gateway, self._proxy
         if gateway is None or not gateway.serves:
             self._why = "the gateway is not running"
-        elif pulse.is_silent(gateway):
+        elif self._beat.keeps_away(gateway):
             self._why = "the gateway does not answer"
         elif proxy is None or not proxy.serves:
             self._why = "the proxy is not listening"

@@ -66,6 +66,7 @@ async def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(gateway.process.pid, signal.SIGCONT)
     while gateway.unanswered:
         await asyncio.sleep(0.01)
+    untold = beat.keeps_away(gateway)
     back = await beaten(beat, gateway, proxy, 2)
     os.kill(gateway.process.pid, signal.SIGSTOP)
     again = await beaten(beat, gateway, proxy, 10)
@@ -77,6 +78,7 @@ async def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert calm == [None] * 3
     assert silent == [None] * 5 + [True, None]
+    assert untold, "it answers, and the proxy does not know yet"
     assert back == [False, None]
     assert again == [None] * 5 + [True] + [None] * 4
     assert killed == -signal.SIGKILL

@@ -202,7 +202,7 @@ def test_nothing_is_made_where_nothing_is_asked_for(tmp_path):
 
 def test_a_redis_that_is_not_there():  # a busy machine may be too late to say "refused"
     place = open_place("redis://127.0.0.1:1/0")
-    with pytest.raises(StoreUnavailable, match="nobody listens there|no answer within"):
+    with pytest.raises(StoreUnavailable, match=r"nobody listens there|no answer within"):
         place.open()
     with pytest.raises(StoreUnavailable, match="is not open"):
         place.people()
