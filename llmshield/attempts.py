@@ -79,9 +79,11 @@ class Attempts:
         provider = self._policy.providers.get(name)
         if name == APP and (x.resumption is not None or whole):
             raise UpstreamError("skipped", "The wrapped app can't be asked this.")
-        if (provider is not None and call.model) and not (
-            provider.models.allows(attempt.model)
-            and all(provider.models.allows(model) for _, model in call.other_models)
+        others = [model for _, model in call.other_models]
+        if (
+            provider is not None
+            and call.model
+            and not all(map(provider.models.allows, (attempt.model, *others)))
         ):
             raise UpstreamError(
                 "skipped", f"Provider {name!r} may not be asked for this model.", code="model"

@@ -27,31 +27,34 @@ _DEPTH = 6
 _KNOWN = 8192
 
 _version: object = None
-_plain: dict[str | None, str] = {}
-"""Strings that were written before -> JSON."""
+
+
+class _Written(dict[str | None, str]):
+    """Strings that were written before -> JSON."""
+
+    def __missing__(self, text: str | None) -> str:
+        if text is None:
+            return "null"
+        clean = redact(text)
+        made = json.dumps(one_line(clean, LONGEST_VALUE))
+        if clean is text and len(text) <= LONGEST_VALUE:
+            if len(self) >= _KNOWN:
+                self.clear()
+            self[text] = made
+        return made
+
+
+_plain = _Written()
 _steps: dict[tuple[str, str, str, bool], str] = {}
 """The beginning of a verdict, up to its milliseconds."""
 
 
-def quoted(text: str | None) -> str:
-    """A string as JSON in ASCII, without secrets, line breaks or more than `LONGEST_VALUE` characters.
+quoted: Callable[[str | None], str] = _plain.__getitem__
+"""A string as JSON in ASCII, without secrets, line breaks or more than `LONGEST_VALUE` characters.
 
-    What was clean before is not looked at again until a secret is learned (`fresh`); the secrets of single calls are
-    looked for in what is new, and what is old stands in the log already.
-    """
-    return _plain.get(text) or _quoted(text)
-
-
-def _quoted(text: str | None) -> str:
-    if text is None:
-        return "null"
-    clean = redact(text)
-    made = json.dumps(one_line(clean, LONGEST_VALUE))
-    if clean is text and len(text) <= LONGEST_VALUE:
-        if len(_plain) >= _KNOWN:
-            _plain.clear()
-        _plain[text] = made
-    return made
+What was clean before is not looked at again until a secret is learned (`fresh`); the secrets of single calls are
+looked for in what is new, and what is old stands in the log already.
+"""
 
 
 def fresh() -> None:

@@ -197,16 +197,15 @@ class Writer:
             self._write(pending, _BATCH)
 
     def _write(self, pending: list[Item], size: int) -> None:
-        done = 0
-        while done < len(pending):
-            batch = pending[done : done + size]
+        while pending:
+            batch = pending[:size]
             try:
                 out = self.places.out
                 out.append([(stamp(item.at), self._finished(item)) for item in batch])
                 if self._required:
                     out.sync()
             except (OSError, ShieldError) as error:
-                self._refused(error, pending[done:])
+                self._refused(error, pending)
                 return
             except Exception as error:  # noqa: BLE001  one bad record must not keep all others out
                 if len(batch) > 1:
@@ -215,15 +214,14 @@ class Writer:
                 log.exception("audit_record_failed", error)
                 self.dropped += 1
                 _tell(batch, StoreUnavailable("the audit can't make its record of this call"))
-                done += 1
+                del pending[0]
                 continue
-            done += len(batch)
+            del pending[: len(batch)]  # at once: there is room for others
             self.written += len(batch)
             if self.failure is not None:
                 self.failure = None
-                log.warning("audit_recovered", waiting=len(pending) - done)
+                log.warning("audit_recovered", waiting=len(pending))
             _tell(batch, None)
-        self._pending = []
 
     def _finished(self, item: Item) -> bytes:
         """The record with what is about a person: a pseudonym, and their texts as the policy wants them kept."""

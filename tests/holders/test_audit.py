@@ -64,7 +64,11 @@ def run(tmp_path, monkeypatch):
     def made(content):
         text = POLICY.replace("CONTENT", content)
         (tmp_path / "policy.yaml").write_text("version: 1\n" + text.replace("URL", "http://127.0.0.1:9"))
-        calls = [("acme", WHO, WORDS), ("acme", "bob", "Plums did well."), ("other", WHO, "Figs, too.")]
+        calls = [
+            ("acme", WHO, WORDS),
+            ("acme", "bob.otherwise", "Plums did well."),
+            ("other", WHO, "Figs, too."),
+        ]
         asyncio.run(talk(text, calls))
         return tmp_path / "policy.yaml"
 
@@ -107,7 +111,7 @@ def good(folder):
 def test_a_person_is_exported_and_shredded(run, tmp_path, capsys, content):
     file, folder = run(content), tmp_path / "audit"
     before = everything(folder)
-    for secret in (WHO, "quince", MAIL, "harvest", "bob"):
+    for secret in (WHO, "quince", MAIL, "harvest", "bob.otherwise"):
         assert secret.encode() not in before, secret
 
     assert export(WHO, "acme", file) == 0
