@@ -10,7 +10,15 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from llmshield.redact import SECRET_HEADERS, SHORTEST, carries_key, redact_foreign, shows_secret
+from llmshield.redact import (
+    SECRET_HEADERS,
+    SHORTEST,
+    carries_key,
+    redact_foreign,
+    sender,
+    shows_secret,
+    version,
+)
 
 _HOP_BY_HOP = frozenset(
     # RFC 9110, 7.6.1, and what older hops still send
@@ -71,6 +79,9 @@ _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
     "accept-ranges", "etag", "last-modified", "content-disposition",
 }  # fmt: skip
 
+_harmless: dict[tuple[tuple[str, ...], object], object] = {}
+"""Names of an answer's headers and their client -> the secrets that we held when they were looked at."""
+
 
 def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
     """The client's headers for a provider, lower-case names; `own_key` True when the client's key goes along.
@@ -106,11 +117,24 @@ def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozense
     if sum(map(len, out.values())) > _HEAD or len(out) > _LINES:
         _shorten(out)
     said = [value for value in out.values() if len(value) >= SHORTEST]  # shorter ones can't hold one
-    if out and shows_secret(
-        "\n".join([*out, *said])
-    ):  # a provider that quotes the key, in a head of all places
-        out = {name: redact_foreign(value) for name, value in out.items() if not shows_secret(name)}
+    if said and shows_secret("\n".join(said)):  # a provider that quotes the key, in a head of all places
+        out = {name: redact_foreign(value) for name, value in out.items()}
+    if _show_secret(tuple(out)):
+        out = {name: value for name, value in out.items() if not shows_secret(name)}
     return out
+
+
+def _show_secret(names: tuple[str, ...]) -> bool:
+    """Whether names of headers show a secret: those of one provider are looked at once for each client."""
+    now, asked = version(), (names, sender())
+    if _harmless.get(asked) is now:
+        return False
+    if shows_secret("\n".join(names)):
+        return True
+    if len(_harmless) >= 256:
+        _harmless.clear()
+    _harmless[asked] = now
+    return False
 
 
 def _shorten(headers: dict[str, str]) -> None:

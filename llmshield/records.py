@@ -34,6 +34,7 @@ class _Written(dict[str | None, str]):
 
     def __missing__(self, text: str | None) -> str:
         if text is None:
+            self[None] = "null"
             return "null"
         clean = redact(text)
         made = json.dumps(one_line(clean, LONGEST_VALUE))

@@ -110,10 +110,8 @@ class _Known:
         if expressions is None:
             with self.lock:
                 values = sorted(self.values)
-                expressions = tuple(
-                    _expression(values[at : at + _GROUP]) for at in range(0, len(values), _GROUP)
-                )
-                self.expressions = expressions
+                groups = (values[at : at + _GROUP] for at in range(0, len(values), _GROUP))
+                self.expressions = expressions = tuple(map(_expression, groups))
         return expressions
 
 
@@ -161,8 +159,8 @@ class _OfCall:
     def keys(self) -> tuple[str, ...]:
         """The keys and logins among them, in lower case."""
         if self._keys is None:
-            sent = _sent(self._headers, self._query)
-            self._keys = tuple({value.lower() for value in sent if len(value) >= SHORTEST})
+            found = {value.lower() for value in _sent(self._headers, self._query) if len(value) >= SHORTEST}
+            self._keys = tuple(found)
         return self._keys
 
     def values(self) -> tuple[str, ...]:
@@ -176,12 +174,9 @@ class _OfCall:
 
     def hide(self, message: str, *, thorough: bool) -> str:
         """The message without them: as they stand, or in every spelling."""
-        if not self.values():
+        if not self.values() or (not thorough and not any(map(message.__contains__, self._edges))):
             return message
-        if not thorough and not any(map(message.__contains__, self._edges)):
-            return message
-        if self._expression is None:
-            self._expression = _expression(self.values())
+        self._expression = self._expression or _expression(self.values())
         return _sub(self._expression, HIDDEN, message)
 
 
@@ -206,6 +201,11 @@ def hold_of_call(headers: Mapping[str, str], query: str = "") -> None:
 def release_of_call() -> None:
     """The call is over."""
     _call.set(None)
+
+
+def sender() -> object:
+    """Whose secrets are hidden now: the same object in the calls of one client, None outside of calls."""
+    return _call.get()
 
 
 def redact_foreign(text: str) -> str:

@@ -20,6 +20,8 @@ _NO_CHAT = "image_generation"
 
 def other_models(body: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """(field, model) of each; a tool may have a model of its own (Anthropic's advisor), pictures aside."""
+    if "tools" not in body and "models" not in body and "fallbacks" not in body:  # nearly all
+        return ()
     found: list[tuple[str, str]] = []
     for field in FIELDS:
         value = body.get(field)
