@@ -237,8 +237,9 @@ class Mounts:
 
 
 def unmarked(body: bytes) -> str:
-    """A body without the id of its request, which some errors carry."""
-    return re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "ID", body.decode())
+    """A body without the id of its request and the seconds to wait, which some errors carry: a second may pass."""
+    text = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "ID", body.decode())
+    return re.sub(r"again in [0-9.]+ s\b", "again in N s", text)
 
 
 class Proxy:
