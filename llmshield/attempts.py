@@ -79,12 +79,8 @@ class Attempts:
         provider = self._policy.providers.get(name)
         if name == APP and (x.resumption is not None or whole):
             raise UpstreamError("skipped", "The wrapped app can't be asked this.")
-        if (provider is not None and call.model) and (
-            not provider.models.allows(attempt.model)
-            or (
-                call.other_models and not all(provider.models.allows(model) for _, model in call.other_models)
-            )
-        ):
+        asked = (attempt.model, *[model for _, model in call.other_models])
+        if provider is not None and call.model and not all(map(provider.models.allows, asked)):
             raise UpstreamError(
                 "skipped", f"Provider {name!r} may not be asked for this model.", code="model"
             )

@@ -145,9 +145,8 @@ def _subject(x: Exchange, mode: Mode) -> Subject | None:
     if mode != "none" and call is not None:
         said = [Said(text.role, text.place, text.value) for text in call.prompts()]
         said += [Said("output", place, "".join(parts)) for place, parts in (x.heard or {}).items()]
-        if (
-            mode != "hash"
-        ):  # here, while the call's own secrets are known: the writer's thread knows ours only
+        if mode != "hash":
+            # Here, while the call's own secrets are known: the writer's thread knows ours only.
             said = [Said(role, place, redact(text)) for role, place, text in said]
     if not said and not x.user:
         return None

@@ -260,3 +260,28 @@ async def test_a_place_that_hangs_does_not_hold_the_others(
     assert 1 == len(waiting)  # not one more with each try
     os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     waiting[0].join(20)
+
+
+async def test_a_place_that_is_slow_holds_up_no_other_key(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUICK_KEY", "quick-key-0123456789")
+    monkeypatch.setenv("SLOW_KEY", "slow-key-0123456789")
+    resolve, go_on = resolvers.resolve, threading.Event()
+
+    def slowly(reference: Any, base: Path, name: str) -> str:
+        if name == "slow" and not go_on.wait(30):
+            raise SecretError("it was never told to go on")
+        return resolve(reference, base, name)
+
+    places: dict[str, str | None] = {"quick": "env://QUICK_KEY", "slow": "env://SLOW_KEY"}
+    async with running(store, tmp_path, places, lifetime_s=3600.0) as keys:
+        monkeypatch.setattr(resolvers, "resolve", slowly)
+        monkeypatch.setenv("QUICK_KEY", "another-key-0123456789")
+        for held in keys._held.values():  # both are due at once
+            held.next_at = 0.0
+        keys._wake.set()
+        try:
+            await until(lambda: keys.get("quick") == "another-key-0123456789", 3.0)
+        finally:
+            go_on.set()

@@ -80,7 +80,7 @@ class MessagesStream(StreamCodec):
             tree, odd = load_event(payload)
         except ValueError:
             return self._malformed("an event of the stream is not JSON")
-        if odd:
+        if odd or self._halves:
             tree = self._join_halves(tree)
         if type(tree) is not dict:
             return self._malformed("an event of the stream is no object")

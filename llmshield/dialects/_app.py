@@ -170,7 +170,7 @@ class _AppStream(StreamCodec):
         if self._pointers and type(tree) is str:
             self._last[_BARE] = ()
             event.pieces.append(Piece(_BARE, _Root(event), "tree"))
-        if odd:
+        if odd or self._halves:
             self._halves.mend(event.pieces)
         self._name, event.output = name, bool(event.pieces)
         return event

@@ -98,7 +98,7 @@ class GeminiStream(StreamCodec):
             tree, odd = load_event(payload)
         except ValueError:
             return self._malformed("a chunk of the stream is not JSON")
-        if odd:
+        if odd or self._halves:
             tree = whole_chunk(self._halves, tree)
         if type(tree) is not dict:
             return self._malformed("a chunk of the stream is no object")

@@ -95,11 +95,12 @@ class OpenAICodec(StreamCodec):
         if name == COMMENT or not payload:
             return Event(raw=KEEP_ALIVE)
         try:
-            tree, _ = load_event(payload)
+            tree, odd = load_event(payload)
         except ValueError:
             return Event(error=malformed("holds an event that is not JSON"))
         event = self._event(name, tree)
-        self._halves.mend(event.pieces)
+        if odd or self._halves:
+            self._halves.mend(event.pieces)
         return event
 
     @abstractmethod

@@ -80,9 +80,8 @@ def read_url(call: Call, role: Role, holder: Any, key: Any, path: Path, what: st
         sealed = seal_base64(call, role, holder, key, path)
         if not sealed or what == "image":  # a picture is paid for as one, whatever its bytes read like
             mark(call, f"{what}_data")
-        if (
-            not sealed and ";base64," not in value[:256].lower()
-        ):  # percent-encoded or bare: readable as it stands
+        if not sealed and ";base64," not in value[:256].lower():
+            # Percent-encoded or bare: readable as it stands.
             add_text(call, role, holder, key, path)
     else:
         mark(call, f"{what}_url")

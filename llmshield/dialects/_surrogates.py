@@ -37,6 +37,10 @@ class Halves:
     def __init__(self) -> None:
         self._held: dict[Hashable, str] = {}
 
+    def __bool__(self) -> bool:
+        """Whether one waits for what its stream says next."""
+        return bool(self._held)
+
     def join(self, stream: Hashable, text: str) -> str:
         """The next text of this stream, in whole characters; a first half at its end waits for what comes next."""
         text = self._held.pop(stream, "") + text

@@ -88,14 +88,13 @@ def count(tree: Mapping[str, Any], name: str) -> tuple[int | None, bool]:
 def seal_data(call: Call, role: Role, holder: Any, key: Any, path: Path) -> None:
     """`holder[key]` is base64 of a document: what holds text becomes a Text; what is no base64 at all as well.
 
-    Google also reads the URL alphabet, without padding; blanks are cut out, since decoders skip them.
+    Google also reads the URL alphabet, without padding; line ends are cut out. Between blanks may be words: `text_of` tells.
     """
     raw: str = holder[key]
     data = raw
     if "-" in data or "_" in data:
         data = data.replace("-", "+").replace("_", "/")
-    if "\n" in data or " " in data:
-        data = "".join(data.split())
+    data = data.replace("\n", "").replace("\r", "")
     if len(data) % 4 and data[:5] != "data:":
         data += "=" * (-len(data) % 4)
     if data is not raw:

@@ -179,9 +179,8 @@ class Run:
             token=self._token,
             splice=self._splice.fileno(),
             admin=admin.fileno() if admin is not None else None,
-            issuing=self._wanted.authority.issuing.public_bytes(
-                Encoding.PEM
-            ).decode(),  # that of the proxy, which a rotation on the disk does not change
+            # That of the proxy, which a rotation on the disk does not change.
+            issuing=self._wanted.authority.issuing.public_bytes(Encoding.PEM).decode(),
         )
         await self._first_word(gateway)
         await self._stand_down()

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmshield.dialects._files import encoded, is_base64, text_of
+from llmshield.dialects._wire import seal_data
+from llmshield.testing import call
 
 TEXT = "Straße 5; Name: Zoë Müller; Größe: 1,80 m; Ort: Köln"
 NOISE = b"".join(hashlib.sha256(bytes([n])).digest() for n in range(200))
@@ -114,3 +116,22 @@ def test_words_are_not_taken_for_base64(words: list[str]) -> None:
 
     assert found is None
     assert not is_base64(" ".join(words))
+
+
+@pytest.mark.parametrize("words", ["call and name", "and here", "at my", "code\nand here"])
+def test_words_in_the_place_of_data_are_judged_as_words(words: str) -> None:
+    """Without their blanks they happen to be base64 of some other text."""
+    made = call("x")
+    holder = {"data": words}
+    seal_data(made, "user", holder, "data", ("data",))
+
+    assert made.texts[-1].value == words
+    assert holder == {"data": words}
+
+
+@pytest.mark.parametrize("data", ["MDc4LTA1LTExMjA", "MDc4LTA1\nLTExMjA=", "MDc4LTA1LTExMjA="])
+def test_a_short_text_in_base64_is_read_without_padding_and_in_lines(data: str) -> None:
+    made = call("x")
+    seal_data(made, "user", {"data": data}, "data", ("data",))
+
+    assert made.texts[-1].value == "078-05-1120"

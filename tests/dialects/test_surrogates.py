@@ -120,3 +120,12 @@ def test_an_emoji_cut_between_two_events_reaches_the_client_whole(relay, where):
     assert "😀b" in said
     assert "\ufffd" not in said
     assert ("sealed" in said) == ("anthropic" in where)
+
+
+@pytest.mark.parametrize("where", CUT)
+def test_a_half_whose_other_never_comes_stands_where_it_was(relay, where):
+    """The next event has nothing odd in it: what waits goes out with it, not with the next odd one."""
+    codec, raw = CUT[where]
+    got = relay(codec(), raw.replace(b"\\ude00b", b"b"))
+
+    assert "\ufffdb" in json.dumps(got.trees, ensure_ascii=False)
