@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import CoroutineType
 from typing import cast
 
-from llmshield import clock, redact
+from llmshield import clock, senders
 from llmshield.asking import Asking
 from llmshield.attempts import Attempts
 from llmshield.call import Call, Finding
@@ -124,7 +124,7 @@ class Engine:
             if task is not None:
                 self._live.discard(task)
             await self._finish(x)
-            redact.release_of_call()
+            senders.release()
         return x
 
     async def _answer(self, x: Exchange) -> None:
@@ -214,7 +214,7 @@ class Engine:
         if len(headers) != len(raw):
             headers, doubled = _joined(raw)
         x.headers = headers
-        redact.hold_of_call(headers, incoming.raw_query.decode("latin-1"))
+        senders.hold(headers, incoming.raw_query.decode("latin-1"))
         x.method = incoming.method
         x.path = canonical_path(incoming.raw_path)
         x.query = checked_query(incoming.raw_query)

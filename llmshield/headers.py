@@ -10,15 +10,9 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from llmshield.redact import (
-    SECRET_HEADERS,
-    SHORTEST,
-    carries_key,
-    redact_foreign,
-    sender,
-    shows_secret,
-    version,
-)
+from llmshield.redact import redact_foreign, shows_secret, version
+from llmshield.senders import SECRET_HEADERS, carries_key, held
+from llmshield.spellings import SHORTEST
 
 _HOP_BY_HOP = frozenset(
     # RFC 9110, 7.6.1, and what older hops still send
@@ -44,6 +38,9 @@ _HEAD = 8 * 1024
 _LINES = 90
 """Characters and lines of a provider's head that a client gets, beside our own: clients give up at 16 KiB (node), 8 KiB a
 line (aiohttp), 100 lines (Python's http.client) or 100 KiB (h11, below httpx and the SDKs)."""
+
+_NAMES = 16
+"""Sets of headers' names that are known to be clean for one client."""
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 """What a header's name is made of (RFC 9110, 5.6.2)."""
@@ -78,9 +75,6 @@ _NOT_BACK = _HOP_BY_HOP | SECRET_HEADERS | _ACCOUNT | {
     "access-control-expose-headers", "access-control-allow-credentials", "location", "refresh", "vary", "cache-control",
     "accept-ranges", "etag", "last-modified", "content-disposition",
 }  # fmt: skip
-
-_harmless: dict[tuple[tuple[str, ...], object], object] = {}
-"""Names of an answer's headers and their client -> the secrets that we held when they were looked at."""
 
 
 def upstream_headers(headers: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
@@ -126,14 +120,15 @@ def client_headers(headers: Mapping[str, str], listed: frozenset[str] = frozense
 
 def _show_secret(names: tuple[str, ...]) -> bool:
     """Whether names of headers show a secret: those of one provider are looked at once for each client."""
-    now, asked = version(), (names, sender())
-    if _harmless.get(asked) is now:
+    sender, now = held(), version()
+    if sender is not None and sender.clean.get(names) is now:
         return False
     if shows_secret("\n".join(names)):
         return True
-    if len(_harmless) >= 256:
-        _harmless.clear()
-    _harmless[asked] = now
+    if sender is not None:
+        if len(sender.clean) >= _NAMES:
+            sender.clean.clear()
+        sender.clean[names] = now
     return False
 
 

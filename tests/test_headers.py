@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from llmshield import redact
+from llmshield import senders
 from llmshield.headers import LISTABLE, add_own, client_headers, content_type, remaining, upstream_headers
 from llmshield.policy.providers import ReplyHeader
 
@@ -153,7 +153,7 @@ def test_a_head_that_no_client_reads_is_made_shorter(given: dict[str, str]) -> N
 
 
 def test_a_header_whose_name_is_a_key_stays_here() -> None:
-    redact.hold_of_call({"authorization": "Bearer llm-Client-0123456789"}, "")
+    senders.hold({"authorization": "Bearer llm-Client-0123456789"}, "")
     try:
         given = {"llm-client-0123456789": "1", "x-note": "it is LLM-client-0123456789", "x-title": "t"}
 
@@ -161,4 +161,4 @@ def test_a_header_whose_name_is_a_key_stays_here() -> None:
         assert {"llm-client-0123456789", "x-note"}.isdisjoint(upstream_headers(given, own_key=True))
         assert {"x-title": "t"} == client_headers({"llm-Client-0123456789": "1", "x-title": "t"})
     finally:
-        redact.release_of_call()
+        senders.release()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmshield import redact
+from llmshield import redact, senders
 from llmshield.call import Attempt, Call, Finding, Reply, Usage
 from llmshield.chain import Took
 from llmshield.exchange import Exchange, Incoming
@@ -100,11 +100,11 @@ def test_a_secret_that_is_learned_later_is_hidden_from_then_on():
 
 
 def test_what_the_client_of_this_call_sent_as_a_key_is_hidden():
-    redact.hold_of_call({"authorization": f"Bearer {SECRET}-of-client"})
+    senders.hold({"authorization": f"Bearer {SECRET}-of-client"})
     try:
         assert SECRET not in written(exchange(f"{SECRET}-of-client"))
     finally:
-        redact.release_of_call()
+        senders.release()
 
 
 def test_a_record_names_who_what_and_why():

@@ -13,18 +13,15 @@ from hypothesis import strategies as st
 from llmshield import redact as redact_module
 from llmshield.errors import CallError, UpstreamError, WireError
 from llmshield.redact import (
-    HIDDEN,
     forget,
-    hold_of_call,
     redact,
-    redact_foreign,
     redact_headers,
     redact_secret,
-    release_of_call,
     remember,
     sanitize_error_message,
     shows_secret,
 )
+from llmshield.spellings import HIDDEN
 
 SECRET = "sk-proj-Qz81/xW+73LmTTbA0Kd9"
 
@@ -237,42 +234,6 @@ def test_escaped_for_json_and_html(secret):
 
     for spelled in (json.dumps(secret), html.escape(secret)):
         assert redact(f"x {spelled} y") in (f"x {HIDDEN} y", f'x "{HIDDEN}" y')
-
-
-HEADS = [
-    ({"authorization": "Bearer CANARY-0123456789-abc"}, "", "CANARY-0123456789-abc"),
-    ({"x-api-key": "CANARY-0123456789-abc"}, "", "CANARY-0123456789-abc"),
-    ({"cookie": "a=1; sid=31d4d96e407aad42; b=2"}, "", "31d4d96e407aad42"),
-    (
-        {"authorization": "Basic " + base64.b64encode(b"bob:pa55-w0rd-of-bob").decode()},
-        "",
-        "pa55-w0rd-of-bob",
-    ),
-    ({}, "alt=sse&key=CANARY-0123456789%2Fabc", "CANARY-0123456789/abc"),
-    ({}, "%24key=x&access_token=tok-0123456789-abc", "tok-0123456789-abc"),
-]
-
-
-@pytest.mark.parametrize(("headers", "query", "secret"), HEADS)
-def test_what_a_client_sent_is_hidden_while_its_call_lasts(headers, query, secret):
-    hold_of_call(headers, query)
-    try:
-        assert secret not in redact(f"you sent <{secret}>")
-        for spelled in (
-            secret,
-            secret[::-1],
-            secret.encode().hex(),
-            base64.b64encode(secret.encode()).decode(),
-        ):
-            assert spelled not in redact_foreign(f"you sent <{spelled}>")
-            assert spelled not in sanitize_error_message(f"you sent <{spelled}>")
-            assert spelled not in str(CallError("upstream_error", f"<{spelled}>"))
-            assert shows_secret(f"a {spelled} b")
-        assert not shows_secret("a b")
-    finally:
-        release_of_call()
-
-    assert redact(f"you sent <{secret}>") == f"you sent <{secret}>"
 
 
 def test_known_secrets_are_seen_in_any_spelling():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote_plus, unquote_to_bytes
 
-from llmshield import redact
+from llmshield import senders
 from llmshield.errors import CallError
 
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
@@ -55,12 +55,12 @@ def is_key_name(name: str) -> bool:
 
 
 def without_key(query: str) -> str:
-    """The raw query without the key, under whatever name it stands there (`redact.hold_of_call` knows it)."""
+    """The raw query without the key, under whatever name it stands there (`senders` knows it)."""
     if not query:
         return query
     pairs = [pair for pair in query.split("&") if not is_key_name(pair.partition("=")[0])]
-    if redact.carries_key(unquote_plus(query)):
-        pairs = [pair for pair in pairs if not redact.carries_key(unquote_plus(pair))]
+    if senders.carries_key(unquote_plus(query)):
+        pairs = [pair for pair in pairs if not senders.carries_key(unquote_plus(pair))]
     return "&".join(pairs)
 
 
