@@ -15,7 +15,6 @@ from llmshield.dialects import Dialect, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
-from llmshield.headers import upstream_headers
 from llmshield.identity import as_bearer
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
@@ -188,9 +187,10 @@ class Attempts:
         """The client's headers for this provider, with the provider's key, or the client's own where the policy
         has none."""
         assert x.caller is not None
+        assert x.head is not None
         key = self._keys.get(name)
         passes = key is None and own_key and x.caller.key is not None
-        headers = upstream_headers(told, own_key=passes or name == APP)
+        headers = x.head.going_up(told, own_key=passes or name == APP)
         if key is not None:
             headers.update(dialect.credentials(key))
         elif (passes or name == APP) and (own := x.caller.key) is not None:

@@ -8,11 +8,11 @@ exactly once, every end callback runs exactly once on every path out, and every 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import CoroutineType
 from typing import cast
 
-from llmshield import clock, senders
+from llmshield import clock, heads, senders
 from llmshield.asking import Asking
 from llmshield.attempts import Attempts
 from llmshield.call import Call, Finding
@@ -23,7 +23,6 @@ from llmshield.dialects._tree import Limits, parse_body
 from llmshield.endings import Endings
 from llmshield.errors import CallError, WireError
 from llmshield.exchange import Arrival, Client, Exchange, new_id
-from llmshield.headers import name_of
 from llmshield.idempotency import Repeats
 from llmshield.identity import Caller, Identity, without_key
 from llmshield.logs import log
@@ -38,10 +37,6 @@ from llmshield.transport import Transport
 from llmshield.verdicts import Answer, Block
 from llmshield.witness import Gate, Notary, Witness
 
-_SINGLE = frozenset(
-    {"authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-type", "content-encoding",
-     "content-length", "transfer-encoding"}
-)  # fmt: skip
 _LARGE = 256 * 1024
 """Bytes of a body that is read in a thread: a body of many small values takes 40 ms for each half megabyte."""
 
@@ -208,17 +203,11 @@ class Engine:
     def _read_head(self, x: Exchange) -> None:
         """Method, canonical path, query and headers. Raises: CallError `bad_request`."""
         incoming = x.incoming
-        raw = incoming.headers
-        doubled = False
-        headers = {name_of(name): value.decode("latin-1") for name, value in raw}
-        if len(headers) != len(raw):
-            headers, doubled = _joined(raw)
-        x.headers = headers
-        senders.hold(headers, incoming.raw_query.decode("latin-1"))
+        x.head, x.headers = heads.read(incoming)
         x.method = incoming.method
         x.path = canonical_path(incoming.raw_path)
         x.query = checked_query(incoming.raw_query)
-        if doubled:
+        if x.head.doubled:
             raise CallError("bad_request", "A header that may stand once came twice with different values.")
 
     async def _read_json(self, x: Exchange) -> bytes:
@@ -344,22 +333,6 @@ class Engine:
             if type(verdict) is Block:
                 raise verdict.error(step.plugin)
         await self._passing.pass_through(x, call, body)
-
-
-def _joined(raw: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], bool]:
-    """Headers some of which came more than once, joined (RFC 9110, 5.3); True where one may stand once and differs."""
-    headers: dict[str, str] = {}
-    doubled = False
-    for raw_name, raw_value in raw:
-        name = name_of(raw_name)
-        value = raw_value.decode("latin-1")
-        if name in headers:
-            if name == "host" or (name in _SINGLE and headers[name] != value):  # RFC 9112, 3.2
-                doubled = True
-            elif name not in _SINGLE:
-                value = f"{headers[name]}, {value}"
-        headers[name] = value
-    return headers, doubled
 
 
 def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:

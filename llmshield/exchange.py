@@ -17,6 +17,7 @@ from llmshield.identity import Caller
 if TYPE_CHECKING:
     from llmshield.channels import Channels
     from llmshield.dialects import Dialect, StreamCodec
+    from llmshield.heads import Head, Kept
     from llmshield.idempotency import Claim
     from llmshield.origins import Origin
     from llmshield.policy import Route as Rule
@@ -95,7 +96,7 @@ class BodyReader(Protocol):
 class Arrival(Protocol):
     """A request as its mount took it: nothing parsed but the head. `local` are transports of this request alone
     (the wrapped app); `on_begin` is given the exchange before anything happens; `origin` is where an intercepted call
-    was going."""
+    was going; `kept` is what it shares with requests of the same head, if it may."""
 
     @property
     def method(self) -> str: ...
@@ -117,6 +118,8 @@ class Arrival(Protocol):
     def on_begin(self) -> Callable[[Exchange], None] | None: ...
     @property
     def origin(self) -> Origin | None: ...
+    @property
+    def kept(self) -> Kept | None: ...
 
 
 @dataclass(slots=True)
@@ -133,6 +136,7 @@ class Incoming:
     local: Mapping[str, Transport] = field(default_factory=dict)
     on_begin: Callable[[Exchange], None] | None = None
     origin: Origin | None = None
+    kept: Kept | None = None
 
     def __repr__(self) -> str:  # the client's key is in the head, or in the query
         return f"<Incoming {self.method} {len(self.headers)} headers>"
@@ -150,6 +154,8 @@ class Exchange:
     path: str = ""
     query: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    head: Head | None = None
+    """What the request's head says; None until it is read."""
     caller: Caller | None = None
     claim: Claim | None = None
     """The Idempotency-Key that this exchange answers for."""

@@ -18,7 +18,8 @@ from llmshield.mounts._asgi import LINGER
 
 if TYPE_CHECKING:
     from llmshield.exchange import BodyReader
-    from llmshield.mounts._protocol import Connection
+    from llmshield.heads import Kept
+    from llmshield.mounts._receiving import Receiving
     from llmshield.origins import Origin
     from llmshield.transport import Transport
 
@@ -38,7 +39,6 @@ class HttpRequest:
         "_left",
         "_limit",
         "_size",
-        "_version",
         "_waiter",
         "complete",
         "connection",
@@ -47,6 +47,7 @@ class HttpRequest:
         "gone",
         "headers",
         "keeps_alive",
+        "kept",
         "lingers",
         "method",
         "mount",
@@ -56,6 +57,7 @@ class HttpRequest:
         "read_body",
         "started",
         "task",
+        "version",
         "wanted",
     )
 
@@ -66,19 +68,21 @@ class HttpRequest:
 
     def __init__(
         self,
-        connection: Connection,
-        method: bytes,
-        url: bytes,
+        connection: Receiving,
+        method: str,
+        raw_path: bytes,
+        raw_query: bytes,
         headers: list[tuple[bytes, bytes]],
         version: str,
         keeps_alive: bool,
+        kept: Kept | None = None,
     ) -> None:
         self.connection = connection
         self.mount: str = connection.mount
         self.origin: Origin | None = connection.origin
         """Where an intercepted call was going."""
         self.read_body = self._read_body
-        self._version = version
+        self.version = version
         self._body: list[bytes] = []
         self._size = 0
         self._limit: int | None = None
@@ -87,12 +91,11 @@ class HttpRequest:
         self._head = b""
         self._chunked = False
         self._left: int | None = None
-        self.method = method.decode("latin-1")
-        if url[:1] == b"/" and b"#" not in url:
-            self.raw_path, _, self.raw_query = url.partition(b"?")
-        else:
-            self.raw_path, self.raw_query = _taken_apart(url)
+        self.method = method
+        self.raw_path = raw_path
+        self.raw_query = raw_query
         self.headers = headers
+        self.kept = kept
         self.keeps_alive = keeps_alive
         self.extra: Mapping[str, str] | None = None
         """Headers that every answer to it carries."""
@@ -145,7 +148,7 @@ class HttpRequest:
         self._limit = limit
         if not self.complete:
             self.wanted = True
-            if self._version == "1.1" and any(
+            if self.version == "1.1" and any(
                 name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
             ):
                 self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -223,14 +226,14 @@ class HttpRequest:
             self._left = int(length) if self.method != "HEAD" else 0
         elif self.method == "HEAD" or status in _NO_BODY:
             self._left = 0
-        elif self._version == "1.1":
+        elif self.version == "1.1":
             self._chunked = True
             head += "transfer-encoding: chunked\r\n"
         else:
             self.keeps_alive = False
         if not self.keeps_alive and headers.get("connection") is None:
             head += "connection: close\r\n"
-        elif self._version == "1.0" and self.keeps_alive:
+        elif self.version == "1.0" and self.keeps_alive:
             head += "connection: keep-alive\r\n"
         self._head = (head + "\r\n").encode("latin-1", "replace")
         if self._chunked:
@@ -279,8 +282,11 @@ async def _over(limit: int, /) -> bytes:
     raise RuntimeError("The request is over; its body was read or dropped.")
 
 
-def _taken_apart(url: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request target that is no plain path (RFC 9112, 3.2)."""
+def taken_apart(url: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request target (RFC 9112, 3.2)."""
+    if url[:1] == b"/" and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
     try:
         parts = httptools.parse_url(url)
     except httptools.HttpParserInvalidURLError:

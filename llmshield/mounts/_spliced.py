@@ -115,7 +115,9 @@ async def welcome(request: HttpRequest) -> bool:
         if request.origin is None:
             log.warning("stranger_on_the_splice", peer=connection.peer)
             return False
-    request.headers = [pair for pair in request.headers if pair[0].lower() != HEADER]
+    headers = [pair for pair in request.headers if pair[0].lower() != HEADER]
+    if len(headers) != len(request.headers):
+        request.headers, request.kept = headers, None
     if any(
         name.lower() == b"content-type" and value.lower().startswith(GRPC) for name, value in request.headers
     ):
