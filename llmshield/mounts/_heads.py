@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from weakref import WeakValueDictionary
 
 from llmshield.heads import Kept
 
@@ -19,10 +20,21 @@ _ENDING = {b"connection": b"close", b"upgrade": b"websocket"}  # what ends a con
 class Pattern:
     """The head of a request that was parsed and taken, to tell another one that differs in its length only.
 
-    What the parser said of the one holds for the other: its framing is this length, and nothing else.
+    What the parser said of the one holds for the other: its framing is this length, and nothing else. Connections of one
+    client share it, and it lives as long as the last of them.
     """
 
-    __slots__ = ("_after", "_before", "_length_at", "headers", "kept", "method", "raw_path", "raw_query")
+    __slots__ = (
+        "__weakref__",
+        "_after",
+        "_before",
+        "_length_at",
+        "headers",
+        "kept",
+        "method",
+        "raw_path",
+        "raw_query",
+    )
 
     def __init__(
         self,
@@ -72,9 +84,14 @@ def pattern_of(
     found = _LENGTH.search(head)
     if found is None or len(framing) != 1 or headers[framing[0]][1] != found[1]:
         return None
-    return Pattern(
-        head[: found.start(1)], head[found.end(1) :], method, raw_path, raw_query, headers, framing[0]
-    )
+    around = (head[: found.start(1)], head[found.end(1) :])
+    pattern = _patterns.get(around)
+    if pattern is None:
+        pattern = _patterns[around] = Pattern(*around, method, raw_path, raw_query, headers, framing[0])
+    return pattern
+
+
+_patterns: WeakValueDictionary[tuple[bytes, bytes], Pattern] = WeakValueDictionary()
 
 
 def understood(version: str, headers: Headers) -> bool:

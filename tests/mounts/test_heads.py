@@ -1,8 +1,10 @@
 """Heads as bytes: which one counts as the same, which ones are never remembered."""
 
+import gc
+
 import pytest
 
-from llmshield.mounts._heads import LONGEST, Pattern, pattern_of
+from llmshield.mounts._heads import LONGEST, Pattern, _patterns, pattern_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -86,3 +88,18 @@ def test_another_head_is_left_to_the_parser(data: bytes) -> None:
 )
 def test_what_is_framed_otherwise_is_not_remembered(head: bytes) -> None:
     assert learned(head) is None
+
+
+def test_connections_of_one_client_share_what_they_know() -> None:
+    gc.collect()
+    before = len(_patterns)
+    first, second = learned(HEAD), learned(HEAD.replace(b"5", b"678"))
+    other = learned(HEAD.replace(b"X-A: b", b"X-A: c"))
+
+    assert first is second
+    assert other is not first
+    assert len(_patterns) == before + 2
+
+    del first, second, other
+    gc.collect()
+    assert len(_patterns) == before

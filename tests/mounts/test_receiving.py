@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from typing import Any
 
+import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from llmshield.errors import CallError
 from llmshield.mounts import _receiving
 from llmshield.mounts._protocol import Connection
+from llmshield.mounts._receiving import Receiving
 from llmshield.mounts._request import HttpRequest
+from llmshield.simulator import Simulator
+from llmshield.testing import gateway
 
 HEAD = b"POST /v1/x?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAuthorization: Bearer llm-0123456789\r\n\r\n"
 
@@ -154,6 +158,29 @@ async def test_a_client_that_goes_on_with_the_same_is_known_for_ever() -> None:
     _, _, fed = await served(pieces)
 
     assert fed <= 1 + 2 * 20
+
+
+async def test_the_sdk_of_openai_begins_every_call_alike() -> None:
+    fed = []
+
+    def counted(self: Receiving, data: bytes, begins: bool) -> None:
+        fed.append(begins)
+        parse(self, data, begins)
+
+    parse = Receiving._parse
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Receiving, "_parse", counted)
+        async with (
+            Simulator() as sim,
+            gateway(f"providers:\n  a: {{dialect: openai, base_url: {sim.url}/v1}}\n") as (url, _),
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-any-0123456789") as client,
+        ):
+            for words in range(1, 6):
+                asks = [{"role": "user", "content": "hello " * words}]
+                made = await client.chat.completions.create(model="gpt-4o", messages=asks)  # type: ignore[arg-type]
+                assert made.choices
+
+    assert len(fed) <= 2  # the first call's head and body
 
 
 @st.composite
