@@ -16,7 +16,7 @@ from llmshield.dialects._other_models import other_models
 from llmshield.dialects._retry import retry_after, retry_headers
 from llmshield.dialects._tree import dump, load_reply, refuse
 from llmshield.dialects._wire import without_credentials
-from llmshield.errors import CallError, ErrorKind, FailureReason, UpstreamError, WireError
+from llmshield.errors import CallError, ErrorKind, FailureReason, UpstreamError
 from llmshield.redact import redact_foreign
 
 _INVALID = "invalid_request_error"
@@ -277,13 +277,6 @@ def whole_number(tree: Tree, name: str, *, least: int, most: int | None = None) 
             else f"must be a whole number from {least} to {most}",
         )
     return value
-
-
-def refuse_twins(name: str, known: frozenset[str]) -> None:
-    """Raises: WireError for `Max_Tokens` beside `max_tokens`. Servers whose JSON reader ignores case (Go's does)
-    would take it for the field that was checked; `casefold` covers the Kelvin sign and the long s as Go does."""
-    if name not in known and name.casefold() in known:
-        raise WireError(f"The body holds a field that differs from {name.casefold()!r} only in case.", "")
 
 
 def created() -> int:

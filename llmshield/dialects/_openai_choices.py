@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from llmshield.call import Call, Channel, Tree, Usage
 from llmshield.dialects import Event
-from llmshield.dialects._openai import FINISH, created, malformed, merge_usage, read_served, read_usage
+from llmshield.dialects._openai import FINISH, created, flag, malformed, merge_usage, read_served, read_usage
 from llmshield.dialects._openai_codec import DONE, OpenAICodec, other_pieces
 from llmshield.dialects._sse import write_event
+from llmshield.dialects._tree import expect
 from llmshield.errors import CallError
 
 CHUNK_KEYS = frozenset(
@@ -28,6 +29,23 @@ CHUNK_KEYS = frozenset(
 """Fields of a reply or chunk that hold no text of their own."""
 
 _MOST_CHOICES = 4096
+
+
+def wants_usage(tree: Tree, *, streamed: bool) -> bool:
+    """Whether the client is to see the usage: of a stream only if it asks. Raises: WireError for other values."""
+    options = tree.get("stream_options")
+    if options is not None:
+        expect(options, dict, "/stream_options", "an object")
+    return not streamed or (options is not None and flag(options, "include_usage", "/stream_options"))
+
+
+def asking_usage(call: Call, model: str) -> Tree:
+    """The call's body for `model`; a stream has to end with its usage, whether the client asked or not."""
+    body = dict(call.body)
+    body["model"] = model
+    if call.stream:
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return body
 
 
 class ChoicesCodec(OpenAICodec):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from llmshield.call import Call, Path, Role, TextKind
+from llmshield.call import Call, Path, Role, TextKind, Tree
 from llmshield.dialects._files import is_base64
 from llmshield.dialects._tree import (
     Walker,
@@ -21,6 +21,7 @@ from llmshield.dialects._tree import (
     walk_unknown,
     walk_value,
 )
+from llmshield.dialects._wire import refuse_twins
 
 Fields: TypeAlias = "dict[str, Walker]"
 """The readers of an object's fields; what is not in it is unknown and walked."""
@@ -33,6 +34,20 @@ def mark(call: Call, what: str) -> None:
     """Note content that no guard can read, once."""
     if what not in call.unseen:
         call.unseen.append(what)
+
+
+def read_body(call: Call, tree: Tree, fields: Fields) -> None:
+    """Every field of a request's body by its reader; the names of `fields` are in lower case.
+
+    Raises: WireError for a field that differs from one of these only in case.
+    """
+    for key in tree:
+        reader = fields.get(key)
+        if reader is None:
+            refuse_twins(key, fields)
+            walk_unknown(call, "user", tree, key, (key,))
+        else:
+            reader(call, "user", tree, key, (key,))
 
 
 def read_fields(call: Call, role: Role, node: Any, path: Path, fields: Fields) -> None:

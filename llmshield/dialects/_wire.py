@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -42,7 +42,7 @@ def folded(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name.casefold() for name in names)
 
 
-def refuse_twins(name: str, known: frozenset[str]) -> None:
+def refuse_twins(name: str, known: Container[str]) -> None:
     """Raises: WireError for an unknown `Max_Tokens` where `max_tokens` is known (`known` are `folded` names): a
     server that reads names without case (Go's JSON reader does, the Kelvin sign and the long s included) would take
     it for the field that was checked."""

@@ -19,12 +19,10 @@ from llmshield.dialects._openai import (
     OpenAIDialect,
     base_call,
     created,
-    flag,
-    refuse_twins,
     whole_number,
 )
 from llmshield.dialects._openai_chat_stream import ChatCodec
-from llmshield.dialects._openai_choices import usage_tree
+from llmshield.dialects._openai_choices import asking_usage, usage_tree, wants_usage
 from llmshield.dialects._openai_codec import DONE
 from llmshield.dialects._openai_messages import read_chat
 from llmshield.dialects._openai_texts import (
@@ -34,6 +32,7 @@ from llmshield.dialects._openai_texts import (
     mark,
     metadata,
     plain,
+    read_body,
     read_fields,
     read_image,
     read_input_audio,
@@ -141,28 +140,13 @@ class OpenAIChat(OpenAIDialect):
         ]
         call.output_bound = max(bounds, default=None)
         call.choices = whole_number(tree, "n", least=1, most=_MOST_CHOICES) or 1
-        options = tree.get("stream_options")
-        if options is not None:
-            expect(options, dict, "/stream_options", "an object")
-        call.wants_usage = not call.stream or (
-            options is not None and flag(options, "include_usage", "/stream_options")
-        )
+        call.wants_usage = wants_usage(tree, streamed=call.stream)
         expect(tree.get("messages"), list, "/messages", "a list of messages")
-        for key in tree:
-            reader = _TOP.get(key)
-            if reader is None:
-                refuse_twins(key, _KNOWN)
-                walk_unknown(call, "user", tree, key, (key,))
-            else:
-                reader(call, "user", tree, key, (key,))
+        read_body(call, tree, _TOP)
         return call
 
     def write_call(self, call: Call, model: str) -> Tree:
-        body = dict(call.body)
-        body["model"] = model
-        if call.stream:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        return body
+        return asking_usage(call, model)
 
     def bound(self, body: Tree) -> int | None:
         bounds = [
@@ -354,4 +338,3 @@ _TOP: Fields = {
         TOKEN,
     ),
 }  # fmt: skip
-_KNOWN = frozenset(_TOP)

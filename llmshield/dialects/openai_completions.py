@@ -15,18 +15,16 @@ from llmshield.dialects._openai import (
     OpenAIDialect,
     base_call,
     created,
-    flag,
     malformed,
     read_usage,
-    refuse_twins,
     upstream_error,
     whole_number,
 )
-from llmshield.dialects._openai_choices import CHUNK_KEYS, ChoicesCodec, usage_tree
+from llmshield.dialects._openai_choices import CHUNK_KEYS, ChoicesCodec, asking_usage, usage_tree, wants_usage
 from llmshield.dialects._openai_codec import DONE, other_pieces
-from llmshield.dialects._openai_texts import TOKEN, Fields, mark, metadata, plain, token_map
+from llmshield.dialects._openai_texts import TOKEN, Fields, mark, metadata, plain, read_body, token_map
 from llmshield.dialects._sse import write_event
-from llmshield.dialects._tree import add_text, expect, refuse, walk_unknown, walk_value
+from llmshield.dialects._tree import add_text, refuse, walk_value
 from llmshield.verdicts import Answer
 
 NOT_TEXT: dict[str, str] = {
@@ -65,27 +63,12 @@ class OpenAICompletions(OpenAIDialect):
         _prompts(tree.get("prompt"))
         whole_number(tree, "best_of", least=1, most=_MOST_CHOICES)
         call.choices = whole_number(tree, "n", least=1, most=_MOST_CHOICES) or 1
-        options = tree.get("stream_options")
-        if options is not None:
-            expect(options, dict, "/stream_options", "an object")
-        call.wants_usage = not call.stream or (
-            options is not None and flag(options, "include_usage", "/stream_options")
-        )
-        for key in tree:
-            reader = _TOP.get(key)
-            if reader is None:
-                refuse_twins(key, _KNOWN)
-                walk_unknown(call, "user", tree, key, (key,))
-            else:
-                reader(call, "user", tree, key, (key,))
+        call.wants_usage = wants_usage(tree, streamed=call.stream)
+        read_body(call, tree, _TOP)
         return call
 
     def write_call(self, call: Call, model: str) -> Tree:
-        body = dict(call.body)
-        body["model"] = model
-        if call.stream:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        return body
+        return asking_usage(call, model)
 
     def bound(self, body: Tree) -> int | None:
         bound = body.get("max_tokens")
@@ -247,4 +230,3 @@ _TOP: Fields = {
         TOKEN,
     ),
 }  # fmt: skip
-_KNOWN = frozenset(_TOP)

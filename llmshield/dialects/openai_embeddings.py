@@ -16,12 +16,11 @@ from llmshield.dialects._openai import (
     malformed,
     merge_usage,
     read_usage,
-    refuse_twins,
     upstream_error,
 )
 from llmshield.dialects._openai_codec import OpenAICodec, other_pieces
-from llmshield.dialects._openai_texts import TOKEN, Fields, mark, metadata
-from llmshield.dialects._tree import add_text, refuse, walk_unknown, walk_value
+from llmshield.dialects._openai_texts import TOKEN, Fields, mark, metadata, read_body
+from llmshield.dialects._tree import add_text, refuse, walk_value
 from llmshield.errors import CallError
 from llmshield.verdicts import Answer
 
@@ -55,13 +54,7 @@ class OpenAIEmbeddings(OpenAIDialect):
         call.output_bound = 0
         if tree.get("input") is None:
             refuse("/input", "is missing; a string or a list was expected")
-        for key in tree:
-            reader = _TOP.get(key)
-            if reader is None:
-                refuse_twins(key, _KNOWN)
-                walk_unknown(call, "user", tree, key, (key,))
-            else:
-                reader(call, "user", tree, key, (key,))
+        read_body(call, tree, _TOP)
         return call
 
     def write_call(self, call: Call, model: str) -> Tree:
@@ -159,4 +152,3 @@ _TOP: Fields = {
     "metadata": metadata,
     **dict.fromkeys(("model", "encoding_format", "dimensions", "stream"), TOKEN),
 }
-_KNOWN = frozenset(_TOP)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from llmshield.call import Call, Operation, Path, Role, Tree
 from llmshield.dialects import StreamCodec, WholeReply, WireRequest
-from llmshield.dialects._openai import OpenAIDialect, base_call, created, refuse_twins, whole_number
+from llmshield.dialects._openai import OpenAIDialect, base_call, created, whole_number
 from llmshield.dialects._openai_items import ECHO, read_response
 from llmshield.dialects._openai_responses_stream import ResponsesCodec
 from llmshield.dialects._openai_texts import (
@@ -23,6 +23,7 @@ from llmshield.dialects._openai_texts import (
     metadata,
     picture,
     plain,
+    read_body,
     read_fields,
     read_image,
     read_input_audio,
@@ -110,13 +111,7 @@ class OpenAIResponses(OpenAIDialect):
     def read_call(self, id: str, operation: Operation, request: WireRequest, tree: Tree) -> Call:
         call = base_call(self, id, operation, request, tree)
         call.output_bound = whole_number(tree, "max_output_tokens", least=1)
-        for key in tree:
-            reader = _TOP.get(key)
-            if reader is None:
-                refuse_twins(key, _KNOWN)
-                walk_unknown(call, "user", tree, key, (key,))
-            else:
-                reader(call, "user", tree, key, (key,))
+        read_body(call, tree, _TOP)
         return call
 
     def write_call(self, call: Call, model: str) -> Tree:
@@ -397,4 +392,3 @@ _TOP: Fields = {
         TOKEN,
     ),
 }  # fmt: skip
-_KNOWN = frozenset(_TOP)
