@@ -203,7 +203,7 @@ class Engine:
     def _read_head(self, x: Exchange) -> None:
         """Method, canonical path, query and headers. Raises: CallError `bad_request`."""
         incoming = x.incoming
-        x.head, x.headers = heads.read(incoming)
+        x.head, x.headers = heads.read(incoming.headers, incoming.raw_query, incoming.kept)
         x.method = incoming.method
         x.path = canonical_path(incoming.raw_path)
         x.query = checked_query(incoming.raw_query)

@@ -7,13 +7,13 @@ that sees so gives such requests the same `Kept`, and their head is read once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from llmshield import senders
 from llmshield.headers import name_of, upstream_headers
 
-if TYPE_CHECKING:
-    from llmshield.exchange import Arrival
+Raw: TypeAlias = "Sequence[tuple[bytes, bytes]]"
+"""Names and values as they came."""
 
 _SINGLE = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "host", "content-type", "content-encoding",
@@ -30,7 +30,7 @@ class Head:
 
     __slots__ = ("_going_up", "doubled", "named", "sender")
 
-    def __init__(self, raw: Sequence[tuple[bytes, bytes]], query: bytes) -> None:
+    def __init__(self, raw: Raw, query: bytes) -> None:
         self.doubled = False
         self.named = {name_of(name): value.decode("latin-1") for name, value in raw}
         if len(self.named) != len(raw):
@@ -56,24 +56,23 @@ class Kept:
         self.head: Head | None = None
 
 
-def read(incoming: Arrival) -> tuple[Head, dict[str, str]]:
+def read(raw: Raw, query: bytes, kept: Kept | None) -> tuple[Head, dict[str, str]]:
     """The head of a request, and its headers, which are the call's own from here on. What it says that is secret is hidden
-    from now on (`senders.hold`)."""
-    kept = incoming.kept
+    from now on (`senders.hold`). `kept` is what it shares with other requests, if anything."""
     if kept is None:
-        head = Head(incoming.headers, incoming.raw_query)
+        head = Head(raw, query)
         return head, head.named
     known = kept.head
     if known is None:
-        known = kept.head = Head(incoming.headers, incoming.raw_query)
+        known = kept.head = Head(raw, query)
         return known, known.named.copy()
     senders.hold_again(known.sender)
     headers = known.named.copy()
-    headers["content-length"] = incoming.headers[kept.length_at][1].decode("latin-1")
+    headers["content-length"] = raw[kept.length_at][1].decode("latin-1")
     return known, headers
 
 
-def _joined(raw: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, str], bool]:
+def _joined(raw: Raw) -> tuple[dict[str, str], bool]:
     """Headers some of which came more than once, joined (RFC 9110, 5.3); True where one may stand once and differs."""
     headers: dict[str, str] = {}
     doubled = False

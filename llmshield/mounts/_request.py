@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import httptools
 
@@ -19,13 +19,27 @@ from llmshield.mounts._asgi import LINGER
 if TYPE_CHECKING:
     from llmshield.exchange import BodyReader
     from llmshield.heads import Kept
-    from llmshield.mounts._receiving import Receiving
     from llmshield.origins import Origin
     from llmshield.transport import Transport
 
 _ONE_WRITE = 64 * 1024
 """Bytes of a body that are joined with their head: copying them costs less than a second write."""
 _NO_BODY = frozenset({204, 304})
+
+
+class Line(Protocol):
+    """What a request needs of its connection."""
+
+    mount: str
+    origin: Origin | None
+    peer: str
+    keep_alive: bool
+
+    @property
+    def clogged(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
 
 class HttpRequest:
@@ -68,7 +82,7 @@ class HttpRequest:
 
     def __init__(
         self,
-        connection: Receiving,
+        connection: Line,
         method: str,
         raw_path: bytes,
         raw_query: bytes,
