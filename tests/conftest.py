@@ -198,6 +198,30 @@ def listening() -> Callable[..., AbstractAsyncContextManager[int]]:
     return _listening
 
 
+@contextlib.asynccontextmanager
+async def _serving_app(app: Any, lifespan: str = "auto") -> AsyncIterator[str]:
+    import uvicorn  # most tests need no server of others
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan=lifespan, ws="none"))  # type: ignore[arg-type]
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        if running.done():
+            running.result()
+        await asyncio.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture(scope="session")
+def serving_app() -> Callable[..., AbstractAsyncContextManager[str]]:
+    """`async with serving_app(app) as url`: an ASGI app on a real socket, in the test's own loop."""
+    return _serving_app
+
+
 @dataclasses.dataclass
 class Egress:
     """The transparent mount as a user starts it. `proxy` and `admin` are URLs, `roots` trusts its authority and no

@@ -126,9 +126,9 @@ def recorder() -> Recorder:
 
 
 async def test_honest_calls_pass_with_the_apps_own_headers_and_lifespan(
-    serving: Any, recorder: Recorder
+    serving_app: Any, recorder: Recorder
 ) -> None:
-    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(
             f"{url}/v1/chat/completions", json=chat_body("hi"), headers={"cookie": "a=b"}
         ) as reply:
@@ -146,8 +146,8 @@ async def test_honest_calls_pass_with_the_apps_own_headers_and_lifespan(
     assert "allow" == scope["llmshield"]["action"]
 
 
-async def test_a_blocked_call_never_reaches_the_app(serving: Any, recorder: Recorder) -> None:
-    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+async def test_a_blocked_call_never_reaches_the_app(serving_app: Any, recorder: Recorder) -> None:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions", json=chat_body(ATTACK)) as reply:
             assert 400 == reply.status
             assert "content_policy_violation" == (await reply.json())["error"]["code"]
@@ -155,9 +155,9 @@ async def test_a_blocked_call_never_reaches_the_app(serving: Any, recorder: Reco
     assert [] == recorder.seen
 
 
-async def test_streams_stay_streams(serving: Any, recorder: Recorder) -> None:
+async def test_streams_stay_streams(serving_app: Any, recorder: Recorder) -> None:
     recorder.pause = 0.15
-    async with serving(recorder.app("plugins: []")) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app("plugins: []")) as url, aiohttp.ClientSession() as http:
         times = []
         async with http.post(f"{url}/v1/chat/completions", json=chat_body("hi", stream=True)) as reply:
             assert reply.headers["content-type"].startswith("text/event-stream")
@@ -169,10 +169,10 @@ async def test_streams_stay_streams(serving: Any, recorder: Recorder) -> None:
     assert times[1] - times[0] > 0.1
 
 
-async def test_a_refused_answer_leaves_nothing_of_its_head(serving: Any, recorder: Recorder) -> None:
+async def test_a_refused_answer_leaves_nothing_of_its_head(serving_app: Any, recorder: Recorder) -> None:
     """Cookies of an answer that a guard refused, or that another provider replaced, are not for the client."""
     recorder.words = [ATTACK]
-    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions", json=chat_body("hi")) as reply:
             assert reply.status == 400
             assert "set-cookie" not in reply.headers
@@ -183,15 +183,15 @@ routes: [{{match: {{any: true}}, to: [app, spare], retry: {{attempts: 1}}}}]
 plugins: [{{use: failover}}]
 """
         recorder.words = ["not JSON"]
-        async with serving(recorder.app(given)) as url, aiohttp.ClientSession() as http:
+        async with serving_app(recorder.app(given)) as url, aiohttp.ClientSession() as http:
             async with http.post(f"{url}/v1/chat/completions", json=chat_body("gone")) as reply:
                 assert reply.headers["x-llmshield-provider"] == "spare"
                 assert "set-cookie" not in reply.headers
 
 
-async def test_a_guard_stops_a_stream_of_the_app(serving: Any, recorder: Recorder) -> None:
+async def test_a_guard_stops_a_stream_of_the_app(serving_app: Any, recorder: Recorder) -> None:
     recorder.words = ["Sure. ", *[f"{word} " for word in ATTACK.split()], "and more"]
-    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions", json=chat_body("hi", stream=True)) as reply:
             data = await reply.text()
 
@@ -200,9 +200,9 @@ async def test_a_guard_stops_a_stream_of_the_app(serving: Any, recorder: Recorde
     assert "content_filter" in data or 400 == reply.status
 
 
-async def test_a_client_that_leaves_cancels_the_app(serving: Any, recorder: Recorder) -> None:
+async def test_a_client_that_leaves_cancels_the_app(serving_app: Any, recorder: Recorder) -> None:
     recorder.words, recorder.pause = ["word "] * 500, 0.02
-    async with serving(recorder.app("plugins: []")) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app("plugins: []")) as url, aiohttp.ClientSession() as http:
         reply = await http.post(f"{url}/v1/chat/completions", json=chat_body("hi", stream=True))
         await reply.content.readany()
         reply.close()
@@ -214,8 +214,8 @@ async def test_a_client_that_leaves_cancels_the_app(serving: Any, recorder: Reco
     assert 1 == recorder.cut
 
 
-async def test_the_apps_own_errors_are_passed_on(serving: Any, recorder: Recorder) -> None:
-    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+async def test_the_apps_own_errors_are_passed_on(serving_app: Any, recorder: Recorder) -> None:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions", json=chat_body("fail")) as reply:
             assert (418, "mine") == (reply.status, (await reply.json())["error"]["code"])
         async with http.post(f"{url}/v1/chat/completions", json=chat_body("raise")) as reply:
@@ -223,7 +223,7 @@ async def test_the_apps_own_errors_are_passed_on(serving: Any, recorder: Recorde
             assert "a bug" not in await reply.text()
 
 
-async def test_a_chain_goes_on_from_the_app_to_another_provider(serving: Any, recorder: Recorder) -> None:
+async def test_a_chain_goes_on_from_the_app_to_another_provider(serving_app: Any, recorder: Recorder) -> None:
     async with Simulator(name="elsewhere") as sim:
         given = f"""
 providers:
@@ -233,7 +233,7 @@ routes:
     to: [app, spare]
 plugins: [{{use: failover}}]
 """
-        async with serving(recorder.app(given)) as url, aiohttp.ClientSession() as http:
+        async with serving_app(recorder.app(given)) as url, aiohttp.ClientSession() as http:
             async with http.post(f"{url}/v1/chat/completions", json=chat_body("raise")) as reply:
                 assert "spare" == reply.headers["x-llmshield-provider"]
                 assert "elsewhere" in await reply.text()
@@ -262,9 +262,9 @@ apps:
     ],
 )
 async def test_json_of_the_apps_own_is_guarded(
-    serving: Any, recorder: Recorder, body: dict[str, Any]
+    serving_app: Any, recorder: Recorder, body: dict[str, Any]
 ) -> None:
-    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/api/chat", json=body) as reply:
             assert 400 == reply.status
             assert "injection" in (await reply.json())["error"]["message"]
@@ -275,9 +275,9 @@ async def test_json_of_the_apps_own_is_guarded(
 
 
 async def test_replies_of_the_apps_own_are_guarded_whole_and_streamed(
-    serving: Any, recorder: Recorder
+    serving_app: Any, recorder: Recorder
 ) -> None:
-    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/api/chat", json={"prompt": "hi", "live": True}) as reply:
             data = await reply.text()
             deltas = [
@@ -296,9 +296,9 @@ async def test_replies_of_the_apps_own_are_guarded_whole_and_streamed(
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
 async def test_json_of_the_apps_own_is_guarded_whatever_method_brings_it(
-    serving: Any, recorder: Recorder, method: str
+    serving_app: Any, recorder: Recorder, method: str
 ) -> None:
-    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
         async with http.request(method, f"{url}/api/chat", json={"prompt": ATTACK}) as reply:
             assert 400 == reply.status
             assert [] == recorder.seen
@@ -309,12 +309,12 @@ async def test_json_of_the_apps_own_is_guarded_whatever_method_brings_it(
             assert f"{method} without a body" == await reply.text()
 
 
-async def test_what_stands_in_two_places_is_edited_once(serving: Any, recorder: Recorder) -> None:
+async def test_what_stands_in_two_places_is_edited_once(serving_app: Any, recorder: Recorder) -> None:
     given = """
 plugins: [{use: pii}]
 apps: [{paths: ["/api/chat"], texts: {request: ["/history/*", "/history/*/text", "/history/*/text"]}}]
 """
-    async with serving(recorder.app(given)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(given)) as url, aiohttp.ClientSession() as http:
         sent = {"history": ["to ann@mail.example", {"text": "to bob@mail.example"}]}
         async with http.post(f"{url}/api/chat", json=sent) as reply:
             assert 200 == reply.status
@@ -322,8 +322,8 @@ apps: [{paths: ["/api/chat"], texts: {request: ["/history/*", "/history/*/text",
     assert [{"history": ["to <EMAIL_ADDRESS_1>", {"text": "to <EMAIL_ADDRESS_2>"}]}] == recorder.seen
 
 
-async def test_replies_that_are_more_than_a_text_are_guarded(serving: Any, recorder: Recorder) -> None:
-    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+async def test_replies_that_are_more_than_a_text_are_guarded(serving_app: Any, recorder: Recorder) -> None:
+    async with serving_app(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/api/chat", json={"prompt": "hi", "deep": True}) as reply:
             assert {"answer": [{"text": "Hello there"}], "untouched": True} == await reply.json()
         recorder.words = [f"{word} " for word in ATTACK.split()]
@@ -335,13 +335,13 @@ async def test_replies_that_are_more_than_a_text_are_guarded(serving: Any, recor
 
 @pytest.mark.parametrize("live", ["", "json", "lines", "words"])
 async def test_replies_that_are_one_json_string_are_guarded(
-    serving: Any, recorder: Recorder, live: str
+    serving_app: Any, recorder: Recorder, live: str
 ) -> None:
     """A text is in the way of every pointer; words that are no JSON at all are a broken stream."""
     asked = {"prompt": "hi", "live": bool(live), "bare": live or "json"}
     if live == "words":
         recorder.words = ["Hello", "there"]
-    async with serving(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(APPS)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/api/chat", json=asked) as reply:
             said = await reply.text()
             if live == "words":
@@ -358,11 +358,11 @@ async def test_replies_that_are_one_json_string_are_guarded(
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
 async def test_a_mounted_app_is_guarded_by_the_paths_of_its_own(
-    serving: Any, recorder: Recorder, path: str
+    serving_app: Any, recorder: Recorder, path: str
 ) -> None:
     inner = recorder.app(APPS)
     outer = Starlette(routes=[Mount("/under/llm", app=inner), Mount("/s p", app=inner)])
-    async with serving(outer) as url, aiohttp.ClientSession() as http:
+    async with serving_app(outer) as url, aiohttp.ClientSession() as http:
         for root in ("/under/llm", "/s p"):
             async with http.post(f"{url}{root}{path}", json={**chat_body(ATTACK), "prompt": ATTACK}) as reply:
                 assert 400 == reply.status
@@ -377,8 +377,8 @@ async def test_a_mounted_app_is_guarded_by_the_paths_of_its_own(
     assert [] == recorder.seen
 
 
-async def test_paths_limit_what_is_guarded(serving: Any, recorder: Recorder) -> None:
-    async with serving(recorder.app(GUARDED, paths=["/v1/*"])) as url, aiohttp.ClientSession() as http:
+async def test_paths_limit_what_is_guarded(serving_app: Any, recorder: Recorder) -> None:
+    async with serving_app(recorder.app(GUARDED, paths=["/v1/*"])) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/unknown", json={}) as reply:
             assert reply.status in {404, 501}
         async with http.get(f"{url}/other") as reply:
@@ -386,18 +386,18 @@ async def test_paths_limit_what_is_guarded(serving: Any, recorder: Recorder) -> 
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/%63ompletions", "/v1/chat%2Fcompletions"])
-async def test_a_path_in_disguise_is_no_way_around(serving: Any, recorder: Recorder, path: str) -> None:
+async def test_a_path_in_disguise_is_no_way_around(serving_app: Any, recorder: Recorder, path: str) -> None:
     import yarl
 
-    async with serving(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(yarl.URL(url + path, encoded=True), json=chat_body(ATTACK)) as reply:
             assert reply.status >= 400
 
     assert [] == recorder.seen
 
 
-async def test_it_starts_late_where_no_lifespan_runs(serving: Any, recorder: Recorder) -> None:
-    async with serving(recorder.app(GUARDED), lifespan="off") as url, aiohttp.ClientSession() as http:
+async def test_it_starts_late_where_no_lifespan_runs(serving_app: Any, recorder: Recorder) -> None:
+    async with serving_app(recorder.app(GUARDED), lifespan="off") as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions", json=chat_body(ATTACK)) as reply:
             assert 400 == reply.status
 
