@@ -57,7 +57,7 @@ CARRIERS = {
     "multilingual_docs",
     "self_instruct",
 }
-CARRIED = {"own_override", "own_indirect", "own_breakout", "own_newtask"}
+CARRIED = {"own_override", "own_indirect", "own_breakout", "own_newtask", "own_outrank"}
 MIXED = 1_500  # attacks of our own in the middle of honest texts
 WEIGHT_NEAR, WEIGHT_SYSTEMS, WEIGHT_OWN = 4, 12, 0.5
 # A word in this share of all honest texts says nothing by itself; pairs with it may.
@@ -67,7 +67,7 @@ L1, L2, ROUNDS = 1e-6, 4e-4, 150
 MAX_WINDOWS = 12  # of one text, so that books do not outvote the rest
 MAX_GRAM = 40  # bytes; what is longer is no pair of words
 # The share of honest texts above a point, as the mean over the sets of dev.jsonl: flagged; blocked as a whole.
-FLAG_SHARE, WHOLE_SHARE = 0.023, 0.001
+FLAG_SHARE, WHOLE_SHARE = 0.03, 0.002
 # Honest texts of these sizes (characters) and numbers, put together from others; the share of them that gives the slope of
 # what stretches of one length reach, and the share of dev.jsonl's texts that gives the height.
 BOOKS = {1_000: 300, 2_000: 300, 4_000: 300, 8_000: 300, 14_000: 300, 30_000: 100, 60_000: 60}
@@ -76,7 +76,7 @@ SLOPE_SHARE, STRETCH_SHARE = 0.02, 0.0015
 # shares of dev.jsonl's texts and of the longer ones are refused for it. One of those was put together from few texts.
 FEW_WORDS, RUN_SHARE, RUN_SHARE_LONG = 64, 0.001, 0.04
 # How much higher blocking starts than dev.jsonl says, which holds no system prompts; they reach that far.
-SPARED = 0.3
+SPARED = 0.7
 
 Row = dict[str, Any]
 
@@ -163,7 +163,7 @@ class Matrix:
         words = {word for word in (HOME / "lexicon.txt").read_bytes().split() if len(word) > 1}
         words |= {b".", b"?", b'"', b"a", b"i"}
         for file in ("attacks", "honest"):
-            words.update(w for w in learned.words((FOLDER / f"{file}.txt").read_text("utf-8")) if len(w) > 1)
+            words.update(w for w in learned.words((FOLDER / f"{file}.txt").read_text("utf-8")) if len(w) > 2)
         most = FREQUENT * (self.labels == 0).sum()
         return sorted(
             gram

@@ -52,7 +52,7 @@ class Learned(NamedTuple):
 
 
 # How fast the score falls below the point of flagging.
-_SLOPE: Final = 0.3
+_SLOPE: Final = 0.4
 NOTHING: Final = Learned(0.0, 0, 0)
 
 
