@@ -1,17 +1,25 @@
-"""What the dialects' tests share: a stream relayed through filters, as the engine does it."""
+"""What the dialects' tests share: streams relayed through filters as the engine does it, servers for their SDKs, and
+mutations of trees."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from llmshield.call import AttachedFilter, Channel, Stop
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import StreamCodec, WholeReply
+from llmshield.dialects._gemini_texts import snake
 from llmshield.errors import UpstreamError
 
 
@@ -64,7 +72,7 @@ class Replaces:
         return kept
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def replacing() -> Callable[[str, str], list[AttachedFilter]]:
     """`replacing(old, new)`: filters for every channel."""
     return lambda old, new: [
@@ -72,7 +80,7 @@ def replacing() -> Callable[[str, str], list[AttachedFilter]]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def relay() -> Callable[..., Relayed]:
     """`relay(codec, raw, filters, cuts)`: the engine's way with a stream, without the engine."""
 
@@ -110,6 +118,46 @@ def relay() -> Callable[..., Relayed]:
     return run
 
 
+class Hold:
+    """Holds everything back to the end, and may change it."""
+
+    def __init__(self, change: Callable[[str], str]) -> None:
+        self.change, self.held = change, ""
+
+    def feed(self, text: str) -> str:
+        self.held += text
+        return ""
+
+    def flush(self) -> str:
+        return self.change(self.held)
+
+
+@pytest.fixture(scope="session")
+def hold() -> type[Hold]:
+    """`hold(change)`: a filter that shows all of its channel at the end, changed."""
+    return Hold
+
+
+Drive = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def drive(relay: Callable[..., Relayed]) -> Drive:
+    """`drive(codec, chunks, factory)`: the bytes that a client gets of a stream whose channels have the filters that
+    `factory(channel)` makes; raises what ends the stream early."""
+
+    def run(
+        codec: StreamCodec, chunks: Sequence[bytes], factory: Callable[[Channel], Any] | None = None
+    ) -> bytes:
+        filters = [] if factory is None else [AttachedFilter("p", factory, "guard", 99, True, False)]
+        got = relay(codec, b"".join(chunks), filters, list(itertools.accumulate(map(len, chunks))))
+        if stop := got.error or got.stopped:
+            raise stop
+        return got.raw
+
+    return run
+
+
 @pytest.fixture
 def filtered() -> Callable[[WholeReply, Sequence[AttachedFilter]], Any]:
     """`filtered(reply, filters)`: the tree of a whole reply behind the filters."""
@@ -124,6 +172,89 @@ def filtered() -> Callable[[WholeReply, Sequence[AttachedFilter]], Any]:
         return reply.tree
 
     return run
+
+
+@pytest.fixture
+def scripted(serving_app: Any) -> Callable[..., AbstractAsyncContextManager[tuple[str, list[str]]]]:
+    """`async with scripted(script) as (url, paths)`: a server that answers each request with the status, headers and
+    body that `script(path, query, tree)` gives, for an SDK; and the paths that were called."""
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        script: Callable[[str, str, Any], tuple[int, dict[str, str], bytes]],
+    ) -> AsyncIterator[tuple[str, list[str]]]:
+        paths: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            body, more = b"", True
+            while more:
+                part = await receive()
+                body, more = body + part.get("body", b""), part.get("more_body", False)
+            paths.append(scope["path"])
+            tree = orjson.loads(body) if body else {}
+            status, headers, data = script(scope["path"], scope["query_string"].decode(), tree)
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": status, "headers": raw})
+            await send({"type": "http.response.body", "body": data})
+
+        async with serving_app(app, lifespan="off") as url:
+            yield url, paths
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def mutated() -> Callable[..., Any]:
+    """`mutated(tree, rng, junk, names)`: the tree with one to three places replaced by junk, renamed to one of
+    `names(key)`, doubled or taken out."""
+
+    def mutate(tree: Any, rng: random.Random, junk: list[Any], names: Callable[[str], list[str]]) -> Any:
+        tree = copy.deepcopy(tree)
+        for _ in range(rng.randint(1, 3)):
+            places: list[tuple[Any, Any]] = []
+            level = [tree]
+            while level:
+                node = level.pop()
+                for key in node if isinstance(node, dict) else range(len(node)):
+                    places.append((node, key))
+                    if isinstance(node[key], dict | list):
+                        level.append(node[key])
+            if not places:
+                break
+            node, key = rng.choice(places)
+            what = rng.randrange(6)
+            if what == 0:
+                del node[key]
+            elif what == 1 and isinstance(node, dict):
+                node[rng.choice(names(key))] = node[key]
+            elif what == 2:
+                node[key] = [node[key], copy.deepcopy(node[key])]
+            else:
+                node[key] = copy.deepcopy(rng.choice(junk))
+        return tree
+
+    return mutate
+
+
+WIRE = Path(__file__).parent / "wire"
+FREE = ("args", "response", "labels", "parametersJsonSchema", "responseSchema")
+
+
+def _snaked(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {snake(k): v if k in FREE else _snaked(v) for k, v in tree.items()}
+    return [_snaked(value) for value in tree] if isinstance(tree, list) else tree
+
+
+@pytest.fixture(scope="session")
+def gemini_calls() -> Callable[[], dict[str, Any]]:
+    """`gemini_calls()`: the body of a call with a little of everything, in both spellings that Google takes."""
+
+    def read() -> dict[str, Any]:
+        body = json.loads((WIRE / "gemini_call.json").read_bytes())
+        return {"camelCase": body, "snake_case": _snaked(body)}
+
+    return read
 
 
 def _filter(piece: Any, through: Callable[[Channel, str], str]) -> None:
