@@ -15,14 +15,8 @@ from llmshield.errors import CallError, WireError
 from llmshield.verdicts import Answer
 
 DIALECT = Gemini()
-
-
 ID = "01J00000000000000000000000"
-
-
 PATH = "/v1beta/models/gemini-x:generateContent"
-
-
 STREAM = "/v1beta/models/gemini-x:streamGenerateContent"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,9 @@ from llmshield.dialects import StreamCodec, WireRequest
 from llmshield.dialects.gemini import Gemini
 
 DIALECT = Gemini()
-
-
 ID = "01J00000000000000000000000"
-
-
 STREAM = "/v1beta/models/gemini-x:streamGenerateContent"
-CHUNKS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "wire" / "gemini_chunks.json").read_bytes()
-)
-
-
+CHUNKS: list[Any] = orjson.loads(Path(__file__).with_name("wire").joinpath("gemini_chunks.json").read_bytes())
 SSE = b"".join(b"data: %b\r\n\r\n" % orjson.dumps(one) for one in CHUNKS)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,8 @@ from llmshield.dialects.gemini import Gemini
 from llmshield.errors import CallError, WireError
 
 DIALECT = Gemini()
-
-
 ID = "01J00000000000000000000000"
-
-
 PATH = "/v1beta/models/gemini-x:generateContent"
-
-
 STREAM = "/v1beta/models/gemini-x:streamGenerateContent"
 
 
@@ -34,16 +27,11 @@ def read(body: dict[str, Any], path: str = PATH, query: str = "") -> Call:
     return DIALECT.read_call(ID, operation, WireRequest("POST", path, query), body)
 
 
-CHUNKS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "wire" / "gemini_chunks.json").read_bytes()
-)
-
-
+CHUNKS: list[Any] = orjson.loads(Path(__file__).with_name("wire").joinpath("gemini_chunks.json").read_bytes())
 JUNK: list[Any] = [
     None, True, -1, 7, 2**63, 1.5, 1e300, "", "x y", "\x00", "💥", [], [[]], {}, {"role": []}, {"": {"": [None]}}, ["a", 1, None],
     "aGVsbG8=", {"role": 7, "parts": {}}, {"functionCall": 7}, [{"text": {}}], {"parts": [{"text": 7}]}, "data:,x",
 ]  # fmt: skip
-
 
 NAMES = [
     "role",

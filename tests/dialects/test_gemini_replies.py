@@ -15,11 +15,7 @@ from llmshield.dialects.gemini import Gemini
 from llmshield.errors import CallError, ErrorKind
 
 DIALECT = Gemini()
-
-
 ID = "01J00000000000000000000000"
-
-
 PATH = "/v1beta/models/gemini-x:generateContent"
 
 
@@ -264,8 +260,6 @@ def test_retry_advice() -> None:
 
 
 RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7.5s"}
-
-
 INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
 
 

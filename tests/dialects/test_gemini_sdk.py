@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,7 @@ from llmshield.errors import CallError
 from llmshield.verdicts import Answer
 
 DIALECT = Gemini()
-
-
 ID = "01J00000000000000000000000"
-
-
-PATH = "/v1beta/models/gemini-x:generateContent"
-
-
-STREAM = "/v1beta/models/gemini-x:streamGenerateContent"
 
 
 def read(body: dict[str, Any], path: str, query: str) -> Call:
@@ -40,16 +31,9 @@ def read(body: dict[str, Any], path: str, query: str) -> Call:
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
-
-
 """The SDK makes a subclass that aiohttp warns about."""
 
-
-CHUNKS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "wire" / "gemini_chunks.json").read_bytes()
-)
-
-
+CHUNKS: list[Any] = orjson.loads(Path(__file__).with_name("wire").joinpath("gemini_chunks.json").read_bytes())
 SSE = b"".join(b"data: %b\r\n\r\n" % orjson.dumps(one) for one in CHUNKS)
 
 

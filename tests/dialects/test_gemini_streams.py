@@ -20,14 +20,8 @@ from llmshield.dialects.gemini import Gemini
 from llmshield.errors import CallError
 
 DIALECT = Gemini()
-
-
 ID = "01J00000000000000000000000"
-
-
 PATH = "/v1beta/models/gemini-x:generateContent"
-
-
 STREAM = "/v1beta/models/gemini-x:streamGenerateContent"
 
 
@@ -48,20 +42,10 @@ def chunk(*parts: Any, finish: str | None = None, index: int = 0, **fields: Any)
     return {"candidates": [one], "modelVersion": "gemini-z", **fields}
 
 
-CHUNKS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "wire" / "gemini_chunks.json").read_bytes()
-)
-
-
+CHUNKS: list[Any] = orjson.loads(Path(__file__).with_name("wire").joinpath("gemini_chunks.json").read_bytes())
 SSE = b"".join(b"data: %b\r\n\r\n" % orjson.dumps(one) for one in CHUNKS)
-
-
 ARRAY = b"[" + b",\r\n".join(orjson.dumps(one, option=orjson.OPT_INDENT_2) for one in CHUNKS) + b"\n]\n"
-
-
 RECORDED = {"alt=sse": SSE, "": ARRAY}
-
-
 QUERIES = list(RECORDED)
 
 
