@@ -96,11 +96,14 @@ def sources():
 def has_test(source):
     """`llmshield/policy/units.py` -> `tests/policy/test_units.py`, also `test_policy_units.py`, `test_units_more.py`.
 
-    A folder's `__init__.py` and private modules are tested through the room: any test file of it counts.
+    A folder of its name is as good: `tests/policy/units/`. A folder's `__init__.py` and private modules are tested
+    through the room: any test file of it counts.
     """
     parts = Path(source).with_suffix("").parts
     room = () if parts[0] == "llmshield" else (parts[0],)
     *folders, name = parts[1:] if not room else parts[2:]
+    if any(TESTS.joinpath(*room, *folders, name).glob("test_*.py")):
+        return True
     stems = {path.stem for path in TESTS.joinpath(*room, *folders).glob("test_*.py")}
     if parts[0] + "/" + "/".join(folders) in ROOMS:
         return bool(stems)
