@@ -26,7 +26,7 @@ from llmshield.gathering import Gathering
 from llmshield.headers import client_headers, content_type, remaining
 from llmshield.policy.providers import APP
 from llmshield.racing import Fallen, race
-from llmshield.relay import ERROR_BODY, broken, drain, read_all, refuse_whole, stream, whole
+from llmshield.relay import DRAIN_S, ERROR_BODY, broken, drain, read_all, refuse_whole, stream, whole
 from llmshield.replies import Replies, given_up
 from llmshield.resuming import ResumedCodec, Resumption
 from llmshield.translation import Translation
@@ -213,13 +213,19 @@ class Asking:
             left = remaining(upstream.headers)
             if left is not None:
                 x.remaining[attempt.provider] = left
+            if attempt.provider == APP and dialect.family == APP and _bodiless(upstream):
+                await read_all(upstream, ERROR_BODY)
+                await self._replies.send_bare(x, upstream.status)
+                return
             if not 200 <= upstream.status < 300 or upstream.status in {204, 205}:
                 body = await read_all(upstream, ERROR_BODY)
                 if upstream.status < 400:
                     raise UpstreamError(
                         "malformed", f"The provider answered {upstream.status}.", status=upstream.status
                     )
-                raise dialect.read_error(upstream.status, upstream.headers, body)
+                error = dialect.read_error(upstream.status, upstream.headers, body)
+                error.from_app = attempt.provider == APP
+                raise error
             kind = upstream.headers.get("content-type", "").partition(";")[0].strip().lower()
             if call.operation == "models":
                 if "json" not in kind:
@@ -301,7 +307,15 @@ class Asking:
         if ending != "complete" or not codec.ended:
             upstream.close()
         else:
-            self._endings.spawn(drain(upstream))
+            app_s = prepared.timeouts.total if attempt.provider == APP else DRAIN_S
+            self._endings.spawn(drain(upstream, app_s))
+
+
+def _bodiless(upstream: Any) -> bool:
+    """Whether an app's answer says all it has to say by its head: a redirect, 204, 202 without a body."""
+    status: int = upstream.status
+    empty: bool = upstream.headers.get("content-length") == "0"
+    return status in {204, 205} or 300 <= status < 400 or (empty and status < 300)
 
 
 def _yes() -> bool:

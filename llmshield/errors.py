@@ -115,8 +115,11 @@ class UpstreamError(ShieldError):
 
     `status` is the provider's HTTP status or None, `retry_after_s` its advice in seconds (finite, 0..60) or
     None, `body` the provider's own error body, scrubbed of keys, to be passed on where the policy says so.
-    `refusal` is what the client is told if this target was passed over and nobody else could be asked.
+    `refusal` is what the client is told if this target was passed over and nobody else could be asked; `from_app`: the
+    wrapped app refused a client of its own.
     """
+
+    from_app = False
 
     def __init__(
         self,

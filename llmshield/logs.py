@@ -127,15 +127,20 @@ def _message(record: logging.LogRecord) -> str:
 
 def _told(error: BaseException) -> dict[str, Any]:
     """An error as fields."""
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
     told: dict[str, Any] = {
         "error": type(error).__name__,
         "error_message": str(error),
-        "at": [f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames],
+        "at": where(error),
     }
     if error.__cause__ is not None:
         told["cause"] = f"{type(error.__cause__).__name__}: {error.__cause__}"
     return told
+
+
+def where(error: BaseException) -> list[str]:
+    """The last places that an error came through, each `file:line function`."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    return [f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _short(filename: str) -> str:

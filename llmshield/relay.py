@@ -39,7 +39,8 @@ ERROR_BODY = 1024 * 1024
 
 _AFTER_FINISH_S = 2.0
 """A complete stream whose terminator does not come is finalised after this many seconds."""
-_DRAIN_S = 1.0
+DRAIN_S = 1.0
+"""Seconds that the end of a connection behind a finished stream is waited for."""
 _LESSONS = 4
 """Forms of an event that are learned in vain, one after the other, before a stream is taken for one without."""
 _STEP = 16 * 1024
@@ -268,10 +269,11 @@ async def refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None
     )
 
 
-async def drain(upstream: Any) -> None:
-    """Read a finished stream to its very end, so that its connection can serve again."""
+async def drain(upstream: Any, seconds: float) -> None:
+    """Read a finished stream to its very end, so that its connection can serve again, and an app can do what it still
+    wants to."""
     try:
-        async with asyncio.timeout(_DRAIN_S):
+        async with asyncio.timeout(seconds):
             while await upstream.chunk():
                 pass
     except (UpstreamError, TimeoutError):

@@ -18,7 +18,7 @@ from llmshield.verdicts import Answer
 
 _PASSED_ON = frozenset(range(400, 500)) - {401, 403, 407, 408}
 """Statuses of a provider that say something about the call: the client gets them as the provider wrote them.
-401 and 403 join them when it was the client's own key that the provider refused."""
+401 and 403 join them when it was the client's own key that the provider refused, or a wrapped app's own client."""
 
 
 _SOON = 5.0
@@ -53,6 +53,12 @@ class Replies:
             await x.client.send(body)
         if end:
             await x.client.end()
+
+    async def send_bare(self, x: Exchange, status: int) -> None:
+        """The head of an answer that has no body."""
+        x.status = status
+        x.first_byte_at = clock.monotonic()
+        await x.client.start(status, self.head(x, {} if status in {204, 304} else {"content-length": "0"}))
 
     async def answer(self, x: Exchange, answer: Answer) -> None:
         """A text of our own in the client's dialect, whole or streamed as the client asked."""
@@ -137,8 +143,10 @@ def given_up(failures: list[UpstreamError], x: Exchange) -> CallError:
     a plain error is never masked by the fallback's own rejection. Else: timeouts are 504, the rest 503."""
     real = [failure for failure in failures if failure.reason not in {"skipped", "circuit_open", "key"}]
     for failure in real:
-        own = failure.status in {401, 403} and x.own_key
-        if failure.status is not None and failure.body and (failure.status in _PASSED_ON or own):
+        if failure.status is None or not (failure.body or failure.from_app):
+            continue
+        own = failure.status in {401, 403} and (x.own_key or failure.from_app)
+        if failure.status in _PASSED_ON or own:
             return _PassedOn(failure)
     if clock.monotonic() >= x.deadline:
         limit = x.deadline - x.started_at

@@ -10,6 +10,7 @@ app, `scope["llmshield"]` tells what was decided so far.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from llmshield.dialects import WireRequest
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.identity import carries_key
+from llmshield.logs import log, where
 from llmshield.mounts._asgi import App, AsgiClient, Lifespan, Message, Receive, Scope, Send, run_exchange
 from llmshield.mounts._uvicorn import keep_trailers_out
 from llmshield.policy import Policy, load
@@ -77,10 +79,15 @@ class ShieldMiddleware:
             await self._start_late()
         client = AppClient(receive, send, self._policy.server.limits.receive)
         app = AppTransport(self.app, scope, client)
-        await run_exchange(
-            self.runtime.engine, seen, client, mount="asgi", local={APP: app}, on_begin=app.begin
-        )
-        scope["llmshield"] = app.decision()  # for the middleware around us
+        try:
+            await run_exchange(
+                self.runtime.engine, seen, client, mount="asgi", local={APP: app}, on_begin=app.begin
+            )
+            if client.gone and not client.started:
+                await _end_for_nobody(send)
+        finally:
+            scope["llmshield"] = app.decision()  # for the middleware around us
+            await app.finish()
 
     def _guards(self, scope: Scope) -> bool:
         """Whether this request is LLM traffic. A path that hides what it is counts as what it hides."""
@@ -147,6 +154,7 @@ class AppTransport:
         self._scope = scope
         self._client = client
         self._exchange: Exchange | None = None
+        self._asked: list[_AppUpstream] = []
 
     def begin(self, exchange: Exchange) -> None:
         """Remember whose decision the app is told."""
@@ -169,6 +177,7 @@ class AppTransport:
             scope["headers"] = [pair for pair in headers if not carries_key(*pair)]
             scope["query_string"] = request.query.encode()
         upstream = _AppUpstream(self._app, scope, request.body, self._drop_headers)
+        self._asked.append(upstream)
         await upstream.head(timeouts)
         self._client.app_headers = [
             (name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK
@@ -179,6 +188,11 @@ class AppTransport:
         """The app's answer is given up. Its headers go with it, but for an error that is passed on as it is."""
         if not 400 <= status < 500:
             self._client.app_headers = []
+
+    async def finish(self) -> None:
+        """Wait for what the app does behind its answer (background tasks), as its server would."""
+        for upstream in self._asked:
+            await upstream.finish()
 
     async def close(self) -> None:
         """Nothing is held between requests."""
@@ -205,6 +219,9 @@ class _AppUpstream:
             await app(scope, self._receive, self._queue.put)
         except Exception as error:  # noqa: BLE001  the app's own failure is a failed attempt, told to the reader
             self._error = error
+            log.error(
+                "app_raised", error=type(error).__name__, at=where(error)
+            )  # its words may be a prompt's
         await self._queue.put(None)
 
     async def _receive(self) -> Message:
@@ -258,9 +275,26 @@ class _AppUpstream:
         self._idle = seconds
 
     def close(self) -> None:
+        """Give up what is still to come of the answer. Behind a whole one the app goes on with what is its own."""
         self._over.set()
-        self._task.cancel()
+        if not self._done:
+            self._task.cancel()
         self._given_up(self.status)
+
+    async def finish(self) -> None:
+        try:
+            await asyncio.wait((self._task,))
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+
+
+async def _end_for_nobody(send: Send) -> None:
+    """End an exchange whose client hung up before its answer: middleware around us may take silence for a bug
+    (Starlette's `BaseHTTPMiddleware`: "No response returned."). 499 is nginx's word for it."""
+    with contextlib.suppress(OSError):  # so servers say that nobody is there (ASGI 2.4)
+        await send({"type": "http.response.start", "status": 499, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse_upgrade(receive: Receive, send: Send) -> None:
