@@ -12,11 +12,6 @@ from llmshield.evidence import heads as heads_of
 TIME = "2026-11-20T10:00:00.000Z"
 
 
-@pytest.fixture
-def sink(tmp_path):
-    return tmp_path / "audit.jsonl"
-
-
 def fill(sink, count=5, *, lists=(), name=None):
     """A segment, anchored and noted in lists of heads."""
     segment = Segment.open(name or sink)

@@ -16,11 +16,6 @@ def no_key(monkeypatch):
     monkeypatch.delenv("LLMSHIELD_PREVIOUS_KEYS", raising=False)
 
 
-@pytest.fixture
-def sink(tmp_path):
-    return tmp_path / "audit.jsonl"
-
-
 def test_a_key_of_the_vault_means_the_same_on_every_host(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMSHIELD_SECRET_KEY", vault.new_key())
     one, two = (Identifiers.of(tmp_path / name / "audit.jsonl") for name in "ab")

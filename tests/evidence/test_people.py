@@ -21,11 +21,6 @@ def no_key(monkeypatch):
     monkeypatch.delenv("LLMSHIELD_PREVIOUS_KEYS", raising=False)
 
 
-@pytest.fixture
-def sink(tmp_path):
-    return tmp_path / "audit.jsonl"
-
-
 def people(sink):
     return People(sink, Identifiers.of(sink))
 

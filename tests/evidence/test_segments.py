@@ -1,6 +1,5 @@
 """Segments: one writer, whole lines, repaired after a crash, never taken up when closed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,49 +14,18 @@ from llmshield.evidence import (
     segments,
     verify,
 )
-from llmshield.evidence.heads import anchor, others
+from llmshield.evidence.heads import anchor
 
 TIME = "2026-11-20T10:00:00.000Z"
 
 
-def head(segment):
-    """A head record as `audit` writes it."""
-    body = {
-        "kind": "head",
-        "segment": segment.id,
-        "others": others(segment.path.with_name("audit.jsonl"), segment.id),
-    }
-    return json.dumps(body, separators=(",", ":")).encode()
-
-
-def fill(sink, count=10, start=0):
-    """A segment with a head and `count` records, anchored and closed."""
-    segment = Segment.open(sink)
-    segment.append([(TIME, head(segment))])
-    segment.append((TIME, b'{"kind":"call","n":%d}' % n) for n in range(start, start + count))
-    anchor(segment)
-    segment.close()
-    return segment
-
-
-def fault(sink):
-    """(line, record) of the first fault, None when all is good."""
-    faults = [(report.line, report.seq) for report in verify(segments(sink)) if report.fault]
-    return faults[0] if faults else None
-
-
-@pytest.fixture
-def sink(tmp_path):
-    return tmp_path / "audit.jsonl"
-
-
-def test_the_file_is_for_its_owner_only(sink):
+def test_the_file_is_for_its_owner_only(sink, fill):
     fill(sink)
 
     assert sink.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_restart_goes_on_in_the_same_file(sink):
+def test_a_restart_goes_on_in_the_same_file(sink, fill, fault):
     first = fill(sink, 3)
     second = fill(sink, 3)
 
@@ -70,7 +38,7 @@ def test_a_restart_goes_on_in_the_same_file(sink):
 @pytest.mark.parametrize(
     "torn", [b'{"seq":12,"pr', b"{", b'{"seq":12,"prev":"%b","time":"' + b"x" * 1000, b"\0" * 70_000]
 )
-def test_a_torn_last_line_is_cut_off_at_the_next_start(sink, torn):
+def test_a_torn_last_line_is_cut_off_at_the_next_start(sink, torn, fill, fault):
     torn = torn.replace(b"%b", fill(sink, 10).hash.encode())
     with sink.open("ab") as file:
         file.write(torn)
@@ -88,7 +56,7 @@ def test_a_torn_last_line_is_cut_off_at_the_next_start(sink, torn):
 @pytest.mark.parametrize(
     "end", [b"not a record\n", b"no record and no line end", b'{"seq":1e999,"hash":""}\n']
 )
-def test_a_file_with_a_damaged_end_is_left_alone(sink, end):
+def test_a_file_with_a_damaged_end_is_left_alone(sink, end, fill, fault):
     """It is evidence, though broken: the next process takes a segment of its own."""
     fill(sink, 3)
     with sink.open("ab") as file:
@@ -102,7 +70,7 @@ def test_a_file_with_a_damaged_end_is_left_alone(sink, end):
     assert fault(sink) == (5, 5)
 
 
-def test_a_file_of_somebody_else_is_left_alone(sink):
+def test_a_file_of_somebody_else_is_left_alone(sink, fill):
     """A sink that names a file without line ends: it is not a torn record, and not ours to cut."""
     sink.write_bytes(b"somebody's notes")
 
@@ -110,7 +78,7 @@ def test_a_file_of_somebody_else_is_left_alone(sink):
     assert sink.read_bytes() == b"somebody's notes"
 
 
-def test_processes_share_a_folder_and_no_file(sink):
+def test_processes_share_a_folder_and_no_file(sink, fault):
     """Four at once, each with a segment of its own; after their end the files are taken up again."""
     program = "import sys; from pathlib import Path; from tests_fill import fill; fill(Path(sys.argv[1]))"
     helper = sink.parent / "lib"
@@ -149,7 +117,7 @@ def test_processes_share_a_folder_and_no_file(sink):
     assert [report.records for report in verify(segments(sink))] == [401] * 4
 
 
-def test_a_rotated_file_is_noticed_and_both_parts_verify(sink):
+def test_a_rotated_file_is_noticed_and_both_parts_verify(sink, head, fill, fault):
     segment = Segment.open(sink)
     segment.append([(TIME, head(segment))])
     anchor(segment)
@@ -165,7 +133,7 @@ def test_a_rotated_file_is_noticed_and_both_parts_verify(sink):
     assert "is not here" in verify([sink])[0].notes[0]
 
 
-def test_a_failed_write_leaves_no_torn_line(sink):
+def test_a_failed_write_leaves_no_torn_line(sink, fill, fault):
     """The disk is full in the middle of a batch: what was written of it is taken back."""
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")

@@ -13,43 +13,12 @@ from llmshield.evidence import (
     segments,
     verify,
 )
-from llmshield.evidence.heads import anchor, others
+from llmshield.evidence.heads import anchor
 
 TIME = "2026-11-20T10:00:00.000Z"
 
 
-def head(segment):
-    """A head record as `audit` writes it."""
-    body = {
-        "kind": "head",
-        "segment": segment.id,
-        "others": others(segment.path.with_name("audit.jsonl"), segment.id),
-    }
-    return json.dumps(body, separators=(",", ":")).encode()
-
-
-def fill(sink, count=10, start=0):
-    """A segment with a head and `count` records, anchored and closed."""
-    segment = Segment.open(sink)
-    segment.append([(TIME, head(segment))])
-    segment.append((TIME, b'{"kind":"call","n":%d}' % n) for n in range(start, start + count))
-    anchor(segment)
-    segment.close()
-    return segment
-
-
-def fault(sink):
-    """(line, record) of the first fault, None when all is good."""
-    faults = [(report.line, report.seq) for report in verify(segments(sink)) if report.fault]
-    return faults[0] if faults else None
-
-
-@pytest.fixture
-def sink(tmp_path):
-    return tmp_path / "audit.jsonl"
-
-
-def test_a_segment_is_lines_of_json_that_chain(sink):
+def test_a_segment_is_lines_of_json_that_chain(sink, fill, fault):
     fill(sink, 3)
 
     records = [json.loads(line) for line in sink.read_text().splitlines()]
@@ -86,7 +55,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_with_line_and_record(sink, name):
+def test_damage_is_named_with_line_and_record(sink, name, fill, fault):
     damage, expected = DAMAGE[name]
     fill(sink, 10)
     lines = sink.read_bytes().splitlines(keepends=True)
@@ -97,7 +66,7 @@ def test_damage_is_named_with_line_and_record(sink, name):
     assert fault(sink) == expected
 
 
-def test_an_emptied_file_is_noticed_by_its_anchor(sink):
+def test_an_emptied_file_is_noticed_by_its_anchor(sink, fill):
     """Its id is gone with its head, so it counts as a segment that is not here."""
     fill(sink, 10)
     sink.write_bytes(b"")
@@ -109,8 +78,8 @@ def test_an_emptied_file_is_noticed_by_its_anchor(sink):
     assert verify([sink], complete=True)[0].fault
 
 
-@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=3))
-def test_any_changed_byte_is_found(tmp_path_factory, place, new):
+@given(place=st.integers(0, 10_000), new=st.binary(min_size=1, max_size=3))
+def test_any_changed_byte_is_found(tmp_path_factory, place, new, fill):
     sink = tmp_path_factory.mktemp("chain") / "audit.jsonl"
     fill(sink, 5)
     data = sink.read_bytes()
@@ -123,7 +92,7 @@ def test_any_changed_byte_is_found(tmp_path_factory, place, new):
     assert bool(report.fault or report.notes) == (changed != data)
 
 
-def test_a_forged_chain_is_found_by_the_head_of_another_segment(sink):
+def test_a_forged_chain_is_found_by_the_head_of_another_segment(sink, head, fill):
     """Somebody rewrites one process' file with correct hashes and its anchor too: another head quotes the old."""
     first = Segment.open(sink)
     first.append([(TIME, head(first))])
@@ -145,7 +114,7 @@ def test_a_forged_chain_is_found_by_the_head_of_another_segment(sink):
     assert "quotes" in reports[0].fault
 
 
-def test_a_missing_anchor_only_takes_from_the_proof(sink):
+def test_a_missing_anchor_only_takes_from_the_proof(sink, fill, fault):
     fill(sink)
     anchor_path(sink).unlink()
 
