@@ -2,9 +2,6 @@
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -23,27 +20,6 @@ from llmshield.stores import (
     Window,
     open_store,
 )
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that holds nothing yet."""
-    if request.param == "memory":
-        return "memory://"
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'book.db'}"
-    redis_url: str = request.getfixturevalue("redis_url")
-    return f"{redis_url}?prefix=t{abs(hash((request.node.nodeid, time.monotonic_ns())))}"
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    """An open store."""
-    opened = open_store(url)
-    await opened.open()
-    yield opened
-    await opened.close()
-
 
 LABELS = Labels("acme", "openai", "gpt-4o")
 DAY = Line("tenant=acme", "day:2026-11-20", 1_000, 2_000_000_000_000)
