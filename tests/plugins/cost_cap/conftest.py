@@ -71,18 +71,11 @@ class Canned:
             await writer.wait_closed()
 
 
-@dataclass
-class House:
-    """A running gateway, the upstream behind it, and a client before it."""
+class Spending:
+    """What the admin port of a running gateway says of money."""
 
-    upstream: Canned
-    url: str
     admin: str
     client: aiohttp.ClientSession
-
-    async def post(self, path: str, body: Any) -> tuple[int, bytes]:
-        async with self.client.post(self.url + path, data=orjson.dumps(body)) as reply:
-            return reply.status, await reply.read()
 
     async def usage(self) -> dict[str, Any]:
         """The tenant's figures, once nothing is held any more."""
@@ -96,6 +89,20 @@ class House:
 
     async def spent(self) -> Decimal:
         return Decimal((await self.usage())["spent_usd"])
+
+
+@dataclass
+class House(Spending):
+    """A running gateway, the upstream behind it, and a client before it."""
+
+    upstream: Canned
+    url: str
+    admin: str
+    client: aiohttp.ClientSession
+
+    async def post(self, path: str, body: Any) -> tuple[int, bytes]:
+        async with self.client.post(self.url + path, data=orjson.dumps(body)) as reply:
+            return reply.status, await reply.read()
 
 
 @contextlib.asynccontextmanager
@@ -151,7 +158,7 @@ plugins:
 
 
 @dataclass
-class Simulated:
+class Simulated(Spending):
     """A running gateway, the provider behind it, and a client before it."""
 
     sim: Any
@@ -166,19 +173,6 @@ class Simulated:
             with contextlib.suppress(ValueError):
                 data = await reply.json(content_type=None)
             return reply.status, data if data is not None else text, reply.headers
-
-    async def usage(self) -> dict[str, Any]:
-        """The tenant's figures, once nothing is held any more."""
-        for _ in range(100):
-            async with self.client.get(self.admin + "/usage") as reply:
-                found: dict[str, Any] = (await reply.json())["tenants"]["anonymous"]
-            if Decimal(found["held_usd"]) == 0:
-                return found
-            await asyncio.sleep(0.02)
-        raise AssertionError(f"still held: {found['held_usd']}")
-
-    async def spent(self) -> Decimal:
-        return Decimal((await self.usage())["spent_usd"])
 
 
 @contextlib.asynccontextmanager
