@@ -199,7 +199,8 @@ class Asking:
             outcome = "cancelled"
             raise
         finally:
-            await self._endings.end_attempt(attempt, outcome)
+            if attempt.outcome is None:
+                await self._endings.end_attempt(attempt, outcome)
         await x.client.end()
 
     async def _exchange_with(self, x: Exchange, attempt: Attempt, prepared: Prepared) -> None:

@@ -78,8 +78,7 @@ class Attempts:
         provider = self._policy.providers.get(name)
         if name == APP and (x.resumption is not None or whole):
             raise UpstreamError("skipped", "The wrapped app can't be asked this.")
-        asked = (attempt.model, *[model for _, model in call.other_models])
-        if provider is not None and call.model and not all(map(provider.models.allows, asked)):
+        if provider is not None and not provider.models.open and not _may_ask(provider, call, attempt.model):
             raise UpstreamError(
                 "skipped", f"Provider {name!r} may not be asked for this model.", code="model"
             )
@@ -273,6 +272,13 @@ class Attempts:
                 attempt.output_bound = dialect.bound(attempt.body)
                 x.trail.took.append(Took(guard.plugin, "attempt", "clamp", True, 0.0))
         return changed
+
+
+def _may_ask(provider: Provider, call: Call, model: str) -> bool:
+    """Whether the policy lets a provider be asked for this model, and for those that the call names beside it."""
+    return not call.model or all(
+        map(provider.models.allows, (model, *[other for _, other in call.other_models]))
+    )
 
 
 def _carries_credential(body: Mapping[str, Any]) -> bool:

@@ -137,7 +137,7 @@ class Engine:
         x.operation = operation
         if self._draining:
             raise CallError("shutting_down", "The gateway is shutting down; try again.", retry_after_s=1)
-        who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming)
+        who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming, x.head)
         caller = x.caller = who if isinstance(who, Caller) else await who
         query = without_key(x.query)
         if x.method == "HEAD" or (operation == "models" and x.path == "/"):
@@ -159,7 +159,8 @@ class Engine:
             raise CallError("bad_request", str(error), param=param_of(error.place)) from None
         call.tenant, call.tier = caller.tenant, caller.tier
         call.key_id, call.client = caller.key_id, caller.address
-        call.tags.update(caller.tags or {})
+        if caller.tags:
+            call.tags.update(caller.tags)
         tenant = self.policy.tenants.get(call.tenant)
         if tenant is not None:
             call.tags.update(tenant.tags)
@@ -213,14 +214,8 @@ class Engine:
     async def _read_json(self, x: Exchange) -> bytes:
         """The request's body, decompressed. Raises: CallError for another content type, or too large."""
         content_type = x.headers.get("content-type", "application/json")
-        kind, _, parameters = content_type.partition(";")
-        kind = kind.strip().lower()
-        if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-            raise CallError(
-                "unsupported_media", f"The content type {kind!r:.80} can't be read; send application/json."
-            )
-        if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
-            raise CallError("unsupported_media", "JSON is UTF-8; another charset can't be read.")
+        if content_type != "application/json":
+            _check_type(content_type)
         body = await x.incoming.read_body(self._limits.body)
         encoding = x.headers.get("content-encoding", "").strip().lower()
         if encoding and encoding != "identity":
@@ -267,7 +262,8 @@ class Engine:
                     await self._endings.run((fn,), x.reply, x.id)
                     _tell_findings(x, plugin, enforced=enforced)
             call_ends, x.call._on_end, x.call._ask = x.call._on_end, [], None
-            await self._endings.run(call_ends, x.call, x.id)
+            if call_ends:
+                await self._endings.run(call_ends, x.call, x.id)
 
     def _tell(self, x: Exchange) -> None:
         try:
@@ -298,7 +294,7 @@ class Engine:
         rule = next((rule for rule in server.paths if rule.matches(x.path)), None)
         passes = rule.action == "pass" if rule is not None else server.unknown_traffic == "pass"
         if passes:
-            who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming)
+            who = self.identity.identify(x.headers, x.query, x.incoming.peer, x.incoming, x.head)
             x.caller = who if isinstance(who, Caller) else await who
             await self._pass_through(x)
             return
@@ -333,6 +329,18 @@ class Engine:
             if type(verdict) is Block:
                 raise verdict.error(step.plugin)
         await self._passing.pass_through(x, call, body)
+
+
+def _check_type(content_type: str) -> None:
+    """Raises: CallError for a body that is no JSON in UTF-8."""
+    kind, _, parameters = content_type.partition(";")
+    kind = kind.strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise CallError(
+            "unsupported_media", f"The content type {kind!r:.80} can't be read; send application/json."
+        )
+    if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
+        raise CallError("unsupported_media", "JSON is UTF-8; another charset can't be read.")
 
 
 def _tell_findings(x: Exchange, plugin: str, *, enforced: bool) -> None:

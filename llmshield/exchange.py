@@ -281,5 +281,8 @@ class Exchange:
     @property
     def cost_picousd(self) -> int | None:
         """What all attempts cost so far; None when nobody priced them."""
-        costs = [attempt.cost_picousd for attempt in self.attempts if attempt.cost_picousd is not None]
+        attempts = self.attempts
+        if len(attempts) == 1:  # nearly always
+            return attempts[0].cost_picousd
+        costs = [attempt.cost_picousd for attempt in attempts if attempt.cost_picousd is not None]
         return sum(costs) if costs else None

@@ -7,7 +7,7 @@ that sees so gives such requests the same `Kept`, and their head is read once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from llmshield import senders
 from llmshield.headers import name_of, upstream_headers
@@ -28,13 +28,15 @@ class Head:
     once came twice with different values.
     """
 
-    __slots__ = ("_going_up", "doubled", "named", "sender")
+    __slots__ = ("_going_up", "doubled", "key", "named", "sender")
 
     def __init__(self, raw: Raw, query: bytes) -> None:
         self.doubled = False
         self.named = {name_of(name): value.decode("latin-1") for name, value in raw}
         if len(self.named) != len(raw):
             self.named, self.doubled = _joined(raw)
+        self.key: str | Literal[False] | None = False
+        """The one key that it carries, or None; False before `identity` has looked for it."""
         self.sender = senders.hold(self.named, query.decode("latin-1"))
         self._going_up: tuple[bool, dict[str, str], dict[str, str]] | None = None
 

@@ -54,7 +54,7 @@ class Observer:
     async def write(self, x: Exchange, kind: str) -> None:
         """Record what an exchange is about to do, and wait until that is durable. Raises: StoreUnavailable."""
         latency = clock.monotonic() - x.started_at
-        body = self._body(x, kind, latency, max(0.0, latency - x.upstream_s), x.status)
+        body = self._body(x, kind, x.action, latency, max(0.0, latency - x.upstream_s), x.status)
         await self._audit.record_and_wait(body, _subject(x, "none"))
 
     def __call__(self, x: Exchange) -> None:
@@ -66,12 +66,13 @@ class Observer:
         streamed = x.reply is not None and x.reply.stream
         dialect = x.dialect.name if x.dialect is not None else ""
         status = 499 if x.cancelled and not x.status else x.status  # nginx's word for a client that went away
+        action = x.action
         metrics = self._metrics
         metrics.call(
             mount=x.incoming.mount,
             dialect=dialect,
             status=status,
-            action=x.action,
+            action=action,
             stream=streamed,
             tenant=tenant,
             latency_s=latency,
@@ -86,19 +87,19 @@ class Observer:
         if log.level <= _DEBUG:
             log.debug(
                 "call", request_id=x.id, dialect=dialect, operation=x.operation, tenant=tenant, status=status,
-                action=x.action, attempts=[attempt.provider for attempt in x.attempts], ms=round(latency * 1000, 1),
+                action=action, attempts=[attempt.provider for attempt in x.attempts], ms=round(latency * 1000, 1),
             )  # fmt: skip
         for name, (requests, tokens) in x.remaining.items():
             metrics.remaining(name, requests, tokens)
         metrics.hooks(x.trail.took)
         if self._audit.enabled:
-            body = self._body(x, "call", latency, overhead, status)
+            body = self._body(x, "call", action, latency, overhead, status)
             self._audit.record(body, _subject(x, self._audit.content))
 
-    def _body(self, x: Exchange, kind: str, latency: float, overhead: float, status: int) -> str:
+    def _body(self, x: Exchange, kind: str, action: str, latency: float, overhead: float, status: int) -> str:
         return call_record(
-            x, kind=kind, policy=self._audit.policy, status=status, latency_s=latency, overhead_s=overhead,
-            hashed=self._audit.hashed,
+            x, kind=kind, policy=self._audit.policy, action=action, status=status, latency_s=latency,
+            overhead_s=overhead, hashed=self._audit.hashed,
         )  # fmt: skip
 
     def _tell_failure(self, request_id: str, attempt: Attempt, now: float) -> None:

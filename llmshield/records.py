@@ -73,6 +73,7 @@ def call_record(
     *,
     kind: str,
     policy: str,
+    action: str,
     status: int,
     latency_s: float,
     overhead_s: float,
@@ -104,7 +105,7 @@ def call_record(
         f'"answered_model":{quoted(reply.model) if reply is not None else "null"},'
         f'"attempts":[{",".join([_attempt(attempt, cost, amount) for attempt in x.attempts])}],'
         f'"verdicts":[{_verdicts(x.trail.took)}],'
-        f'"action":"{x.action}","status":{status},"error":{quoted(_ending(x))},'
+        f'"action":"{action}","status":{status},"error":{quoted(_ending(x))},'
         f'"finish":{quoted(reply.finish) if reply is not None else "null"},'
         f'"input_tokens":{_number(usage.input) if usage is not None else "null"},'
         f'"output_tokens":{_number(usage.output) if usage is not None else "null"},'

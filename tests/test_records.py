@@ -47,6 +47,7 @@ def written(x):
     return call_record(
         x,
         kind="call",
+        action=x.action,
         policy='"sha256:1"',
         status=200,
         latency_s=1.0,

@@ -30,6 +30,10 @@ _CLIENT_TOOLS = frozenset(("function", "custom", "local_shell", "apply_patch"))
 """Tools that the client runs: they cost the provider nothing but tokens. `computer_use` hands over pictures."""
 
 
+_SETTINGS = frozenset((int, float, bool, type(None)))
+"""What a setting may be that nobody has to look at."""
+
+
 def mark(call: Call, what: str) -> None:
     """Note content that no guard can read, once."""
     if what not in call.unseen:
@@ -43,6 +47,8 @@ def read_body(call: Call, tree: Tree, fields: Fields) -> None:
     """
     for key in tree:
         reader = fields.get(key)
+        if reader is TOKEN and type(tree[key]) in _SETTINGS:
+            continue
         if reader is None:
             refuse_twins(key, fields)
             walk_unknown(call, "user", tree, key, (key,))

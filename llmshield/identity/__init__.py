@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 from llmshield import client_keys, registry
 from llmshield.blocks import Blocks
 from llmshield.errors import CallError
+from llmshield.heads import Head
 from llmshield.identity._addresses import Trusted
 from llmshield.identity._sent import as_bearer, carries_key, one_key, without_key
 from llmshield.origins import Origin
@@ -192,7 +193,12 @@ class Identity:
             await way.close()
 
     def identify(
-        self, headers: dict[str, str], query: str, peer: str, asked: Asked | None = None
+        self,
+        headers: dict[str, str],
+        query: str,
+        peer: str,
+        asked: Asked | None = None,
+        head: Head | None = None,
     ) -> Caller | Awaitable[Caller]:
         """The caller of one request, at once where nothing has to be waited for; `peer` is the address of the
         connection. A header that has told who it is, or could have, is taken out.
@@ -204,7 +210,11 @@ class Identity:
             self._blocks is not None and self._blocks.any
         ):  # before its key is looked at: nobody learns what it is good for
             self._blocks.check_address(self._trusted.client(headers, peer))
-        key = one_key(headers, query)
+        key = head.key if head is not None else False
+        if key is False:
+            key = one_key(headers, query)
+            if head is not None:
+                head.key = key
         for at, way in enumerate(self._ways):
             found = way.look(headers, key, peer, asked)
             if found is not None:

@@ -96,7 +96,7 @@ class Receiving(Sending):
                 continue
             begins = not (self._in_head or self._in_body)
             if begins and self._known is not None and (found := self._known.match(data)) is not None:
-                data = data[self._begin_known(self._known, *found) :]
+                data = self._begin_known(data, self._known, *found)
                 continue
             self._parse(data, begins)
             break
@@ -127,18 +127,24 @@ class Receiving(Sending):
             )
             request.kept = self._known.kept if self._known is not None else None
 
-    def _begin_known(self, head: Pattern, start: int, headers: list[tuple[bytes, bytes]], length: int) -> int:
-        """A request whose head is known; returns where its body begins."""
+    def _begin_known(
+        self, data: bytes, head: Pattern, start: int, headers: list[tuple[bytes, bytes]], length: int
+    ) -> bytes:
+        """A request whose head is known; returns the bytes behind it, from its body on if that is not here as a whole."""
         self._tries = _TRIES
         request = self._arriving = HttpRequest(
             self, head.method, head.raw_path, head.raw_query, headers, "1.1", True, head.kept
         )
         self._take_up(request)
+        if len(data) - start >= length:  # all of it is here, which is usual
+            self._arriving = None
+            if length:
+                request.take(data[start : start + length])
+            request.arrived()
+            return data[start + length :]
         self._left = length
         self._in_body = True
-        if not length:
-            self.on_message_complete()
-        return start
+        return data[start:]
 
     def _count_body(self, data: bytes) -> bytes:
         """Bytes of a body behind a known head; returns those behind it."""

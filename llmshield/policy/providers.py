@@ -137,6 +137,11 @@ class Models(Section):
     def _denied(self) -> Matcher:
         return compile_globs(self.deny or (), ignore_case=True)
 
+    @cached_property
+    def open(self) -> bool:
+        """Whether every model may be asked for."""
+        return self.allow == ("*",) and not self.deny
+
     def allows(self, model: str) -> bool:
         """Whether `model`, as it is sent to the provider, may be asked for."""
         return self._allowed(model) and not self._denied(model)
