@@ -98,6 +98,16 @@ class Answer:
             else:
                 await self.wait()
 
+    def rest(self) -> bytes | None:
+        """What is left of the body, if all of it is here and needs no unpacking; else None."""
+        if not self.complete or self.failure is not None or self._decoder is not None:
+            return None
+        data = b"".join(self.parts)
+        self.parts.clear()
+        self.size = 0
+        self._connection.read_on(self)
+        return data
+
     def _plain(self, data: bytes) -> bytes:
         assert self._decoder is not None
         try:

@@ -15,6 +15,7 @@ from llmshield.dialects import Dialect, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
+from llmshield.heads import lines_of
 from llmshield.identity import as_bearer
 from llmshield.logs import log
 from llmshield.policy import Policy, Provider
@@ -143,15 +144,16 @@ class Attempts:
         path, query = (call.path, call.query) if name == APP else dialect.target(asked, attempt.model)
         # What a client says in headers is for its own dialect's provider; another one is told in its own words.
         told = call.headers if translation is None else asked.headers
-        headers = self._headers(x, told, dialect, name, own_key=own_key and translation is None)
+        headers, lines = self._headers(x, told, dialect, name, own_key=own_key and translation is None)
         if not posts:
             headers.pop("content-type", None)
+            lines = ""
         timeouts = self._timeouts_of(name, provider, streamed=asked.stream)
         if x.first_token is not None and x.first_token < timeouts.first_token:
             timeouts = replace(timeouts, first_token=x.first_token)
         if attempt.number > 1 or self.call_s < timeouts.total:
             timeouts = _within(timeouts, x.deadline - clock.monotonic())
-        request = WireRequest(call.method, path, query, headers, payload)
+        request = WireRequest(call.method, path, query, headers, payload, lines)
         if x.witness is not None:
             await x.witness.ask(x)
         listed = provider.reply_headers if provider is not None else frozenset[str]()
@@ -182,21 +184,25 @@ class Attempts:
 
     def _headers(
         self, x: Exchange, told: Mapping[str, str], dialect: Dialect, name: str, *, own_key: bool
-    ) -> dict[str, str]:
+    ) -> tuple[dict[str, str], str]:
         """The client's headers for this provider, with the provider's key, or the client's own where the policy
-        has none."""
+        has none; and the same as lines, "" where they have to be made of them yet."""
         assert x.caller is not None
         assert x.head is not None
         key = self._keys.get(name)
         passes = key is None and own_key and x.caller.key is not None
-        headers = x.head.going_up(told, own_key=passes or name == APP)
+        headers, lines = x.head.going_up(told, own_key=passes or name == APP)
+        ours: dict[str, str] = {}
         if key is not None:
-            headers.update(dialect.credentials(key))
+            ours = dialect.credentials(key)
         elif (passes or name == APP) and (own := x.caller.key) is not None:
             x.own_key = True
-            headers.update(as_bearer(told, own) or dialect.credentials(own))
-        headers.setdefault("x-client-request-id", x.id)
-        return headers
+            ours = as_bearer(told, own) or dialect.credentials(own)
+        if "x-client-request-id" not in headers:
+            ours["x-client-request-id"] = x.id
+        lines = lines + lines_of(ours) if headers.keys().isdisjoint(ours) else ""
+        headers.update(ours)
+        return headers, lines
 
     def simulate(self, x: Exchange, attempt: Attempt) -> None:
         """Rehearsals (`server.simulation`): a provider fails because the operator or a header says so."""

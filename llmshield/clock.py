@@ -60,7 +60,7 @@ def install(clock: Clock) -> Clock:
 
 _SCHEDSTAT = "/proc/thread-self/schedstat"
 """Linux: nanoseconds on a CPU, and ready but not on one (Documentation/scheduler/sched-stats.rst)."""
-_FRESH_S = 0.05
+_FRESH_S = 0.2
 
 
 class _Mark(threading.local):
@@ -73,7 +73,7 @@ _mark = _Mark()
 
 def mark() -> None:
     """Work begins in this thread: what it was kept waiting so far is not `overdue()`'s business. Looks at most every
-    50 ms."""
+    200 ms: a look takes 30 us."""
     at = time.monotonic()
     if at - _mark.at > _FRESH_S:
         _mark.at, _mark.kept_s = at, _kept_waiting()

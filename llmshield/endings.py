@@ -25,10 +25,19 @@ class Endings:
         attempt.outcome = outcome
         attempt.ended_at = clock.monotonic()
         ends, attempt._ends = attempt._ends, []
-        await self.run(ends, attempt, attempt.call.id)
+        if waiting := self.begin(ends, attempt, attempt.call.id):
+            await self.finish(waiting, attempt.call.id)
 
     async def run(self, ends: Iterable[Callable[[Any], Any]], subject: object, request_id: str) -> None:
-        """Run end callbacks; one that fails is logged and keeps none of the others from running."""
+        """Run end callbacks to their end."""
+        if waiting := self.begin(ends, subject, request_id):
+            await self.finish(waiting, request_id)
+
+    def begin(
+        self, ends: Iterable[Callable[[Any], Any]], subject: object, request_id: str
+    ) -> list[Awaitable[Any]]:
+        """Run end callbacks, and return what some of them wait for, to be given to `finish` at once. One that fails is
+        logged and keeps none of the others from running."""
         waiting: list[Awaitable[Any]] = []
         for fn in ends:
             try:
@@ -37,11 +46,13 @@ class Endings:
                     waiting.append(result)
             except Exception as error:  # noqa: BLE001  the others must run
                 log.exception("end_callback_failed", error, request_id=request_id)
-        if waiting:
-            # In a task of their own: a client that goes away now must not cut a settlement in half.
-            task = self.spawn(_all(waiting, request_id))
-            if not task.done():
-                await asyncio.shield(task)
+        return waiting
+
+    async def finish(self, waiting: list[Awaitable[Any]], request_id: str) -> None:
+        """Wait for them in a task of their own: a client that goes away now must not cut a settlement in half."""
+        task = self.spawn(_all(waiting, request_id))
+        if not task.done():
+            await asyncio.shield(task)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that goes on whatever becomes of the caller; what waits for nothing is done at once (3.12+)."""

@@ -85,8 +85,11 @@ class Engine:
 
     # -- one exchange ------------------------------------------------------------------------------------------
 
-    async def handle(self, incoming: Arrival, client: Client) -> Exchange:
-        """Answer one request; whatever happens, the client gets an answer or the exchange was cancelled.
+    async def handle(
+        self, incoming: Arrival, client: Client, task: asyncio.Task[None] | None = None
+    ) -> Exchange:
+        """Answer one request; whatever happens, the client gets an answer or the exchange was cancelled. `task` is the
+        one that this runs in, if whoever calls knows it.
 
         Raises: CancelledError when the mount cancels (the client is gone), after everything was ended.
         """
@@ -96,7 +99,7 @@ class Engine:
             incoming.on_begin(x)
         if self._witness is not None:
             x.witness, x.client = self._witness, cast("Client", Gate(client, self._witness, x))
-        task = asyncio.current_task()
+        task = task or asyncio.current_task()
         if task is not None:
             self._live.add(task)
         try:
@@ -259,11 +262,12 @@ class Engine:
                 ends, x.reply._on_end = x.reply._on_end, []
                 for plugin, enforced, fn in ends:
                     x.call._proposals = []
-                    await self._endings.run((fn,), x.reply, x.id)
+                    if waiting := self._endings.begin((fn,), x.reply, x.id):
+                        await self._endings.finish(waiting, x.id)
                     _tell_findings(x, plugin, enforced=enforced)
             call_ends, x.call._on_end, x.call._ask = x.call._on_end, [], None
-            if call_ends:
-                await self._endings.run(call_ends, x.call, x.id)
+            if waiting := self._endings.begin(call_ends, x.call, x.id):
+                await self._endings.finish(waiting, x.id)
 
     def _tell(self, x: Exchange) -> None:
         try:

@@ -38,14 +38,21 @@ class Head:
         self.key: str | Literal[False] | None = False
         """The one key that it carries, or None; False before `identity` has looked for it."""
         self.sender = senders.hold(self.named, query.decode("latin-1"))
-        self._going_up: tuple[bool, dict[str, str], dict[str, str]] | None = None
+        self._going_up: tuple[bool, dict[str, str], dict[str, str], str] | None = None
 
-    def going_up(self, told: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
-        """`upstream_headers` of `told`: what this head says, unless a plugin or a translation has changed it."""
+    def going_up(self, told: Mapping[str, str], *, own_key: bool) -> tuple[dict[str, str], str]:
+        """`upstream_headers` of `told`, and as lines: what this head says, unless a plugin or a translation has changed
+        it."""
         last = self._going_up
         if last is None or last[0] is not own_key or last[1] != told:
-            last = self._going_up = (own_key, dict(told), upstream_headers(told, own_key=own_key))
-        return last[2].copy()
+            headers = upstream_headers(told, own_key=own_key)
+            last = self._going_up = (own_key, dict(told), headers, lines_of(headers))
+        return last[2].copy(), last[3]
+
+
+def lines_of(headers: Mapping[str, str]) -> str:
+    """Headers as they go over the wire (RFC 9112, 5)."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
 class Kept:

@@ -73,7 +73,9 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
 
     Raises: UpstreamError when the answer is unusable, Stopped when a guard ends it.
     """
-    data = await read_all(upstream, WHOLE_LIMIT)
+    data = upstream.rest()
+    if data is None:
+        data = await read_all(upstream, WHOLE_LIMIT)
     x.waited()  # before the head is written: it tells what we added
     if len(data) < _LARGE:
         said = read_whole(dialect, call, data, upstream.status)

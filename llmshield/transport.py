@@ -27,6 +27,7 @@ import aiohappyeyeballs
 from llmshield import clock
 from llmshield.connection import Connection
 from llmshield.errors import UpstreamError
+from llmshield.heads import lines_of
 
 if TYPE_CHECKING:
     from llmshield.dialects import WireRequest
@@ -61,6 +62,10 @@ class Upstream(Protocol):
 
     async def chunk(self) -> bytes:
         """The next bytes of the body, decompressed; b"" at its end. Raises: UpstreamError."""
+        ...
+
+    def rest(self) -> bytes | None:
+        """What is left of the body, if all of it is here and needs no unpacking; else None."""
         ...
 
     def idle_after(self, seconds: float) -> None:
@@ -137,7 +142,7 @@ class HttpTransport:
             path = f"{path}?{request.query}"
         headers = request.headers
         body = request.body
-        fields = "\r\n".join(map(": ".join, headers.items())) + "\r\n" if headers else ""
+        fields = request.lines or lines_of(headers)
         lines = len(headers) + 2
         if body or request.method in {"POST", "PUT", "PATCH"}:
             fields = f"{fields}content-length: {len(body)}\r\n"

@@ -27,6 +27,8 @@ class WireRequest:
     query: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    lines: str = ""
+    """The headers as lines of HTTP/1.1, where somebody has written them already."""
 
     def __repr__(self) -> str:  # keys are in the head, prompts in the body
         return f"<WireRequest {self.method} {len(self.headers)} headers, {len(self.body)} bytes>"

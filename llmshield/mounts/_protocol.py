@@ -92,7 +92,8 @@ class Connection(Receiving):
 
     async def _answer(self, request: HttpRequest) -> None:
         """Run the handler; afterwards the connection serves its next request, or is closed."""
-        request.task = asyncio.current_task()
+        if request.task is None:  # begun before it could be told
+            request.task = asyncio.current_task()
         try:
             await self._handler(request)
         except asyncio.CancelledError:

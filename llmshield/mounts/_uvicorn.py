@@ -12,26 +12,34 @@ can go when uvicorn does either for httptools (seen in 0.54, https://github.com/
 from __future__ import annotations
 
 import functools
+import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
+_MODULE = "uvicorn.protocols.http.httptools_impl"
 _DONE = "llmshield_keeps_trailers_out"
 
 
-def keep_trailers_out(*, load: bool) -> None:
+def keep_trailers_out() -> None:
     """Have uvicorn's httptools server keep trailers out of the scope, in this process; safe to repeat.
 
-    It has to be done before the first connection. `load` False: only where uvicorn is there already, which takes 10 ms;
-    loading it for an app that another server runs takes 150 ms.
+    It has to be done before the first connection, and costs nothing where another server runs the app: what is not
+    loaded yet is mended when it is.
     """
-    if not load and "uvicorn" not in sys.modules:
-        return
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    except ImportError:
-        return  # no httptools: it runs its h11 server, or is none at all
-    protocol: Any = HttpToolsProtocol
-    if getattr(protocol, _DONE, False):
+    module = sys.modules.get(_MODULE)
+    if module is not None:
+        _mend(module)
+    elif not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting())
+
+
+def _mend(module: ModuleType) -> None:
+    protocol: Any = getattr(module, "HttpToolsProtocol", None)
+    if protocol is None or getattr(protocol, _DONE, False):
         return
     complete = protocol.on_headers_complete
 
@@ -42,3 +50,35 @@ def keep_trailers_out(*, load: bool) -> None:
 
     protocol.on_headers_complete = on_headers_complete
     setattr(protocol, _DONE, True)
+
+
+class _Waiting(MetaPathFinder):
+    """Finds uvicorn's httptools server once, as it would have been found, and has it mended when it is loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Mending(spec.loader)
+        return spec
+
+
+class _Mending(Loader):
+    """Another loader, and what is to be done behind it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _mend(module)

@@ -36,7 +36,7 @@ _DROPPED = frozenset(
 _NOT_BACK = frozenset(
     {b"content-length", b"transfer-encoding", b"connection", b"content-encoding", b"content-type"}
 )
-keep_trailers_out(load=False)  # now: frameworks make their middleware when the first request is there
+keep_trailers_out()  # now: frameworks make their middleware when the first request is there
 
 _QUEUE = 16
 """Messages of the app that wait for the client: backpressure reaches the app after so many."""
@@ -54,7 +54,6 @@ class ShieldMiddleware:
     def __init__(
         self, app: App, policy: str | Path | Policy = "policy.yaml", paths: Sequence[str] | None = None
     ) -> None:
-        keep_trailers_out(load=True)
         self.app = app
         self._policy = policy if isinstance(policy, Policy) else load(policy)
         self._only = compile_globs(tuple(paths)) if paths is not None else None
@@ -243,6 +242,10 @@ class _AppUpstream:
             raise UpstreamError(
                 "malformed", "The wrapped app compressed its answer; mount compression outside."
             )
+
+    def rest(self) -> None:
+        """The app's answer is read as it comes."""
+        return
 
     async def chunk(self) -> bytes:
         while not self._done:

@@ -29,7 +29,7 @@ class Intercepted:
 
     async def __call__(self, request: HttpRequest) -> None:
         if await welcome(request):
-            await self._runtime.engine.handle(request, request)
+            await self._runtime.engine.handle(request, request, request.task)
 
 
 def refuse_all(sock: socket.socket) -> None:

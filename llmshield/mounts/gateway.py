@@ -55,7 +55,7 @@ class Gateway:
                 await request.end()
                 return
             request.extra = self._cors.headers(origin)
-        await self._runtime.engine.handle(request, request)
+        await self._runtime.engine.handle(request, request, request.task)
 
 
 def _header(request: HttpRequest, name: bytes) -> str | None:

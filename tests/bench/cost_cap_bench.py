@@ -61,6 +61,9 @@ class Answer:
     async def chunk(self) -> bytes:
         return self._parts.pop() if self._parts else b""
 
+    def rest(self) -> None:
+        return None
+
     def idle_after(self, seconds: float) -> None:
         """Nothing here is ever silent."""
 

@@ -181,6 +181,9 @@ class Whole:
         body, self._body = self._body, b""
         return body
 
+    def rest(self) -> None:
+        return None
+
     def idle_after(self, seconds: float) -> None:
         """Nothing waits here."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from typing import Any
 
 import openai
@@ -18,6 +19,8 @@ from llmshield.simulator import Simulator
 from llmshield.testing import gateway
 
 HEAD = b"POST /v1/x?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\nAuthorization: Bearer llm-0123456789\r\n\r\n"
+
+DATE = re.compile(rb"date: [^\r\n]+ GMT\r\n")
 
 Seen = tuple[str, bytes, bytes, list[tuple[bytes, bytes]], bytes]
 
@@ -92,7 +95,7 @@ async def served(pieces: list[bytes], *, tries: int = 8) -> tuple[list[Seen], by
         await settle()
     connection.connection_lost(None)
     await settle()
-    return seen, b"".join(wire.out.split(b"date: ")[::2]), fed
+    return seen, DATE.sub(b"", wire.out), fed
 
 
 def asked(body: bytes, **changes: bytes) -> bytes:

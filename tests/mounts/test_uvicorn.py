@@ -114,16 +114,24 @@ def test_a_server_of_somebody_elses_own_keeps_working() -> None:
     """What stands behind the head is kept from the scope alone: an upgrade is still seen."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    keep_trailers_out(load=True)
-    keep_trailers_out(load=False)
+    keep_trailers_out()
+    keep_trailers_out()
     wrapped = HttpToolsProtocol.on_headers_complete
 
     assert wrapped.__wrapped__.__module__ == "uvicorn.protocols.http.httptools_impl"
     assert not hasattr(wrapped.__wrapped__, "__wrapped__")  # once
 
 
-def test_the_first_request_of_a_fresh_process(tmp_path: Path) -> None:
-    """As users run it: `uvicorn app:app`, where the app is imported by uvicorn and no lifespan runs."""
+@pytest.mark.parametrize(
+    "begins",
+    [
+        ["-m", "uvicorn", "served:app", "--port", "0", "--lifespan", "off", "--http", "httptools"],
+        ["-c", "import served, uvicorn; uvicorn.run(served.app, port=0, lifespan='off', http='httptools')"],
+    ],
+    ids=["uvicorn imports the app", "the app is imported first"],
+)
+def test_the_first_request_of_a_fresh_process(tmp_path: Path, begins: list[str]) -> None:
+    """As users run it: `uvicorn app:app` or a script of their own, and no lifespan runs."""
     (tmp_path / "policy.yaml").write_text(f"version: 1{POLICY}")
     (tmp_path / "served.py").write_text(
         textwrap.dedent(
@@ -144,18 +152,7 @@ def test_the_first_request_of_a_fresh_process(tmp_path: Path) -> None:
             """
         )
     )
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "served:app",
-        "--port",
-        "0",
-        "--lifespan",
-        "off",
-        "--http",
-        "httptools",
-    ]
+    command = [sys.executable, *begins]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

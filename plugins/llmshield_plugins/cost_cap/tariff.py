@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -72,6 +73,8 @@ class Tariff:
     def as_served(self, attempt: Attempt, price: ModelPrice, usage: Usage) -> ModelPrice | None:
         """The price as the reply says it was served, None where that has none; `price` is what was reserved for."""
         asked = self._asked(attempt)
+        if not asked and _as_usual(usage.served):
+            return price
         served = clean_options(usage.served)
         if attempt.dialect == "anthropic_messages":
             served = tuple([option for option in served if option not in _PREPAID])
@@ -116,3 +119,9 @@ def _usual(provider: Provider) -> Options:
     tier = served.service_tier if provider.prices is None else None
     given = {"service_tier": tier, "inference_geo": served.inference_geo}
     return clean_options((key, value) for key, value in given.items() if value is not None)
+
+
+@lru_cache(256)
+def _as_usual(served: Options) -> bool:
+    """Whether a reply says that it was served in the way that has the usual price."""
+    return all(value in _USUAL for _, value in clean_options(served))

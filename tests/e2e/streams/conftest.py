@@ -46,6 +46,9 @@ class _Answer:
             await asyncio.sleep(0)  # others have their turn now and then
         return piece
 
+    def rest(self) -> None:
+        return None
+
     def idle_after(self, seconds: float) -> None:
         """Nobody is silent here."""
 
