@@ -5,27 +5,12 @@ import random
 import timeit
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from llmshield.circuits import LIMIT, Circuits, Permit
 from llmshield.testing import FrozenClock
-
-
-@dataclass
-class Circuit:
-    failures: int = 3
-    rate: float | None = None
-    slow: float | None = None
-    window: float = 30.0
-    open_for: float = 60.0
-    max_open: float = 200.0
-
-
-@dataclass
-class Provider:
-    circuit: Circuit | None
 
 
 @pytest.fixture
@@ -35,8 +20,8 @@ def time() -> Iterator[FrozenClock]:
 
 
 @pytest.fixture
-def circuits(time: FrozenClock) -> Circuits:
-    return Circuits({"a": Provider(Circuit()), "b": Provider(None)})
+def circuits(time: FrozenClock, new: Any) -> Circuits:
+    return new()
 
 
 def asked(circuits: Circuits, model: str = "m") -> Permit:
@@ -102,8 +87,8 @@ def test_a_provider_without_a_circuit_is_always_asked(circuits: Circuits) -> Non
     assert circuits.permit("unheard of", "m") is not None
 
 
-def test_a_rate_lets_a_busy_provider_fail_now_and_then(time: FrozenClock) -> None:
-    circuits = Circuits({"a": Provider(Circuit(rate=0.5))})
+def test_a_rate_lets_a_busy_provider_fail_now_and_then(time: FrozenClock, new: Any) -> None:
+    circuits = new(rate=0.5)
     for _ in range(20):
         asked(circuits).success()
     for _ in range(5):
@@ -114,8 +99,8 @@ def test_a_rate_lets_a_busy_provider_fail_now_and_then(time: FrozenClock) -> Non
     assert circuits.state("a", "m") == "open"
 
 
-def test_calls_leave_the_rate_with_the_window(time: FrozenClock) -> None:
-    circuits = Circuits({"a": Provider(Circuit(rate=0.5))})
+def test_calls_leave_the_rate_with_the_window(time: FrozenClock, new: Any) -> None:
+    circuits = new(rate=0.5)
     for _ in range(100):
         asked(circuits).success()
     time.advance(31)
@@ -126,8 +111,8 @@ def test_calls_leave_the_rate_with_the_window(time: FrozenClock) -> None:
     assert circuits.state("a", "m") == "open"
 
 
-def test_a_late_first_token_is_a_failure(time: FrozenClock) -> None:
-    circuits = Circuits({"a": Provider(Circuit(slow=10.0))})
+def test_a_late_first_token_is_a_failure(time: FrozenClock, new: Any) -> None:
+    circuits = new(slow=10.0)
     for first_s in (10.0, None, 10.1, 11.0, 3.0):
         asked(circuits).success(first_s)
     assert circuits.state("a", "m") == "closed"
@@ -243,11 +228,11 @@ def test_one_probe_among_a_thousand_threads(circuits: Circuits, time: FrozenCloc
 
 
 @pytest.mark.parametrize("runs", [2_000, pytest.param(10_000, marks=pytest.mark.nightly)])
-def test_half_open_never_lasts(time: FrozenClock, runs: int) -> None:
+def test_half_open_never_lasts(time: FrozenClock, runs: int, new: Any) -> None:
     """Random runs in which probes answer, fail, are abandoned or never heard of again: one break later the next one
     is through."""
     rng = random.Random(5)
-    circuits = Circuits({"a": Provider(Circuit())})
+    circuits = new()
     for _ in range(runs):
         if circuits.state("a", "m") == "closed":
             fail(circuits, 3)
@@ -287,9 +272,9 @@ def test_made_up_models_of_a_dead_provider_share_a_circuit(circuits: Circuits) -
     assert circuits.permit("a", "made-up-0") is not None
 
 
-def test_permit_and_report_cost_little() -> None:
+def test_permit_and_report_cost_little(new: Any) -> None:
     """A few microseconds a call, also where calls are counted for a rate; ten times as much is a defect."""
-    circuits = Circuits({"a": Provider(Circuit(rate=0.5, slow=10.0))})
+    circuits = new(rate=0.5, slow=10.0)
 
     def once() -> None:
         asked(circuits).success(0.2)

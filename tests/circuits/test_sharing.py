@@ -1,87 +1,18 @@
 """Circuits of several processes: who learns what and when, whose the probe is, what a lost store or process leaves."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from llmshield.circuits import Circuits, Permit, notes
+from llmshield.circuits import Circuits, notes
 from llmshield.circuits.notes import Note
 from llmshield.stores import open_store
 from llmshield.testing import FrozenClock
 
 
-@dataclass
-class Circuit:
-    failures: int = 3
-    rate: float | None = None
-    slow: float | None = None
-    window: float = 30.0
-    open_for: float = 60.0
-    max_open: float = 200.0
-
-
-@dataclass
-class Provider:
-    circuit: Circuit | None
-
-
-def new(open_for: float = 60.0) -> Circuits:
-    return Circuits({"a": Provider(Circuit(open_for=open_for)), "b": Provider(None)})
-
-
-async def ask(circuits: Circuits, model: str = "m") -> Permit | None:
-    permit = circuits.permit("a", model)
-    return permit if permit is None or not permit.probe or await circuits.confirm(permit) else None
-
-
-async def probed(circuits: Circuits, model: str = "m") -> Permit:
-    permit = await ask(circuits, model)
-    assert permit is not None
-    assert permit.probe
-    return permit
-
-
-def fail(circuits: Circuits, model: str = "m") -> None:
-    for _ in range(3):
-        permit = circuits.permit("a", model)
-        assert permit is not None
-        permit.failure("connect")
-
-
-async def until(circuits: Circuits, model: str, *states: str) -> None:
-    """Within a second."""
-    began = time.monotonic()
-    while circuits.state("a", model) not in states:
-        assert time.monotonic() - began < 1.0
-        await asyncio.sleep(0.01)
-
-
-async def sync(*circuits: Circuits) -> None:
-    for each in circuits:
-        assert each._sharing is not None
-        await each._sharing.sync()
-
-
-@pytest.fixture
-async def two(stores: Callable[[], Any]) -> AsyncIterator[tuple[Circuits, Circuits, FrozenClock]]:
-    """Two processes that look only when told, and time that moves when told."""
-    with FrozenClock() as frozen:
-        made = (new(), new())
-        for each in made:
-            await each.start(stores())
-            assert each._sharing is not None
-            assert each._sharing._watcher is not None
-            each._sharing._watcher.cancel()
-        yield (*made, frozen)
-        for each in made:
-            await each.close()
-
-
-async def test_all_processes_know_within_a_second(shared_url: str) -> None:
+async def test_all_processes_know_within_a_second(shared_url: str, new: Any, fail: Any, until: Any) -> None:
     opened = [open_store(shared_url) for _ in range(3)]
     circuits = [new() for _ in opened]
     for each, store in zip(circuits, opened, strict=True):
@@ -100,7 +31,7 @@ async def test_all_processes_know_within_a_second(shared_url: str) -> None:
         await store.close()
 
 
-async def test_a_closed_circuit_asks_the_store_nothing(stores: Callable[[], Any]) -> None:
+async def test_a_closed_circuit_asks_the_store_nothing(stores: Callable[[], Any], new: Any, ask: Any) -> None:
     circuits, store = new(), stores()
     await circuits.start(store)
     before = store.steps
@@ -113,7 +44,7 @@ async def test_a_closed_circuit_asks_the_store_nothing(stores: Callable[[], Any]
     await circuits.close()
 
 
-async def test_a_store_of_one_process_is_not_watched() -> None:
+async def test_a_store_of_one_process_is_not_watched(new: Any, fail: Any) -> None:
     circuits, store = new(), open_store("memory://")
     await circuits.start(store)
     fail(circuits)
@@ -128,7 +59,14 @@ async def test_a_store_of_one_process_is_not_watched() -> None:
     [("success", "closed", "closed"), ("refused", "closed", "closed"), ("failure", "open", "open")],
 )
 async def test_what_a_probe_found_holds_everywhere(
-    two: tuple[Circuits, Circuits, FrozenClock], outcome: str, here: str, there: str
+    two: tuple[Circuits, Circuits, FrozenClock],
+    outcome: str,
+    here: str,
+    there: str,
+    ask: Any,
+    probed: Any,
+    fail: Any,
+    sync: Any,
 ) -> None:
     mine, yours, frozen = two
     fail(mine)
@@ -147,7 +85,9 @@ async def test_what_a_probe_found_holds_everywhere(
     assert mine.retry_after_s("a", "m") == yours.retry_after_s("a", "m") == (120 if here == "open" else 0)
 
 
-async def test_a_probe_that_came_to_nothing_is_anybodys(two: tuple[Circuits, Circuits, FrozenClock]) -> None:
+async def test_a_probe_that_came_to_nothing_is_anybodys(
+    two: tuple[Circuits, Circuits, FrozenClock], ask: Any, probed: Any, fail: Any, sync: Any
+) -> None:
     mine, yours, frozen = two
     fail(mine)
     await sync(mine, yours)
@@ -163,7 +103,7 @@ async def test_a_probe_that_came_to_nothing_is_anybodys(two: tuple[Circuits, Cir
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 4])
 async def test_a_client_that_leaves_while_the_store_answers(
-    two: tuple[Circuits, Circuits, FrozenClock], turns: int
+    two: tuple[Circuits, Circuits, FrozenClock], turns: int, ask: Any, probed: Any, fail: Any, sync: Any
 ) -> None:
     """Whether the swap was made or not: nobody waits for a lease."""
     mine, yours, frozen = two
@@ -185,7 +125,7 @@ async def test_a_client_that_leaves_while_the_store_answers(
 
 
 async def test_of_two_that_want_what_nobody_has_one_gets_it(
-    two: tuple[Circuits, Circuits, FrozenClock],
+    two: tuple[Circuits, Circuits, FrozenClock], ask: Any, probed: Any, fail: Any, sync: Any
 ) -> None:
     """Both know only that it was free: the second is told by the swap itself."""
     mine, yours, frozen = two
@@ -200,7 +140,7 @@ async def test_of_two_that_want_what_nobody_has_one_gets_it(
 
 
 async def test_the_probe_of_a_process_that_died_is_a_lease(
-    two: tuple[Circuits, Circuits, FrozenClock],
+    two: tuple[Circuits, Circuits, FrozenClock], ask: Any, probed: Any, fail: Any, sync: Any
 ) -> None:
     mine, yours, frozen = two
     fail(mine)
@@ -221,7 +161,7 @@ async def test_the_probe_of_a_process_that_died_is_a_lease(
 
 
 async def test_a_wall_clock_that_jumps_moves_no_break_and_no_lease(
-    two: tuple[Circuits, Circuits, FrozenClock],
+    two: tuple[Circuits, Circuits, FrozenClock], ask: Any, probed: Any, fail: Any, sync: Any
 ) -> None:
     mine, yours, frozen = two
     frozen.step(-500_000)
@@ -242,7 +182,7 @@ async def test_a_wall_clock_that_jumps_moves_no_break_and_no_lease(
 
 
 async def test_who_starts_late_goes_on_with_the_break(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any], new: Any, fail: Any, sync: Any
 ) -> None:
     mine, _, frozen = two
     fail(mine)
@@ -260,7 +200,9 @@ async def test_who_starts_late_goes_on_with_the_break(
     await later.close()
 
 
-async def test_a_lost_store_leaves_each_its_own(stores: Callable[[], Any]) -> None:
+async def test_a_lost_store_leaves_each_its_own(
+    stores: Callable[[], Any], new: Any, probed: Any, fail: Any, sync: Any
+) -> None:
     with FrozenClock() as frozen:
         cut, whole = stores(), stores()
         mine, yours = new(), new()
@@ -283,7 +225,9 @@ async def test_a_lost_store_leaves_each_its_own(stores: Callable[[], Any]) -> No
         await yours.close()
 
 
-async def test_last_words_are_said(stores: Callable[[], Any]) -> None:
+async def test_last_words_are_said(
+    stores: Callable[[], Any], new: Any, probed: Any, fail: Any, sync: Any
+) -> None:
     with FrozenClock() as frozen:
         mine, yours = new(), new()
         await mine.start(stores())
@@ -301,7 +245,9 @@ async def test_last_words_are_said(stores: Callable[[], Any]) -> None:
         await yours.close()
 
 
-async def test_what_was_read_before_a_write_is_no_news(stores: Callable[[], Any]) -> None:
+async def test_what_was_read_before_a_write_is_no_news(
+    stores: Callable[[], Any], new: Any, probed: Any, fail: Any, sync: Any
+) -> None:
     """A look at the shelf that takes long: meanwhile this process' probe has closed the circuit."""
     with FrozenClock() as frozen:
         circuits, store = new(), stores()
@@ -327,7 +273,7 @@ async def test_what_was_read_before_a_write_is_no_news(stores: Callable[[], Any]
 
 
 async def test_notes_that_are_none_change_nothing(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any], fail: Any, sync: Any
 ) -> None:
     mine, yours, _ = two
     store = stores()

@@ -1,76 +1,14 @@
 """Circuits that an operator opens and closes: every process obeys, models that nobody has asked for yet included."""
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from llmshield.circuits import Circuits, Permit, notes
+from llmshield.circuits import Circuits, notes
 from llmshield.testing import FrozenClock
 
 
-@dataclass
-class Circuit:
-    failures: int = 3
-    rate: float | None = None
-    slow: float | None = None
-    window: float = 30.0
-    open_for: float = 60.0
-    max_open: float = 200.0
-
-
-@dataclass
-class Provider:
-    circuit: Circuit | None
-
-
-def new(open_for: float = 60.0) -> Circuits:
-    return Circuits({"a": Provider(Circuit(open_for=open_for)), "b": Provider(None)})
-
-
-async def ask(circuits: Circuits, model: str = "m") -> Permit | None:
-    permit = circuits.permit("a", model)
-    return permit if permit is None or not permit.probe or await circuits.confirm(permit) else None
-
-
-async def probed(circuits: Circuits, model: str = "m") -> Permit:
-    permit = await ask(circuits, model)
-    assert permit is not None
-    assert permit.probe
-    return permit
-
-
-def fail(circuits: Circuits, model: str = "m") -> None:
-    for _ in range(3):
-        permit = circuits.permit("a", model)
-        assert permit is not None
-        permit.failure("connect")
-
-
-async def sync(*circuits: Circuits) -> None:
-    for each in circuits:
-        assert each._sharing is not None
-        await each._sharing.sync()
-
-
-@pytest.fixture
-async def two(stores: Callable[[], Any]) -> AsyncIterator[tuple[Circuits, Circuits, FrozenClock]]:
-    """Two processes that look only when told, and time that moves when told."""
-    with FrozenClock() as frozen:
-        made = (new(), new())
-        for each in made:
-            await each.start(stores())
-            assert each._sharing is not None
-            assert each._sharing._watcher is not None
-            each._sharing._watcher.cancel()
-        yield (*made, frozen)
-        for each in made:
-            await each.close()
-
-
 async def test_an_operator_opens_and_closes(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any], new: Any, fail: Any, sync: Any
 ) -> None:
     mine, yours, frozen = two
     operator = stores()
@@ -107,7 +45,7 @@ async def test_an_operator_opens_and_closes(
 
 
 async def test_after_an_operators_break_one_probe_decides(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any], ask: Any, probed: Any, sync: Any
 ) -> None:
     mine, yours, frozen = two
     await notes.hold_open(stores(), "a", None, 600)
@@ -124,7 +62,7 @@ async def test_after_an_operators_break_one_probe_decides(
 
 
 async def test_what_an_operator_said_is_said_once(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any], probed: Any, fail: Any, sync: Any
 ) -> None:
     mine, yours, frozen = two
     await notes.hold_open(stores(), "a", None, 600)
@@ -139,7 +77,7 @@ async def test_what_an_operator_said_is_said_once(
 
 
 async def test_an_operators_word_outlives_the_probe_under_way(
-    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any]
+    two: tuple[Circuits, Circuits, FrozenClock], stores: Callable[[], Any], probed: Any, fail: Any, sync: Any
 ) -> None:
     mine, yours, frozen = two
     fail(mine)

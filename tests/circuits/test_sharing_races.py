@@ -5,65 +5,20 @@ import asyncio
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from llmshield.circuits import Circuits, Permit
+from llmshield.circuits import Circuits
 from llmshield.stores import Store, open_store
 from llmshield.testing import FrozenClock
 
 
-@dataclass
-class Circuit:
-    failures: int = 3
-    rate: float | None = None
-    slow: float | None = None
-    window: float = 30.0
-    open_for: float = 60.0
-    max_open: float = 200.0
-
-
-@dataclass
-class Provider:
-    circuit: Circuit | None
-
-
-def new(open_for: float = 60.0) -> Circuits:
-    return Circuits({"a": Provider(Circuit(open_for=open_for)), "b": Provider(None)})
-
-
-async def ask(circuits: Circuits, model: str = "m") -> Permit | None:
-    permit = circuits.permit("a", model)
-    return permit if permit is None or not permit.probe or await circuits.confirm(permit) else None
-
-
-def fail(circuits: Circuits, model: str = "m") -> None:
-    for _ in range(3):
-        permit = circuits.permit("a", model)
-        assert permit is not None
-        permit.failure("connect")
-
-
-async def until(circuits: Circuits, model: str, *states: str) -> None:
-    """Within a second."""
-    began = time.monotonic()
-    while circuits.state("a", model) not in states:
-        assert time.monotonic() - began < 1.0
-        await asyncio.sleep(0.01)
-
-
-async def sync(*circuits: Circuits) -> None:
-    for each in circuits:
-        assert each._sharing is not None
-        await each._sharing.sync()
-
-
 @pytest.mark.parametrize("runs", [1_000, pytest.param(10_000, marks=pytest.mark.nightly)])
-async def test_whatever_becomes_of_probes_it_closes_in_the_end(fresh: Callable[[], Any], runs: int) -> None:
+async def test_whatever_becomes_of_probes_it_closes_in_the_end(
+    fresh: Callable[[], Any], runs: int, new: Any, ask: Any, fail: Any, sync: Any
+) -> None:
     """Random runs of three processes whose probes answer, fail, are abandoned, or die with their process; whose store
     comes and goes; whose clocks jump. Never two probes within one lease while the store is there; and once the
     provider is well, every process asks it again within a break and a lease."""
@@ -123,13 +78,15 @@ async def start_blind(circuits: Circuits, store: Store) -> None:
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=pytest.mark.nightly)])
-async def test_one_probe_among_a_thousand_callers(shared_url: str, rounds: int) -> None:
+async def test_one_probe_among_a_thousand_callers(
+    shared_url: str, rounds: int, new: Any, ask: Any, fail: Any, until: Any
+) -> None:
     """Four processes' circuits in one loop, 250 callers each, at the instant the break ends."""
     opened = [open_store(shared_url) for _ in range(4)]
     for store in opened:
         await store.open()
     for number in range(rounds):
-        circuits = [Circuits({"a": Provider(Circuit(open_for=0.6))}) for _ in opened]
+        circuits = [new(open_for=0.6) for _ in opened]
         for each, store in zip(circuits, opened, strict=True):
             await each.start(store)
         model = f"m{number}"
