@@ -1,8 +1,11 @@
 """Stores on real backends: memory, a SQLite file, a redis-server of our own."""
 
+import asyncio
+import json
 import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,22 @@ async def store(url: str) -> AsyncIterator[Store]:
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def spend(url: str) -> Callable[..., Awaitable[int]]:
+    """`await spend(run, processes, clients, cap, share, window)`: what so many processes, with so many clients each,
+    spend on a cap until all of them are refused; see spender.py."""
+
+    async def race(run: int, processes: int, clients: int, cap: int, share: int, window: str) -> int:
+        script = Path(__file__).with_name("spender.py")
+        workers = [
+            await asyncio.create_subprocess_exec(
+                sys.executable, str(script), url, f"{run}-{index}", str(clients), str(cap), str(share), window,
+                stdout=subprocess.PIPE,
+            )
+            for index in range(processes)
+        ]  # fmt: skip
+        return sum([json.loads((await worker.communicate())[0]) for worker in workers])
+
+    return race

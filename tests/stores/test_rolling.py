@@ -1,9 +1,6 @@
 """Rolling windows: a limit over many steps, in one atomic step of every store; never a second budget."""
 
 import asyncio
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -144,62 +141,12 @@ async def test_redis_gives_steps_an_hour_and_forgets_their_names(redis_url: str)
     assert listed == [b"tenant=acme|24h:00000000101"]
 
 
-SPEND = """
-import asyncio, json, random, sys
-from llmshield.errors import StoreUnavailable
-from llmshield.stores import Grant, Labels, Line, open_store
-
-url, name, clients, cap = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-labels = Labels("acme", "openai", "gpt-4o")
-
-async def until(step, *args):
-    for _ in range(100):
-        try:
-            return await step(*args)
-        except StoreUnavailable:
-            await asyncio.sleep(0.05)
-    raise SystemExit("the store is gone")
-
-async def spend(store, client, rng):
-    spent = 0
-    for turn in range(100_000):
-        id = f"{name}.{client}.{turn}"
-        # Clocks of processes differ, and time goes by: each reservation is in some step of the window.
-        lines = (Line("tenant=acme", "ever"),
-                 Line("tenant=acme", f"24h:{100 + rng.randrange(61):011d}", cap, 4_000_000_000_000, "24h:00000000100"))
-        held = await until(store.reserve, id, lines, cap // 200, cap // 200, 3_000_000_000_000, 2_000_000_000_000, labels)
-        if not isinstance(held, Grant):
-            return spent
-        await asyncio.sleep(rng.random() / 500)
-        cost = rng.randrange(held.amount + 1)
-        if rng.random() < 0.05:
-            await until(store.release, id, lines)
-            continue
-        await until(store.settle, id, lines, cost, 2_000_000_000_000, labels, 1, 1)
-        spent += cost
-    raise SystemExit("never refused")
-
-async def main():
-    store = open_store(url)
-    await until(store.open)
-    rng = random.Random(name)
-    print(json.dumps(sum(await asyncio.gather(*[spend(store, client, rng) for client in range(clients)]))))
-    await store.close()
-
-asyncio.run(main())
-"""
 CAP = 1_000_000_000_000
 
 
-async def race(url: str, store: Store, run: int) -> None:
+async def race(spend: Any, store: Store, run: int) -> None:
     processes, clients = 4, 16
-    workers = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", SPEND, url, f"{run}-{index}", str(clients), str(CAP), stdout=subprocess.PIPE
-        )
-        for index in range(processes)
-    ]
-    spent = sum([json.loads((await worker.communicate())[0]) for worker in workers])
+    spent = await spend(run, processes, clients, CAP, 200, "rolling")
     found = [each for each in await store.balances("tenant=acme") if each.window != "ever"]
 
     assert spent == sum(each.spent for each in found) <= CAP
@@ -209,16 +156,16 @@ async def race(url: str, store: Store, run: int) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
-async def test_a_rolling_cap_is_never_overspent(url: str, store: Store) -> None:
+async def test_a_rolling_cap_is_never_overspent(store: Store, spend: Any) -> None:
     """4 processes x 16 clients, each reservation in a step of its own choice: overshoot is exactly 0."""
-    await race(url, store, 0)
+    await race(spend, store, 0)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("run", range(100))
 @pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
-async def test_a_rolling_cap_is_never_overspent_many_times(url: str, store: Store, run: int) -> None:
-    await race(url, store, run)
+async def test_a_rolling_cap_is_never_overspent_many_times(store: Store, run: int, spend: Any) -> None:
+    await race(spend, store, run)
 
 
 MOVES = st.lists(
