@@ -130,6 +130,11 @@ class ChoicesCodec(OpenAICodec):
         self.finished = len(self._finished) >= max(self._expected, len(self._seen))
         event.ends = (*event.ends, *self._end(number))
 
+    def _left_open(self) -> tuple[Channel, ...]:
+        return tuple(
+            channel for number in sorted(self._seen - self._finished) for channel in self._end(number)
+        )
+
     def _usage(self, tree: Tree) -> None:
         self.usage = merge_usage(self.usage, read_served(tree, read_usage(tree.get("usage"))))
 
@@ -148,8 +153,8 @@ class ChoicesCodec(OpenAICodec):
         return self._chunk([choice])
 
     def _finishing(self, event: Event, channel: Channel) -> Tree | None:
-        """The choice in `event` that finishes this channel's choice, if there is one."""
-        for choice in event.tree["choices"]:
+        """The choice in `event` that finishes this channel's choice, if there is one; `[DONE]` has none."""
+        for choice in event.tree["choices"] if event.tree is not None else ():
             if choice["index"] == channel.choice and choice.get("finish_reason"):
                 return choice  # type: ignore[no-any-return]
         return None

@@ -90,8 +90,9 @@ class OpenAICodec(StreamCodec):
     def _odd(self, name: str, payload: bytes) -> Event:
         """What is no strict JSON: the end, a comment, or JSON that only a lenient reader takes."""
         if payload.strip() == b"[DONE]":
+            ends = () if self.ended else self._left_open()
             self.ended = True
-            return Event(raw=DONE)
+            return Event(raw=DONE, ends=ends)
         if name == COMMENT or not payload:
             return Event(raw=KEEP_ALIVE)
         try:
@@ -102,6 +103,10 @@ class OpenAICodec(StreamCodec):
         if odd or self._halves:
             self._halves.mend(event.pieces)
         return event
+
+    def _left_open(self) -> tuple[Channel, ...]:
+        """The channels that a provider has not ended before its `[DONE]`: behind that, no SDK reads on."""
+        return ()
 
     @abstractmethod
     def _usage(self, tree: Tree) -> None:

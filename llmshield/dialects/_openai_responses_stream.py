@@ -20,7 +20,7 @@ from llmshield.dialects._openai import (
     read_usage,
     upstream_error,
 )
-from llmshield.dialects._openai_codec import OpenAICodec, as_arguments, other_pieces
+from llmshield.dialects._openai_codec import KEEP_ALIVE, OpenAICodec, as_arguments, other_pieces
 from llmshield.dialects._openai_items import (
     COMMAND,
     PRINTED,
@@ -65,6 +65,11 @@ class ResponsesCodec(OpenAICodec):
         """Sequence number of the last event that was written."""
         self._shift = 0
         """Events that we have put in: what the provider's numbers move up by."""
+
+    def _odd(self, name: str, payload: bytes) -> Event:
+        if not self.ended and payload.strip() == b"[DONE]":
+            return Event(raw=KEEP_ALIVE)  # no word of this API: without its last event, a response is cut off
+        return super()._odd(name, payload)
 
     def _read(self, event: Event, tree: Tree) -> None:
         kind = tree.get("type")

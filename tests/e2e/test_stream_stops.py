@@ -209,3 +209,32 @@ async def test_a_value_that_goes_on_behind_the_end_of_its_text_does_not_pass(wir
 
             assert got.error, wire
             assert b"ok" not in got.raw
+
+
+async def test_what_waits_goes_out_before_the_done_of_a_provider_that_names_no_finish(wires: Any) -> None:
+    """Behind `[DONE]` no SDK reads on: the end of the answer was lost there."""
+    plugins = "  - use: pii\n    presidio: false\n    scan: [user, output]\n    restore: true\n"
+    done = b"data: [DONE]\n\n"
+    other = chat("")
+    other["choices"] = [{"index": 1, "delta": {"content": "of the other"}, "finish_reason": None}]
+    both = sse(chat("the last words"), other, chat("", "stop"))
+    streams = {
+        "chat": [both + done, sse(chat("the last words")) + done],
+        "completions": [sse(legacy("the last words")) + done],
+    }  # fmt: skip
+    for wire in wires:
+        for stream in streams.get(wire.name, []):
+            got = await ask(wire, [stream], plugins)
+
+            assert not got.error, wire
+            assert got.said["content 0"] == "the last words"
+            assert got.said.get("content 1") == ("of the other" if stream == both + done else None)
+            assert got.raw.endswith(done)
+            assert got.raw.count(done) == 1
+
+
+async def test_the_done_of_another_api_is_no_end_of_a_response(wires: Any) -> None:
+    (wire,) = [wire for wire in wires if wire.name == "responses"]
+    got = await ask(wire, [STREAMS["responses"][0] + b"data: [DONE]\n\n"], BLOCK)
+
+    assert got.error
