@@ -3,9 +3,15 @@
 import contextlib
 import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -30,6 +36,40 @@ async def _serving_handler(handler: Handler) -> AsyncIterator[str]:
 def serving_handler() -> Callable[[Handler], AbstractAsyncContextManager[str]]:
     """`async with serving_handler(handler) as url`: a handler on a real port of our own."""
     return _serving_handler
+
+
+@dataclasses.dataclass
+class Running:
+    """`llmshield serve` as users run it. `log` is where its standard error goes."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    admin: str
+    log: Path
+
+
+@contextlib.contextmanager
+def _running(folder: Path, **environment: str) -> Iterator[Running]:
+    log = folder / "log"
+    command = [
+        sys.executable, "-m", "llmshield", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+    ]  # fmt: skip
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stderr=out)
+    try:
+        while (found := re.search(r"llmshield serves (\S+), admin (\S+)", log.read_text())) is None:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.01)
+        yield Running(process, found[1], found[2], log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def running() -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    """`with running(folder, **environment) as gateway`: the real command with the folder's policy.yaml."""
+    return _running
 
 
 @dataclasses.dataclass

@@ -5,10 +5,9 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,32 +33,16 @@ def test_the_page_has_a_command_for_every_route() -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_every_command_works(tmp_path: Path) -> None:
+def test_every_command_works(tmp_path: Path, running: Any) -> None:
     key = secrets.token_hex(16)
     with SimulatorThread() as sim:
         (tmp_path / "policy.yaml").write_text(POLICY.format(url=sim.url))
         environment = {
-            **os.environ, "LLMSHIELD_ADMIN_TOKEN": key, "KEY_OPENAI": "sk-of-openai-0123456789",
+            "LLMSHIELD_ADMIN_TOKEN": key, "KEY_OPENAI": "sk-of-openai-0123456789",
             "LLMSHIELD_SECRET_KEY": secrets.token_urlsafe(32) + "=",
         }  # fmt: skip
-        command = [
-            sys.executable,
-            "-m",
-            "llmshield",
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-        ]
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log)
-        try:
-            found = None
-            while found is None:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                found = re.search(r"serves \S+, admin (\S+)", (tmp_path / "log").read_text())
-            shell = {**os.environ, "ADMIN": found[1], "KEY": key, "ID": ""}
+        with running(tmp_path, **environment) as gateway:
+            shell = {**os.environ, "ADMIN": gateway.admin, "KEY": key, "ID": ""}
             failed = []
             for line in COMMANDS:
                 run = subprocess.run(
@@ -72,6 +55,3 @@ def test_every_command_works(tmp_path: Path) -> None:
                 elif '"llmsk_' in body:
                     shell["ID"] = json.loads(body)["id"]
             assert failed == []
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)

@@ -4,9 +4,7 @@ the description says. Twelve seconds here; ten minutes at night."""
 import hashlib
 import json
 import os
-import re
 import secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,7 +47,7 @@ class Served(NamedTuple):
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def served(tmp_path: Path, running: Any) -> Iterator[Served]:
     """`llmshield serve` as users run it, with a canary in the place of each secret."""
     key = f"CANARY-{secrets.token_hex(16)}"
     canaries = {
@@ -60,30 +58,11 @@ def served(tmp_path: Path) -> Iterator[Served]:
     with SimulatorThread() as sim:
         text = POLICY.format(url=sim.url, digest=hashlib.sha256(key.encode()).hexdigest())
         (tmp_path / "policy.yaml").write_text(text)
-        environment = {**os.environ, **canaries, "LLMSHIELD_SECRET_KEY": ring, "LLMSHIELD_LOG_LEVEL": "debug"}
-        command = [
-            sys.executable,
-            "-m",
-            "llmshield",
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-        ]
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log)
-        try:
-            url = None
-            while url is None:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                url = re.search(r"serves \S+, admin (\S+)", (tmp_path / "log").read_text())
-            yield Served(url[1], key, [key, *canaries.values(), ring], tmp_path)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-        log_text = (tmp_path / "log").read_text()
-        assert process.returncode == 0
+        environment = {**canaries, "LLMSHIELD_SECRET_KEY": ring, "LLMSHIELD_LOG_LEVEL": "debug"}
+        with running(tmp_path, **environment) as gateway:
+            yield Served(gateway.admin, key, [key, *canaries.values(), ring], tmp_path)
+        log_text = gateway.log.read_text()
+        assert gateway.process.returncode == 0
         assert "admin_failed" not in log_text
         assert "Traceback" not in log_text
         for canary in (key, *canaries.values(), ring):

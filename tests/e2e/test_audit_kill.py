@@ -10,7 +10,6 @@ import contextlib
 import json
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,36 +51,23 @@ async def callers(url: str, answered: set[str], stop: asyncio.Event) -> None:
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.nightly)])
-def test_who_was_answered_is_in_the_log(tmp_path: Path, kills: int) -> None:
+def test_who_was_answered_is_in_the_log(tmp_path: Path, kills: int, running: Any) -> None:
     answered: set[str] = set()
     chance = random.Random(8)
+
+    async def load(url: str, process: subprocess.Popen[bytes]) -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(callers(url, answered, stop))
+        await asyncio.sleep(chance.uniform(0.05, 0.8))
+        process.kill()
+        stop.set()
+        await running
+
     with SimulatorThread(delay=0.001, tokens=5) as sim:
         (tmp_path / "policy.yaml").write_text(POLICY.replace("URL", sim.url))
         for _ in range(kills):
-            command = [
-                sys.executable,
-                "-m",
-                "llmshield",
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-            ]
-            process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-            assert process.stderr is not None
-            line = next(line for line in process.stderr if line.startswith("llmshield serves "))
-
-            async def load(url: str, process: subprocess.Popen[str]) -> None:
-                stop = asyncio.Event()
-                running = asyncio.create_task(callers(url, answered, stop))
-                await asyncio.sleep(chance.uniform(0.05, 0.8))
-                process.kill()
-                stop.set()
-                await running
-
-            asyncio.run(load(line.split()[2].rstrip(","), process))
-            process.communicate()
+            with running(tmp_path) as gateway:
+                asyncio.run(load(gateway.url, gateway.process))
         asked = {dict(call.headers)["x-client-request-id"] for call in sim.calls}
 
     sink = tmp_path / "audit" / "audit.jsonl"
