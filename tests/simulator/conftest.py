@@ -166,3 +166,24 @@ def ask() -> Ask:
         return Raw(bytes(found), end)
 
     return asking
+
+
+@contextlib.asynccontextmanager
+async def _openai_of(sim: Simulator) -> AsyncIterator[Any]:
+    import openai  # most tests of the simulator need no SDK
+
+    async with openai.AsyncOpenAI(
+        base_url=f"{sim.url}/v1",
+        api_key="sk-test",
+        max_retries=0,
+        # Reading the system's certificates takes longer than all the rest, and nothing here speaks TLS.
+        http_client=openai.DefaultAsyncHttpxClient(verify=False),
+    ) as made:
+        made.sim = sim  # type: ignore[attr-defined]
+        yield made
+
+
+@pytest.fixture(scope="session")
+def openai_of() -> Callable[[Simulator], contextlib.AbstractAsyncContextManager[Any]]:
+    """`async with openai_of(sim) as client`: openai-python aimed at a simulator, which is its `sim`."""
+    return _openai_of

@@ -5,15 +5,8 @@ import pytest
 
 
 @pytest.fixture
-async def client(start):
-    sim = await start(name="provider-b", models=["one", "two"])
-    async with openai.AsyncOpenAI(
-        base_url=f"{sim.url}/v1",
-        api_key="sk-test",
-        max_retries=0,
-        # Reading the system's certificates takes longer than all the rest, and nothing here speaks TLS.
-        http_client=openai.DefaultAsyncHttpxClient(verify=False),
-    ) as made:
+async def client(start, openai_of):
+    async with openai_of(await start(name="provider-b", models=["one", "two"])) as made:
         yield made
 
 

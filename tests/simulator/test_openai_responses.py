@@ -20,16 +20,8 @@ TOOL = {
 
 
 @pytest.fixture
-async def client(start):
-    sim = await start(name="provider-b")
-    async with openai.AsyncOpenAI(
-        base_url=f"{sim.url}/v1",
-        api_key="sk-test",
-        max_retries=0,
-        # Reading the system's certificates takes longer than all the rest, and nothing here speaks TLS.
-        http_client=openai.DefaultAsyncHttpxClient(verify=False),
-    ) as made:
-        made.sim = sim
+async def client(start, openai_of):
+    async with openai_of(await start(name="provider-b")) as made:
         yield made
 
 
