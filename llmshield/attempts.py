@@ -15,6 +15,7 @@ from llmshield.dialects import Dialect, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
 from llmshield.errors import CallError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
+from llmshield.headers import upstream_headers
 from llmshield.heads import lines_of
 from llmshield.identity import as_bearer
 from llmshield.logs import log
@@ -188,19 +189,22 @@ class Attempts:
         """The client's headers for this provider, with the provider's key, or the client's own where the policy
         has none; and the same as lines, "" where they have to be made of them yet."""
         assert x.caller is not None
-        assert x.head is not None
         key = self._keys.get(name)
         passes = key is None and own_key and x.caller.key is not None
-        headers, lines = x.head.going_up(told, own_key=passes or name == APP)
+        travels = passes or name == APP
+        if x.head is not None:
+            headers, lines = x.head.going_up(told, own_key=travels)
+        else:  # a question that no client asked
+            headers, lines = upstream_headers(told, own_key=travels), ""
         ours: dict[str, str] = {}
         if key is not None:
             ours = dialect.credentials(key)
-        elif (passes or name == APP) and (own := x.caller.key) is not None:
+        elif travels and (own := x.caller.key) is not None:
             x.own_key = True
             ours = as_bearer(told, own) or dialect.credentials(own)
         if "x-client-request-id" not in headers:
             ours["x-client-request-id"] = x.id
-        lines = lines + lines_of(ours) if headers.keys().isdisjoint(ours) else ""
+        lines = lines + lines_of(ours) if lines and headers.keys().isdisjoint(ours) else ""
         headers.update(ours)
         return headers, lines
 

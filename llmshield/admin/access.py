@@ -17,15 +17,18 @@ import math
 import os
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmshield.addresses import parse
 from llmshield.admin.problems import Problem
 from llmshield.admin.throttle import Throttle
 from llmshield.errors import CallError, ShieldError
-from llmshield.identity._tokens import Claims, Verifier, claim
+from llmshield.identity._claims import Claims, claim
 from llmshield.logs import log
 from llmshield.policy.admin import Admin, Role
+
+if TYPE_CHECKING:
+    from llmshield.identity._tokens import Verifier
 
 RANK: Mapping[Role, int] = {"read": 0, "operate": 1, "admin": 2}
 
@@ -59,11 +62,11 @@ class Access:
             )
         self._short = 0 < len(token) < _SHORTEST_TOKEN
         self._jwt = settings.jwt
-        self._tokens = (
-            Verifier(settings.jwt, base, place="admin.jwt", changed=_nothing)
-            if settings.jwt is not None
-            else None
-        )
+        self._tokens: Verifier | None = None
+        if settings.jwt is not None:
+            from llmshield.identity._tokens import Verifier  # loading joserfc takes 70 ms
+
+            self._tokens = Verifier(settings.jwt, base, place="admin.jwt", changed=_nothing)
         self._throttle = Throttle()
         self._proven: set[bytes] = set()
         """Digests of keys that were shown and right; never more than there are keys."""

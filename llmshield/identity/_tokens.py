@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from joserfc import jwt as jose
@@ -22,10 +22,9 @@ from joserfc.util import urlsafe_b64decode
 
 from llmshield import clock
 from llmshield.errors import CallError
+from llmshield.identity._claims import Claims
 from llmshield.identity._jwks import Jwks, Key
 from llmshield.policy.identity import Tokens
-
-Claims: TypeAlias = Mapping[str, Any]
 
 
 class Verifier:
@@ -117,16 +116,6 @@ class Verifier:
         except (JoseError, ValueError, TypeError, OverflowError) as error:
             raise CallError("unauthenticated", _why(error)) from None
         return claims
-
-
-def claim(claims: Claims, name: str) -> Any:
-    """A claim by its name, or by a pointer into it; None where there is none."""
-    if not name.startswith("/"):
-        return claims.get(name)
-    value: Any = claims
-    for step in name.split("/")[1:]:
-        value = value.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
-    return value
 
 
 class _Headers(JWSRegistry):

@@ -13,7 +13,8 @@ from urllib.parse import quote
 from llmshield import clock
 from llmshield.errors import CallError
 from llmshield.identity import Asked, Found, House, Way, Who
-from llmshield.identity._tokens import Claims, Verifier, claim
+from llmshield.identity._claims import Claims, claim
+from llmshield.identity._tokens import Verifier
 
 _MOST_SEEN = 4096
 """Verified tokens that are remembered until they end: 16 MiB of them at the most usual 1 to 4 KiB."""

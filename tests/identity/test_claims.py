@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmshield.identity._tokens import claim
+from llmshield.identity._claims import claim
 
 
 @pytest.mark.parametrize(
