@@ -16,7 +16,7 @@ from llmshield.attempts import Attempts, Prepared
 from llmshield.call import Attempt, Call, Failure, Outcome
 from llmshield.chain import run_step
 from llmshield.channels import Stopped
-from llmshield.dialects import StreamCodec
+from llmshield.dialects import Dialect, StreamCodec
 from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
@@ -214,7 +214,7 @@ class Asking:
             left = remaining(upstream.headers)
             if left is not None:
                 x.remaining[attempt.provider] = left
-            if attempt.provider == APP and dialect.family == APP and _bodiless(upstream):
+            if attempt.provider == APP and _bodiless(upstream, dialect):
                 await read_all(upstream, ERROR_BODY)
                 await self._replies.send_bare(x, upstream.status)
                 return
@@ -312,11 +312,14 @@ class Asking:
             self._endings.spawn(drain(upstream, app_s))
 
 
-def _bodiless(upstream: Any) -> bool:
-    """Whether an app's answer says all it has to say by its head: a redirect, 204, 202 without a body."""
+def _bodiless(upstream: Any, dialect: Dialect) -> bool:
+    """Whether an app's answer says all it has to say by its head: a redirect (to the path without a slash at its end), and
+    where its JSON is its own, 204 or 202 without a body."""
     status: int = upstream.status
+    if 300 <= status < 400:
+        return True
     empty: bool = upstream.headers.get("content-length") == "0"
-    return status in {204, 205} or 300 <= status < 400 or (empty and status < 300)
+    return dialect.family == APP and (status in {204, 205} or (empty and status < 300))
 
 
 def _yes() -> bool:

@@ -65,12 +65,13 @@ class ShieldMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan.around(self.app, scope, receive, send)
             return
-        seen = _from_its_mount(scope)
-        if not self._guards(seen):
-            if seen is scope or not self._guards(scope):
-                await self.app(scope, receive, send)
-                return
-            seen = scope
+        inner = _from_its_mount(scope)
+        seen = self._guarded(inner)
+        if seen is None and inner is not scope:
+            seen = self._guarded(scope)
+        if seen is None:
+            await self.app(scope, receive, send)
+            return
         if scope["type"] != "http":
             await _refuse_upgrade(receive, send)
             return
@@ -88,28 +89,41 @@ class ShieldMiddleware:
             scope["llmshield"] = app.decision()  # for the middleware around us
             await app.finish()
 
-    def _guards(self, scope: Scope) -> bool:
-        """Whether this request is LLM traffic. A path that hides what it is counts as what it hides."""
+    def _guarded(self, scope: Scope) -> Scope | None:
+        """The request as the policy sees it, if it is LLM traffic; None: it passes untouched.
+
+        A path that hides what it is counts as what it hides, and one that some router takes for a guarded one is
+        guarded: Litestar's, and others where they are told to, read `/api/chat/` and `//api/chat` as `/api/chat`.
+        """
         path = scope["path"]
-        if self._only is not None:
-            return self._only(path)
+        known = self._only or self._known_in(scope)
+        if (path != "/" or self._only) and known(path):
+            return scope
+        plain = _tidy(path)
+        if not plain:
+            return None
+        ended = f"{plain}/"
+        for name in (plain, ended):
+            if known(name) and (name is plain or not known(f"{plain}/x")):  # not the root of `/api/*`
+                if path.rstrip("/") != plain:
+                    return scope  # refused: it is no canonical path
+                return {**scope, "path": name, "raw_path": _ended_like(name, scope.get("raw_path"))}
         raw = scope.get("raw_path")
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        dialects = self.runtime.dialects
-
-        def known(name: str) -> bool:
-            if scope["type"] != "http":  # a WebSocket has no method: what is guarded under any is guarded
-                return dialects.knows_path(name, headers)
-            return dialects.find(scope["method"], name, headers) is not None
-
-        if path != "/" and known(path):
-            return True
-        if raw and b"%" in raw:
+        if self._only is None and raw and b"%" in raw:
             try:
                 canonical_path(raw.partition(b"?")[0])
             except CallError:
-                return known(path.replace("\\", "/"))
-        return False
+                return scope if known(path.replace("\\", "/")) else None
+        return None
+
+    def _known_in(self, scope: Scope) -> Callable[[str], bool]:
+        """Says of a path whether a dialect knows it, in a request such as this."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        dialects = self.runtime.dialects
+        if scope["type"] != "http":  # a WebSocket has no method: what is guarded under any is guarded
+            return lambda name: dialects.knows_path(name, headers)
+        method = scope["method"]
+        return lambda name: dialects.find(method, name, headers) is not None
 
     async def _start_late(self) -> None:
         """Start at the first request, where the server runs no lifespan (a mounted sub-application)."""
@@ -131,6 +145,27 @@ def _from_its_mount(scope: Scope) -> Scope:
     # Another spelling of it is left as it is, and refused as no canonical path.
     within = raw[len(start) :] if raw is not None and raw.startswith(start) else raw
     return {**scope, "path": scope["path"][len(root) :], "raw_path": within}
+
+
+def _tidy(path: str) -> str:
+    """A path as the most forgiving router reads it: one slash for several, no dots, no parameters, no slash at its end."""
+    if path.isprintable() and not any(map(path.__contains__, ("//", "/.", "\\", ";"))):
+        return path.rstrip("/")
+    steps: list[str] = []
+    for part in path.replace("\\", "/").split("/"):
+        step = part.partition(";")[0]
+        if step == "..":
+            del steps[-1:]
+        elif step and step != ".":
+            steps.append(step)
+    return "".join(f"/{step}" for step in steps)
+
+
+def _ended_like(path: str, raw: bytes | None) -> bytes | None:
+    """The raw path with the end of this one: with or without a slash."""
+    if raw is None:
+        return None
+    return raw.partition(b"?")[0].rstrip(b"/") + (b"/" if path.endswith("/") else b"")
 
 
 class AppClient(AsgiClient):

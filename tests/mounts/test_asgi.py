@@ -557,3 +557,82 @@ async def test_a_client_that_leaves_early_is_no_bug_to_middleware_around_us(serv
             await asyncio.sleep(0.01)
 
     assert ["499"] == own.around
+
+
+FORGIVING = """
+plugins: [{use: injection}]
+apps:
+  - paths: ["/api/chat", "/api/ended/", "/under/*"]
+    texts: {request: ["/prompt"], reply: ["/answer"]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "attack", "honest"),
+    [
+        ("/api/chat", 400, 200),
+        ("/api/chat/", 400, 200),
+        ("/api/chat//", 400, 200),
+        ("//api/chat", 400, 400),
+        ("/api//chat", 400, 400),
+        ("/api/./chat", 400, 400),
+        ("/x/../api/chat", 400, 400),
+        ("/api/chat;v=1", 400, 400),
+        ("/api\\chat", 400, 400),
+        ("/api/ended/", 400, 200),
+        ("/api/ended", 400, 200),
+        ("/under/x/", 400, 200),
+        ("/under", 200, 200),
+        ("/other/", 200, 200),
+        ("/v1/chat/completions/", 400, 200),
+        ("//v1/chat/completions", 400, 400),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_path_that_a_forgiving_router_takes_for_a_guarded_one_is_guarded(
+    path: str, attack: int, honest: int, told: bool
+) -> None:
+    """Litestar reads `/api/chat/` and `//api/chat` as `/api/chat`; the app gets the path as it came."""
+    reached: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+        await receive()
+        answer = json.dumps(
+            {"answer": "ok", "choices": [{"index": 0, "message": {"content": "ok"}}]}
+        ).encode()
+        head = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": answer})
+
+    shield = ShieldMiddleware(app, policy=policy(FORGIVING))
+    for text, status in ((ATTACK, attack), ("hi", honest)):
+        body = json.dumps({**chat_body(text), "prompt": text}).encode()
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+        sent: list[Any] = []
+
+        async def receive(parts: list[Any] = parts) -> Any:
+            return parts.pop() if parts else await asyncio.Event().wait()
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": path,
+                 "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}  # fmt: skip
+        if told:
+            scope["raw_path"] = path.encode()
+        reached.clear()
+        await shield(scope, receive, send)
+
+        assert status == sent[0]["status"]
+        assert reached == ([path] if status == 200 else [])
+    await shield.runtime.close()
+
+
+async def test_a_redirect_to_the_path_without_its_slash_goes_back(
+    serving_app: Any, recorder: Recorder
+) -> None:
+    async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
+        async with http.post(f"{url}/v1/chat/completions/", json=chat_body("hi")) as reply:
+            assert (200, "/v1/chat/completions") == (reply.status, reply.url.path)
