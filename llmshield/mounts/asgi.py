@@ -212,7 +212,11 @@ class AppTransport:
             scope["query_string"] = request.query.encode()
         upstream = _AppUpstream(self._app, scope, request.body, self._drop_headers)
         self._asked.append(upstream)
-        await upstream.head(timeouts)
+        try:
+            await upstream.head(timeouts)
+        except BaseException:
+            upstream.close()  # the client may have left: nobody else knows of this answer yet
+            raise
         self._client.app_headers = [
             (name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK
         ]
@@ -242,7 +246,7 @@ class _AppUpstream:
         self._over = asyncio.Event()
         self._idle: float | None = None
         self._done = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self.status = 500
         self.headers: Mapping[str, str] = {}
         self.raw_headers: list[tuple[bytes, bytes]] = []
@@ -251,12 +255,19 @@ class _AppUpstream:
     async def _run(self, app: App, scope: Scope) -> None:
         try:
             await app(scope, self._receive, self._queue.put)
+        except asyncio.CancelledError as error:
+            if not self._over.is_set():  # nobody gave it up: it has awaited a task that somebody cancelled
+                self._failed(error)
+                with contextlib.suppress(asyncio.QueueFull):
+                    self._queue.put_nowait(None)
+            raise
         except Exception as error:  # noqa: BLE001  the app's own failure is a failed attempt, told to the reader
-            self._error = error
-            log.error(
-                "app_raised", error=type(error).__name__, at=where(error)
-            )  # its words may be a prompt's
+            self._failed(error)
         await self._queue.put(None)
+
+    def _failed(self, error: BaseException) -> None:
+        self._error = error
+        log.error("app_raised", error=type(error).__name__, at=where(error))  # its words may be a prompt's
 
     async def _receive(self) -> Message:
         if self._body is not None:

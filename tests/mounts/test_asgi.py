@@ -465,21 +465,29 @@ class Own:
 
     async def answer(self, request: Request) -> Response:
         said = (await request.json())["prompt"]
-        task = BackgroundTask(self.behind)
+        behind = BackgroundTask(self.behind)
         if said == "raise":
             raise RuntimeError(f"a bug of the app with {said}, a prompt")
+        if said == "cancelled":
+            task = asyncio.create_task(asyncio.sleep(60))
+            task.cancel()
+            await task
         if said == "wait":
-            await asyncio.sleep(60)
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.events.append("cancelled")
+                raise
         if said in {"live", "marked"}:
             parts = self.live(marked=said == "marked")
-            return StreamingResponse(parts, media_type="text/event-stream", background=task)
+            return StreamingResponse(parts, media_type="text/event-stream", background=behind)
         if said == "redirect":
-            return RedirectResponse("/elsewhere", 303, background=task)
+            return RedirectResponse("/elsewhere", 303, background=behind)
         if said.isdigit():
-            return Response(status_code=int(said), headers={"x-own": "1"}, background=task)
+            return Response(status_code=int(said), headers={"x-own": "1"}, background=behind)
         if said.startswith("no"):
-            return JSONResponse({"detail": "no"}, int(said[2:]), background=task)
-        return JSONResponse({"answer": said}, background=task)
+            return JSONResponse({"detail": "no"}, int(said[2:]), background=behind)
+        return JSONResponse({"answer": said}, background=behind)
 
     def app(self) -> Starlette:
         made = Starlette(routes=[Route("/api/chat", self.answer, methods=["POST"])])
@@ -533,30 +541,36 @@ async def test_an_apps_own_answers_and_what_it_does_behind_them_are_as_without_u
     assert events == own.events
 
 
+@pytest.mark.parametrize(("said", "kind"), [("raise", "RuntimeError"), ("cancelled", "CancelledError")])
 async def test_a_bug_of_the_app_is_told_without_its_words(
-    serving_app: Any, caplog: pytest.LogCaptureFixture
+    serving_app: Any, caplog: pytest.LogCaptureFixture, said: str, kind: str
 ) -> None:
+    """One that awaits a task which somebody cancelled made its client wait for the whole time of a call."""
     async with serving_app(Own().app()) as url, aiohttp.ClientSession() as http:
-        async with http.post(f"{url}/api/chat", json={"prompt": "raise"}) as reply:
+        patience = aiohttp.ClientTimeout(20)
+        async with http.post(f"{url}/api/chat", json={"prompt": said}, timeout=patience) as reply:
             assert 503 == reply.status
     (line,) = [record.getMessage() for record in caplog.records if "app_raised" in record.getMessage()]
 
-    assert "RuntimeError" in line
+    assert kind in line
     assert "test_asgi.py" in line
     assert "a prompt" not in line
 
 
-async def test_a_client_that_leaves_early_is_no_bug_to_middleware_around_us(serving_app: Any) -> None:
+async def test_a_client_that_leaves_early_cancels_the_app_and_is_no_bug_to_middleware_around_us(
+    serving_app: Any,
+) -> None:
     own = Own()
     async with serving_app(own.app()) as url, aiohttp.ClientSession() as http:
         with contextlib.suppress(TimeoutError):
             await http.post(f"{url}/api/chat", json={"prompt": "wait"}, timeout=aiohttp.ClientTimeout(0.3))
         for _ in range(300):
-            if own.around:
+            if own.around and own.events:
                 break
             await asyncio.sleep(0.01)
 
     assert ["499"] == own.around
+    assert ["cancelled"] == own.events
 
 
 FORGIVING = """
