@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import dataclasses
 import gc
+import itertools
 import os
 import shutil
 import socket
@@ -264,11 +265,17 @@ class Egress:
             time.sleep(0.05)
 
 
+_ports = itertools.count(10_000 + os.getpid() * 37 % 20_000)
+
+
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, below those that the system gives to clients (32,768): between this look and the
+    start of a server no connection of another process takes it."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 @contextlib.contextmanager

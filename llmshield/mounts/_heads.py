@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from llmshield.heads import Kept
 
-LONGEST = 8 * 1024
+LONGEST = 4 * 1024
 """Bytes of a head that is remembered for the next request of its connection."""
 
 Headers = list[tuple[bytes, bytes]]
