@@ -193,6 +193,8 @@ def _add(
         expected = str(context.get("expected", ""))
         choices = re.findall(r"'([^']*)'", expected)
         hint = report.suggest(error["input"], choices) if isinstance(error["input"], str) else ""
+        if isinstance(error["input"], str) and error["input"].isdigit() and error["input"] in expected:
+            hint = "a number has no quotes"
         report.add("LS203", full, f"found {shown}, expected {expected.replace(chr(39), '')}", hint)
     elif kind in _KINDS:
         hint = "quote it" if kind == "string_type" and isinstance(error["input"], int | float) else ""

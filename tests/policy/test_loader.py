@@ -165,6 +165,8 @@ def test_version(judge: Any) -> None:
     assert findings == ()
     assert policy.version == 1
     assert "LS203" in [item.code for item in judge("version: 2")[1]]
+    (quoted,) = judge('version: "1"\n')[1]
+    assert (quoted.code, quoted.hint) == ("LS203", "a number has no quotes")
     assert "LS108" in [item.code for item in judge("")[1]]
 
 
