@@ -20,24 +20,21 @@ from llmshield.hookspecs import Settings as Base
 from llmshield.policy.globs import compile_globs
 from llmshield.verdicts import Block
 
+from . import fetched
 from .matches import finditer
 
 Do = Literal["block", "flag", "allow"]
 
 _ADDRESS: Final = re2.compile(
-    r"(?i)(?:\b(?:https?|ftp|wss?):[\\/]{1,4}|[\\/]{2})(?:[^\s/?#@\\\"'<>()\[\]]{0,200}@)?"
-    r"(\[[0-9a-f:.%]{2,60}\]|[^\s/?#:\\\"'<>()\[\]`|{}]{1,253})"
+    r"(?i)(?:\b(?:https?|ftp|wss?):([\\/]{0,64})|([\\/]{2,64}))(?:[^\s/?#\\\"'<>()\[\]`|{}]{0,256}@)?"
+    r"(\[[0-9a-f:.%]{2,60}\]|[^\s/?#:@\\\"'<>()\[\]`|{}]{1,253})(:[0-9]{0,5})?"
 )
-# What stands before an address that is fetched without a click: ![alt]( , [ref]: , src= , url( .
-_IMAGE: Final = re2.compile(
-    r"(?i)(?:!\[[^\]\n]{0,1000}\]\(\s*<?|(?:^|\n)\s{0,3}\[[^\]\n]{1,200}\]:\s*<?|\b(?:src|srcset|poster|data|background|href)\s*=\s*[\"']?|"
-    r"url\(\s*[\"']?)$"
-)
+# What stands behind a host that is none: a name and a password, of which the real host comes after the `@`.
+_NO_HOST: Final = re2.compile(r"^(?:[^\s/?#\\\"'<>]{0,512}@|[^\s/?#\\\"'<>]{400})")
 # The end of a piece that may be the beginning of an address: a word that may be a scheme, and what follows it.
 _OPEN: Final = re2.compile(
-    r"(?i)(?:\b[a-z]{1,5}(?::(?:[\\/]{1,4}[^\s\"'<>()`|{}]{0,500})?)?|[\\/]{1,2}[^\s\"'<>()`|{}]{0,500})$"
+    r"(?i)(?:\b[a-z]{1,5}(?::[\\/]{0,64})?|(?:\b(?:https?|ftp|wss?):|[\\/])[\\/]{0,64}[^\s\"'<>()`|{}]*)$"
 )
-_CONTEXT: Final = 1_100
 # `&#58;`, `&colon;`, `\\u003a`, and what Markdown writes before any mark; the second is the beginning of one.
 _ESCAPE: Final = re2.compile(
     r"&(?:#[xX][0-9a-fA-F]{1,8}|#[0-9]{1,9}|[A-Za-z][A-Za-z0-9]{1,30});?"
@@ -87,12 +84,23 @@ class Links:
         self._images: Do = settings.images
         self._links: Do = settings.links
 
-    def judge(self, before: str, host: str) -> tuple[str, Do]:
-        """What an address at a host is, `image` or `link`, and what happens to it; `before` ends where it begins."""
-        kind = "image" if _IMAGE.search(before) is not None else "link"
-        if self._listed(host.rstrip(".").lower()):
+    def judge(self, before: str, match: Any, after: str) -> tuple[str, Do]:
+        """What an address is, `image` or `link`, and what happens to it; `before` ends where it begins, and `after`
+        begins behind its host and port."""
+        kind = "image" if fetched.is_fetched(before) else "link"
+        if kind == "link" and match.group(1) == "":
+            return kind, "allow"  # `http:80` is no link; in an image, a browser takes it for one
+        host: str = match.group(3)
+        unclear = _NO_HOST.search(after) is not None
+        if kind == "image" and after and after[0] not in "/?#\\":
+            unclear = unclear or after[0] not in fetched.ends(before)
+        if not unclear and self._listed(host.strip("[]").rstrip(".").lower()):
             return kind, "allow"
-        return kind, self._images if kind == "image" else self._links
+        return kind, self.what_about(kind)
+
+    def what_about(self, kind: str) -> Do:
+        """What happens to an address at a host that is not listed."""
+        return self._images if kind == "image" else self._links
 
 
 def _nobody(name: str) -> bool:
@@ -120,18 +128,21 @@ class LinkFilter:
         if self._stopped is not None:
             return self._stopped
         self._held += text
-        before, tail = self._held[: -self.HOLD], self._held[-self.HOLD :]
-        end = len(tail)
-        opened = _OPEN.search(tail)
+        end = len(self._held)
+        opened = _OPEN.search(self._held)
         if opened is not None:
             end = opened.start()
+        tail = self._held[-self.HOLD :]
         if "&" in tail or "\\" in tail:
             escaping = _ESCAPING.search(tail)
             whole = len(tail) if escaping is None else escaping.start()
             read, places = unescaped(tail[:whole])
             opened = _OPEN.search(read)
-            end = min(end, whole if opened is None else places[opened.start()])
-        return self._release(len(before) + end)
+            end = min(
+                end, len(self._held) - len(tail) + (whole if opened is None else places[opened.start()])
+            )
+        # An address that is longer than what may be held is judged by what there is of it.
+        return self._release(end if len(self._held) - end <= self.HOLD else len(self._held))
 
     def flush(self) -> str | Stop:
         """The text ends, and with it every address."""
@@ -141,15 +152,27 @@ class LinkFilter:
 
     def _release(self, end: int) -> str | Stop:
         free = self._held[:end]
-        if not self._judged(free, None) and ("&" in free or "\\" in free):
-            self._judged(*unescaped(free))
+        self._broken(free)
+        if not self._judged(self._before, free, None) and ("&" in free or "\\" in free):
+            read, places = unescaped(free)
+            if _ADDRESS.search(read) is not None:
+                self._judged(unescaped(self._before)[0], read, places)
         if self._stopped is not None:
             return self._stopped
         self._held = self._held[end:]
-        self._before = (self._before + free)[-_CONTEXT:]
+        self._before = (self._before + free)[-fetched.CONTEXT :]
         return free
 
-    def _judged(self, read: str, places: list[int] | None) -> bool:
+    def _broken(self, free: str) -> None:
+        """An address that a line break cuts before its host is complete names no host that could be listed."""
+        if "\n" not in free and "\t" not in free and "\r" not in free:
+            return
+        before = self._before[-fetched.BROKEN :]
+        at = fetched.broken(before + free, len(before))
+        if at is not None:
+            self._do("image", self._rule.what_about("image"), max(0, at - len(before)))
+
+    def _judged(self, before: str, read: str, places: list[int] | None) -> bool:
         """Judge the addresses in a form of what is free; whether one stops the reply.
 
         `places` are where the characters come from, in the form without escapes, of which only such addresses count that
@@ -161,16 +184,19 @@ class LinkFilter:
                 start = places[match.start()]
                 if places[match.end()] - start == match.end() - match.start():
                     continue
-            kind, do = self._rule.judge((self._before + read[: match.start()])[-_CONTEXT:], _host(match))
-            if do == "block":
-                self._stopped = Stop(self._block(kind), self._held[:start])
-                self._held = ""
+            at, end = match.span()
+            front = read[max(0, at - fetched.CONTEXT) : at]
+            if at < fetched.CONTEXT:
+                front = (before + front)[-fetched.CONTEXT :]
+            if self._do(*self._rule.judge(front, match, read[end : end + self.HOLD]), start):
                 return True
-            if do == "flag":
-                self._flag(kind)
         return False
 
-
-def _host(match: Any) -> str:
-    host: str = match.group(1)
-    return host.strip("[]")
+    def _do(self, kind: str, do: Do, start: int) -> bool:
+        if do == "flag":
+            self._flag(kind)
+        if do != "block" or self._stopped is not None:
+            return False
+        self._stopped = Stop(self._block(kind), self._held[:start])
+        self._held = ""
+        return True
