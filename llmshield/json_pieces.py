@@ -5,7 +5,7 @@ pair, between digits. Filters must see decoded text, so each leaf goes through a
 
 - strings: decoded, fed as they arrive, escaped again behind the pipe;
 - names of objects: the same, under the path of their object plus `NAME`;
-- numbers: fed in one piece when complete; another text than the number's own is written as a string.
+- numbers, `true`, `false` and `null`: fed in one piece when complete; another text than their own is written as a string.
 
 What no pipe changes comes out as it came in, byte for byte: white space, structure, and the spelling of escapes
 (`\\/`, `\\u00e9`). From the first character that is not JSON on, everything goes as plain text through one pipe,
@@ -334,9 +334,7 @@ class JsonPieces:
 
     def _end_word(self, out: list[str]) -> None:
         token = self._token
-        if token in _WORDS:
-            out.append(token)
-        elif not _is_number(token):
+        if token not in _WORDS and not _is_number(token):
             self._give_up_word(out)
             return
         else:

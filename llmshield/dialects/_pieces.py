@@ -36,14 +36,14 @@ def other_pieces(
 
 
 def argument_pieces(pieces: list[Piece], node: Any, channel: Channel, path: Path = ()) -> None:
-    """The leaves of a tool call's parsed arguments, strings and numbers, and the names in them, each on its own
+    """The leaves of a tool call's parsed arguments and the names in them, each on its own
     channel: the same ones that `json_pieces` gives to arguments that come as JSON text."""
     named = type(node) is dict
     for key, value in node.items() if named else enumerate(node):
         kind = type(value)
         if kind is dict or kind is list:
             argument_pieces(pieces, value, channel, (*path, key))
-        elif (kind is str and value) or kind is int or kind is float:
+        elif kind is not str or value:
             leaf = Channel(channel.kind, channel.choice, channel.index, (*path, key), channel.tool)
             pieces.append(Piece(leaf, node, key, True))
     if named:

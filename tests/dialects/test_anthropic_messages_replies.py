@@ -110,6 +110,7 @@ def test_pieces_of_a_whole_reply() -> None:
         ("tool_name[0.2]", "f"),
         ("tool_arguments[0.2]/a/0", "b"),
         ("tool_arguments[0.2]/a/1", 5),
+        ("tool_arguments[0.2]/c", True),
         ("tool_arguments[0.2]/*", "a"),
         ("tool_arguments[0.2]/*", "c"),
         ("other[0.4]", "wt"),

@@ -120,6 +120,7 @@ def test_pieces_of_a_whole_reply() -> None:
         ("tool_arguments[0.0]/*", "c"),
         ("tool_arguments[0.0]/a/0", "b"),
         ("tool_arguments[0.0]/a/1", 5),
+        ("tool_arguments[0.0]/c", True),
         ("tool_name[0.0]", "f"),
         ("tool_name[0.1]", "g"),
     ]

@@ -8,11 +8,13 @@ before the client sees them.
 Settings:
 
 - `allow: []`: names of tools, as globs (`get_*`). Others are refused; empty: all are allowed that `deny` does not name.
-- `deny: []`: names that are refused, whatever `allow` says. Case does not matter in either.
+- `deny: []`: names that are refused, whatever `allow` says. Case does not matter in either. Names are denied, and bound by
+  `arguments`, with blanks around them, hidden characters and wide letters as well; where either is set, a name that mixes Latin
+  letters with look-alikes (Cyrillic, Greek) is refused unless `allow` has it.
 - `arguments: {TOOL: {PLACE: RULE}}`: rules for arguments of tools (names, or globs). PLACE is an argument's name, or a
   path such as `to`, `items/*/id` (`*`: every item of a list). A RULE has one or more of `pattern` (re2, the whole
   value), `one_of`, `min`, `max` (numbers), `max_length` (characters; default 4,096), and `forbid: true` (must not be
-  there).
+  there). A list or an object in the place of one value is refused; so are arguments of these tools that are no JSON object.
 - `unlisted_arguments: allow`: `deny` refuses arguments of these tools that have no rule.
 - `offered: deny`: what happens to a call that offers a tool that is not allowed: `deny` refuses it, `flag` reports it (the
   model's call of such a tool is refused either way).

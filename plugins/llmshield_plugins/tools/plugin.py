@@ -10,10 +10,12 @@ from pydantic import Field, StringConstraints
 from llmshield import hookspecs
 from llmshield.call import Call, Channel, Reply
 from llmshield.hookspecs import Plugin
+from llmshield.json_pieces import NAME
 from llmshield.policy.globs import compile_glob, compile_globs
 from llmshield.texts import shown
 from llmshield.verdicts import Block
 
+from . import names
 from .reading import leaves, uses
 from .rules import Held, Rule, RuleShape, rule_at
 
@@ -57,15 +59,18 @@ class Tools(Plugin):
 
     def refuses(self, name: str) -> bool:
         """Whether a tool of this name is not allowed."""
-        if self._denied is not None and self._denied(name):
+        if self._denied is not None and (self._denied(name) or self._denied(names.read(name))):
             return True
-        return self._allowed is not None and not self._allowed(name)
+        if self._allowed is not None:
+            return not self._allowed(name)
+        return (self._denied is not None or bool(self._rules)) and names.deceives(name)
 
     def rules_for(self, name: str | None) -> dict[tuple[str, ...], Rule] | None:
         """The rules of all entries that mean a tool, together; None if there are none. A later entry wins."""
         found: dict[tuple[str, ...], Rule] | None = None
+        plain = None if name is None else names.read(name)
         for means, rules in self._rules:
-            if name is not None and means(name):
+            if name is not None and (means(name) or (plain is not None and means(plain))):
                 found = {**(found or {}), **rules}
         return found
 
@@ -74,10 +79,23 @@ class Tools(Plugin):
         rules = self.rules_for(name)
         if rules is None:
             return None
+        if not path or isinstance(path[0], int):
+            # A program that mends broken JSON would find arguments that nobody has checked.
+            return None if value.strip() in ("", "null") else "has arguments that are no JSON object"
         rule = rule_at(rules, path)
         if rule is None:
-            return "has no rule" if self.settings.unlisted_arguments == "deny" else None
+            return self._unruled(rules, path)
         return rule.breaks(value)
+
+    def _unruled(self, rules: Mapping[tuple[str, ...], Rule], path: Sequence[str | int]) -> str | None:
+        """What is wrong with a value that no rule is for."""
+        for length in range(1, len(path)):
+            above = rule_at(rules, path[:length])
+            if above is not None:
+                return above.breaks_inside()
+        if path[-1] == NAME:
+            return None  # of an object's names only those above forbidden values matter
+        return "has no rule" if self.settings.unlisted_arguments == "deny" else None
 
     def pre_request(self, call: Call) -> Block | None:
         """Check the tools that the call offers and those that were called so far."""
@@ -91,9 +109,7 @@ class Tools(Plugin):
                 for path, value in leaves(use.arguments):
                     wrong = self.breaks(use.name, path, value)
                     if wrong is not None:
-                        verdict = self._broken(
-                            call, use.name, use.place, f"{_shown(path)!r} {wrong}", refused=True
-                        )
+                        verdict = self._broken(call, use.name, use.place, _told(path, wrong), refused=True)
                         if verdict is not None:
                             return verdict
         return None
@@ -128,13 +144,12 @@ class Tools(Plugin):
         return self._broken(call, name, str(channel), "is not allowed", refused=True)
 
     def _argued(self, call: Call, channel: Channel, value: str) -> Block | None:
-        wrong = self.breaks(channel.tool, channel.path, value) if channel.path else None
+        wrong = self.breaks(channel.tool, channel.path, value)
         if wrong is None:
             return None
-        return self._broken(
-            call, channel.tool or "", str(channel), f"{_shown(channel.path)!r} {wrong}", refused=True
-        )
+        return self._broken(call, channel.tool or "", str(channel), _told(channel.path, wrong), refused=True)
 
 
-def _shown(path: Sequence[str | int]) -> str:
-    return "/".join(str(shown(step)) for step in path)
+def _told(path: Sequence[str | int], wrong: str) -> str:
+    """What is wrong with a value and where; no place for arguments that have none."""
+    return f"{'/'.join(str(shown(step)) for step in path)!r} {wrong}" if path else wrong

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from llmshield.json_pieces import JsonPieces
 from llmshield.texts import shown
 
 from .rules import as_text
@@ -35,6 +36,10 @@ def uses(body: Mapping[str, Any]) -> Iterator[Use]:
             if isinstance(entry, dict):
                 for name in _offered(entry):
                     yield Use(name, f"/{key}/{number}")
+    servers = body.get("mcp_servers")
+    for number, entry in enumerate(servers if isinstance(servers, list) else ()):
+        if isinstance(entry, dict):
+            yield Use(f"mcp:{entry.get('name', '')}", f"/mcp_servers/{number}")
     for key in ("messages", "input", "contents"):
         yield from _called(body.get(key), f"/{key}", 0)
 
@@ -52,8 +57,8 @@ def _offered(entry: Mapping[str, Any]) -> Iterator[str]:
         yield inner["name"]
         return
     name, kind = entry.get("name"), entry.get("type")
-    if kind == "mcp":
-        yield f"mcp:{entry.get('server_label', '')}"
+    if kind in ("mcp", "mcp_toolset"):
+        yield f"mcp:{entry.get('server_label') or entry.get('mcp_server_name') or ''}"
         return
     if isinstance(kind, str) and kind not in ("function", "custom"):
         yield kind  # a tool of the provider's own: web_search_20250305
@@ -87,7 +92,7 @@ def _called(value: Any, place: str, depth: int) -> Iterator[Use]:
 
 
 def _arguments(of: Mapping[str, Any]) -> Any:
-    """What a tool was called with, as a tree; arguments that are no JSON are one text."""
+    """What a tool was called with, as a tree; arguments that are no JSON are text."""
     for key in ("arguments", "args", "input"):
         given = of.get(key)
         if isinstance(given, str):
@@ -100,13 +105,46 @@ def _arguments(of: Mapping[str, Any]) -> Any:
     return None
 
 
-def leaves(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The values of arguments, each as text, and where they stand."""
+def leaves(arguments: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The values of arguments, each as text, and where they stand; text that is no JSON is read as that of a reply is,
+    which may end anywhere."""
+    if not isinstance(arguments, str):
+        yield from _leaves(arguments, ())
+        return
+    found: list[_Leaf] = []
+
+    def opened(path: tuple[str | int, ...]) -> _Leaf:
+        found.append(_Leaf(path))
+        return found[-1]
+
+    pieces = JsonPieces(opened)
+    pieces.feed(arguments)
+    pieces.flush()
+    for leaf in found:
+        yield leaf.path, "".join(leaf.parts)
+
+
+class _Leaf:
+    """Keeps what goes through one leaf."""
+
+    def __init__(self, path: tuple[str | int, ...]) -> None:
+        self.path = path
+        self.parts: list[str] = []
+
+    def feed(self, text: str) -> str:
+        self.parts.append(text)
+        return text
+
+    def flush(self) -> str:
+        return ""
+
+
+def _leaves(tree: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield from leaves(value, (*path, key))
+            yield from _leaves(value, (*path, key))
     elif isinstance(tree, list):
         for number, value in enumerate(tree):
-            yield from leaves(value, (*path, number))
+            yield from _leaves(value, (*path, number))
     else:
         yield path, as_text(tree)

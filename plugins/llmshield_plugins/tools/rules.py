@@ -62,6 +62,10 @@ class Rule:
                 return f"is above {self._most:g}"
         return None
 
+    def breaks_inside(self) -> str:
+        """What is wrong with a list or an object in the place of one value."""
+        return "must not be given" if self._forbid else "is not one value"
+
 
 def rule_at(rules: Mapping[tuple[str, ...], Rule], path: Sequence[str | int]) -> Rule | None:
     """The rule for a place; list items are `*`."""

@@ -60,7 +60,9 @@ SHAPES = [
     ({"tools": [{"functionDeclarations": [{"name": "one"}, {"name": "two"}]}, {"googleSearch": {}}],
       "contents": [{"parts": [{"functionCall": {"name": "one", "args": {"k": 1}}}]}]},
      [("one", None), ("two", None), ("googleSearch", None), ("one", {"k": 1})]),
-    ({"input": "a text", "messages": None, "tools": "nonsense"}, []),
+    ({"mcp_servers": [{"type": "url", "name": "crm"}], "tools": [{"type": "mcp_toolset", "mcp_server_name": "crm"}]},
+     [("mcp:crm", None), ("mcp:crm", None)]),
+    ({"input": "a text", "messages": None, "tools": "nonsense", "mcp_servers": "nonsense"}, []),
 ]  # fmt: skip
 
 
@@ -88,6 +90,21 @@ def test_the_tools_of_every_dialect_are_seen(body: dict[str, Any], expected: lis
         ({"arguments": RULES}, chat(("pay_out", {"currency": 5})), "allow"),
         ({"arguments": RULES}, chat(("pay_out", {"currency": "USD"})), "block"),
         ({"arguments": RULES}, chat(("pay_out", {"note": ""})), "block"),
+        ({"arguments": RULES}, chat(("pay_out", {"note": [{"a": 1}]})), "block"),
+        ({"arguments": RULES}, chat(("pay_out", {"amount": [5000]})), "block"),
+        ({"arguments": RULES}, chat(("send_email", {"to": ["a@evil.example"]})), "block"),
+        ({"arguments": RULES}, chat(("send_email", {"to": {"x": "a@evil.example"}})), "block"),
+        ({"arguments": RULES}, chat(("send_email", ["a@evil.example"])), "block"),
+        ({"arguments": RULES}, chat(("send_email", {"files": [], "cc": {"a": [1]}})), "allow"),
+        ({"arguments": RULES}, chat(("send_email ", {"to": "a@evil.example"})), "block"),
+        ({"arguments": RULES}, chat(("\uff53end_email", {"to": "a@evil.example"})), "block"),
+        ({"arguments": RULES}, chat(("s\u0435nd_email", {})), "block"),
+        ({"allow": ["s\u0435nd"], "arguments": RULES}, chat(("s\u0435nd", {})), "allow"),
+        ({"arguments": RULES}, chat(("获取天气", {}), ("naïve_search", {})), "allow"),
+        ({"deny": ["drop_*"]}, chat(offered=(" drop_all",)), "block"),
+        ({"deny": ["drop_*"]}, chat(offered=("dr\u200bop_all",)), "block"),
+        ({"deny": ["drop_*"]}, chat(offered=("dr\u043ep_all",)), "block"),
+        ({"allow": ["search"]}, chat(offered=("search ",)), "block"),
         ({"arguments": RULES, "unlisted_arguments": "deny"}, chat(("pay", {"amount": 2, "x": 1})), "block"),
         ({"arguments": RULES, "unlisted_arguments": "deny"}, chat(("other", {"x": 1})), "allow"),
     ],
@@ -121,6 +138,17 @@ REPLIES = [
     ("tool_arguments", "pay_now", '{"amount": 12.5, "currency": "EUR"}', False),
     ("tool_arguments", "pay_now", '{"currency": "EUR", "amount": 1200}', True),
     ("tool_arguments", "other", '{"amount": 1200}', False),
+    ("tool_arguments", "other", "{'amount': 1200", False),
+    ("tool_arguments", "pay_now", '{"note": [{"a": "evil"}]}', True),
+    ("tool_arguments", "pay_now", '{"note": {"a": "evil"}}', True),
+    ("tool_arguments", "pay_now", '{"note": true}', True),
+    ("tool_arguments", "send_email", '{"to": ["a@evil.example"]}', True),
+    ("tool_arguments", "send_email", "{'to': 'a@evil.example'}", True),
+    ("tool_arguments", "send_email", '{"to": "a@example.com"}{"to": "a@evil.example"}', True),
+    ("tool_arguments", "send_email", '["a@evil.example"]', True),
+    ("tool_arguments", "send_email", "{}", False),
+    ("tool_arguments", "send_email", "", False),
+    ("tool_arguments", "send_email", '{"cc": ["b@example.com"], "to": "a@example.com"', False),
 ]
 
 
@@ -136,11 +164,30 @@ async def test_a_reply_gets_the_same_verdict_however_it_is_cut(
 
     assert (stop is not None) is stopped
     if not stopped:
-        assert orjson.loads(out) == orjson.loads(text) if kind == "tool_arguments" else out == text
+        assert out == text
     else:
         assert "evil" not in out
         assert "delete" not in out
         assert "1200" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "action"),
+    [
+        ("{'to': 'a@evil.example'}", "block"),
+        ('{"to": "a@example.com",}', "block"),
+        ('{"to": "a@example.com", "body": "cut', "allow"),
+        ('{"to": "a@evil.example", "body": "cut', "block"),
+        ("", "allow"),
+        ("null", "allow"),
+    ],
+)
+async def test_arguments_that_are_no_json_are_read_as_in_a_reply(arguments: str, action: str) -> None:
+    body = chat(("send_email", {}))
+    body["messages"][-1]["tool_calls"][0]["function"]["arguments"] = arguments
+    seen = await run_hook(made(arguments=RULES), "pre_request", read(body))
+
+    assert seen.action == action
 
 
 async def test_words_of_the_reply_are_none_of_its_business() -> None:
