@@ -90,6 +90,7 @@ class Asking:
                 await self._break_off(x, failures)  # a guard of attempts lets nobody go on with it
                 return
             for attempt, failed in fallen:
+                failed.let_go()
                 failures.append(failed)
                 here = (attempt.provider, attempt.model)
                 tries[here] = tries.get(here, 0) + 1

@@ -362,6 +362,7 @@ class Call:
         "_proposals",
         "_renames",
         "_trail",
+        "_twins",
         "began",
         "body",
         "choices",
@@ -452,6 +453,7 @@ class Call:
         self._renames: Renames | None = None
         self._ask: Ask | None = None
         self._trail: Sequence[_Ran] = ()
+        self._twins: tuple[Call, ...] = ()
 
     def was_run(self, plugin: str) -> bool:
         """Whether the plugin of this name has done its `pre_request` in this call: enforced, and without a failure."""
@@ -515,12 +517,19 @@ class Call:
         twin.texts = [text._of(twin) for text in self.texts]
         twin._attempt_guards = list(self._attempt_guards)
         twin._on_end = list(self._on_end)
+        self._twins += (twin,)
         return twin
 
     def adopt(self, twin: Call, guards: int, ends: int) -> None:
         """Take over what a snapshot's hook hung on it, from these positions on."""
         self._attempt_guards += twin._attempt_guards[guards:]
         self._on_end += twin._on_end[ends:]
+
+    def let_go(self) -> None:
+        """The call is over: texts and what plugins keep lead back to it, circles that only the collector would find."""
+        self.texts, self.state = [], {}
+        for twin in self._twins:
+            twin.let_go()
 
     def __repr__(self) -> str:
         return f"<Call {self.id} {self.dialect} {self.model!r}>"

@@ -300,6 +300,8 @@ class Connection(asyncio.Protocol):
         self._stop_watching()
         if self._transport is not None:
             self._transport.abort()
+        else:
+            self._parser = None  # as in `connection_lost`, which nobody will call
         if answer is not None and not answer.complete:
             answer.fail(failure or UpstreamError("reset", "The connection was closed."))
         self.resume_writing()

@@ -121,6 +121,8 @@ class Engine:
         finally:
             if task is not None:
                 self._live.discard(task)
+            if x.error is not None:
+                x.error.let_go()
             await self._finish(x)
             senders.release()
         return x
@@ -272,8 +274,10 @@ class Engine:
     def _tell(self, x: Exchange) -> None:
         try:
             self._observe(x)
-            if x.call is not None:  # both lead back to it: circles that only the collector would find
-                x.call.texts, x.call.state = [], {}
+            if x.call is not None:
+                x.call.let_go()
+            if x.shadow is not None:
+                x.resumption = x.shadow = x.channels = None
         except Exception as error:  # noqa: BLE001  telemetry may fail; the answer has been given
             log.exception("observer_failed", error, request_id=x.id)
 

@@ -73,6 +73,11 @@ class ShieldError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(redact_foreign(message))
 
+    def let_go(self) -> None:
+        """Forget the frames that it came through, and the errors behind it. Whoever keeps an error keeps all that was in
+        them (a body, what of a bomb was unpacked), and in a circle where it is kept in one of them."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
 
 class PolicyError(ShieldError):
     """The policy can't be used; `findings` holds all reasons, each with file, line, column and hint."""

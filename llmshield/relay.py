@@ -231,6 +231,7 @@ async def stream(
                 shadow.feed(bytes(out))
             raise
         attempt.reason = failure.reason
+        failure.let_go()
         x.error = broken(failure)
         await client.send(bytes(out) + codec.abort(x.error, x.id))
         return "broken"
@@ -278,7 +279,10 @@ async def drain(upstream: Any, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             while await upstream.chunk():
                 pass
-    except (UpstreamError, TimeoutError):
+    except UpstreamError as failure:
+        failure.let_go()
+        upstream.close()
+    except TimeoutError:
         upstream.close()
 
 

@@ -127,6 +127,7 @@ class Translations:
         twin.tenant, twin.tier, twin.key_id, twin.client = call.tenant, call.tier, call.key_id, call.client
         twin.tags = call.tags
         twin.headers = target.headers
+        twin.texts = []  # guards look at the client's; these would lead back to the call: a circle
         return Translation(source, target, dialect, call, twin, conversation.lost)
 
 

@@ -224,6 +224,7 @@ class HttpTransport:
             connection.abort()
             if not isinstance(error, OSError | ValueError | RuntimeError):
                 raise  # cancelled
+            error.__traceback__ = None  # aiohappyeyeballs keeps it in one of these frames: a circle
             self._addresses = (0.0, [])
             if isinstance(error, TimeoutError):
                 raise UpstreamError("connect", "The provider did not accept a connection in time.") from error
