@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import re2
@@ -56,6 +56,53 @@ def nato_text(text: str) -> Iterator[Piece]:
             if (len(gap) > 1 and not gap.startswith(",")) or gap in ("/", "|", "\n"):
                 letters.append(" ")
         yield Piece("".join(letters), match.start(), match.end())
+
+
+_POINTS: Final = re2.compile(r"(?i)(?:u\+[0-9a-f]{4,6}[\s,;]{0,3}){4,}")
+_CALLS: Final = re2.compile(
+    r"(?i)(?:(?:string\.)?(?:chr|char|chrw|unichr|fromcharcode)\([ ]?(?:0x[0-9a-f]{2,5}|[0-9]{2,6})[ ]?\)[\s+.&,|]{0,8}){4,}"
+)
+_CODE: Final = re2.compile(r"(?i)0x[0-9a-f]+|[0-9]+")
+
+
+def points_text(text: str) -> Iterator[Piece]:
+    """Code points as Unicode writes them, `U+0069 U+0067`."""
+    for match in finditer(_POINTS, text):
+        codes = match.group().upper().replace(",", " ").replace(";", " ").replace("U+", " ").split()
+        yield Piece(_spelled(int(code, 16) for code in codes), match.start(), match.end())
+
+
+def calls_text(text: str) -> Iterator[Piece]:
+    """Characters as programs make them of numbers, `chr(105) + chr(0x67)`."""
+    for match in finditer(_CALLS, text):
+        codes = (code.group() for code in finditer(_CODE, match.group()))
+        yield Piece(
+            _spelled(int(code, 16 if code[1:2] in "xX" and code[1:2] else 10) for code in codes),
+            match.start(),
+            match.end(),
+        )
+
+
+def _spelled(codes: Iterable[int]) -> str:
+    return "".join(chr(code) if code < 0xD800 or 0xE000 <= code < 0x110000 else " " for code in codes)
+
+
+_DUMP: Final = re2.compile(
+    r"(?m)(?:^[ \t]{0,8}[0-9A-Fa-f]{4,16}:?[ \t]{1,4}(?:[0-9A-Fa-f]{2}[ \t]{0,2}){2,32}(?:[ \t|][^\n]{0,60})?(?:\r?\n|$))+"
+)
+_DUMPED: Final = re2.compile(
+    r"(?m)^[ \t]{0,8}[0-9A-Fa-f]{4,16}:?[ \t]{1,4}((?:[0-9A-Fa-f]{2} ?){1,8} ?(?:[0-9A-Fa-f]{2} ?){0,8})"
+)
+
+
+def dump_text(text: str) -> Iterator[Piece]:
+    """What hexdump and xxd print: an offset, sixteen bytes and what they look like."""
+    for match in finditer(_DUMP, text):
+        pairs = "".join(line.group(1) for line in finditer(_DUMPED, match.group()))
+        raw = bytes.fromhex("".join(pairs.split()))
+        read = raw.decode("utf-8", "replace")
+        if read.isprintable() or 20 * sum(map(str.isprintable, read)) > 17 * len(read):
+            yield Piece(read, match.start(), match.end())
 
 
 _BRAILLE: Final = re2.compile("[\u2800-\u28ff][\u2800-\u28ff \n]{6,}")

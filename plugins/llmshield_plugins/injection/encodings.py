@@ -15,7 +15,7 @@ from typing import Final
 
 import re2
 
-from .alphabets import NATO_ANY, morse_text, nato_text
+from .alphabets import NATO_ANY, calls_text, dump_text, morse_text, nato_text, points_text
 from .matches import finditer
 from .view import Piece
 
@@ -320,5 +320,12 @@ ENCODINGS: Final[tuple[tuple[str, str, Decode], ...]] = (
     ("decimal", r"(?:[0-9]{2,3}[ \t\r\n,;]{1,2}){6}", _numbers(_DECIMAL, 10)),
     ("morse", r"(?:[.\-_]{1,6}[ /|\r\n]{1,4}){7}", morse_text),
     ("nato", rf"(?:(?:{NATO_ANY})[\s,./|_-]+){{6}}", nato_text),
+    ("code_points", r"(?:u\+[0-9a-f]{4,6}[\s,;]{0,3}){4}", points_text),
+    (
+        "calls",
+        r"(?:chr|char|chrw|unichr|fromcharcode)\([ ]?(?:0x)?[0-9a-f]{2,6}[ ]?\)[\s+.&,|]{0,8}(?:chr|char|chrw|unichr|string\.)",
+        calls_text,
+    ),
+    ("hex_dump", r"(?m:^)[ \t]{0,8}[0-9a-f]{4,16}:?[ \t]{1,4}(?:[0-9a-f]{2}[ \t]{0,2}){4}", dump_text),
     ("uuencode", r"begin [0-7]{3} |(?m:^)(?-i:[!-M][ -`]{20})", uu_text),
 )

@@ -15,7 +15,7 @@ import re2
 from .atoms import literals, shortest
 from .matcher import Matcher, Pattern
 from .matches import finditer
-from .spellings import JOINED, LEET, MARKS
+from .spellings import JOINED, LEET, MARKS, spaced, squeezed
 from .view import Piece, View
 
 Span = tuple[int, int]
@@ -127,6 +127,13 @@ def glued(text: str) -> Iterator[tuple[str, int, int]]:
         start, end = match.start(), match.end()
         left = text[max(0, start - _SIDE) : start].rpartition(" ")[2]
         yield left + text[end : end + _SIDE].partition(" ")[0], start, end
+
+
+def apart(text: str) -> Iterator[tuple[str, int, int]]:
+    """Runs of letters that stand apart, drawn together in both ways, and with letters for digits."""
+    for read, start, end in spaced(text):
+        yield f"{read} {read.translate(LEET)}", start, end
+    yield from squeezed(text)
 
 
 _FIGURED: Final = re2.compile(

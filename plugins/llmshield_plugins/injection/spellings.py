@@ -7,12 +7,13 @@ text (a key word in that cipher), or that the text holds no everyday word of any
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
 import re2
 
-from .lexicon import split
+from .lexicon import is_everyday, split
 from .matches import finditer
 from .slices import at_blanks
 from .view import Piece
@@ -39,18 +40,41 @@ KEYWORDS: Final = (
 )  # fmt: skip
 
 
-_SPACED: Final = re2.compile(
-    r"(?:[A-Za-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}|[ ][._\-*/,+~^=:;#|][ ])){3,}[A-Za-z0-9@$!]?"
+# What may stand between the letters of a word: blanks, marks, both, the end of a line, the quotes of a list.
+BETWEEN: Final = (
+    r"(?:[ \t]{1,3}|[._\-*/,+~^=:;#|]{1,3}|[ ][._\-*/,+~^=:;#|]{1,2}[ ]|[.,;:|/][ ]{1,2}|[ \t]*\r?\n"
+    r"""|["'],?[ ]?["'](?:[ ]["'],?[ ]?["'])?)"""
 )
+_SPACED: Final = re2.compile(rf"(?:[A-Za-z0-9@$!|]{BETWEEN}){{3,}}[A-Za-z0-9@$!]?")
+_GAP: Final = re2.compile(r"[^A-Za-z0-9@$!]+")
+_EACH: Final = re2.compile(r"[^A-Za-z0-9@$!]+|[A-Za-z0-9@$!]+")
 
 
 def spaced(text: str) -> Iterator[Piece]:
-    """`i g n o r e`, `i-g-n-o-r-e`, `i.g.n.o.r.e`: letters drawn together, wider gaps kept as blanks, ends of sentences too."""
+    """`i g n o r e`, `i-g-n-o-r-e`, `i.g.n.o.r.e`: letters drawn together, ends of sentences kept.
+
+    What stands between most letters parts letters; what else stands between some of them (a wider gap, another mark)
+    parts words.
+    """
     for match in finditer(_SPACED, text):
         run: str = match.group()
-        ends = [mark for mark in ".:;" if 0 < run.count(mark) * 6 < len(run)]
-        letters = [c if c.isalnum() or c in "@$!" or c in ends else "" for c in run]
-        yield Piece("".join(letters), match.start(), match.end())
+        gaps = Counter(gap.group() for gap in finditer(_GAP, run))
+        usual, often = gaps.most_common(1)[0]
+        others = gaps.total() - often
+        if 0 < others * 2 < gaps.total():
+            parts = (gap.group() for gap in finditer(_EACH, run))
+            read = "".join(
+                p if p[0].isalnum() or p[0] in "@$!" else "" if p == usual else _end(p) for p in parts
+            )
+        else:
+            ends = [mark for mark in ".:;" if 0 < run.count(mark) * 6 < len(run)]
+            read = "".join(c if c.isalnum() or c in "@$!" or c in ends else "" for c in run)
+        yield Piece(read, match.start(), match.end())
+
+
+def _end(gap: str) -> str:
+    """A gap between words as it is read: a blank, behind the end of a sentence."""
+    return next((f"{mark} " for mark in ".:;" if mark in gap), " ")
 
 
 # Marks that Markdown and programs put inside words; taken out, the word reads on.
@@ -66,6 +90,38 @@ def joined(text: str) -> Iterator[Piece]:
     for match in finditer(_UNQUOTED, text):
         glue: str = match.group()
         yield Piece(" " if glue.strip("\"' \t\r\n") == "" else "", match.start(), match.end())
+
+
+_CONCATENATED: Final = re2.compile(r"""["'][ \t]*\r?\n[ \t]*["']""")
+
+
+def concatenated(text: str) -> Iterator[Piece]:
+    """Strings on lines of their own, which C and Python join without a mark between them."""
+    for match in finditer(_CONCATENATED, text):
+        yield Piece("", match.start(), match.end())
+
+
+CUT: Final = r"[ \t]{0,4}(?:[ \t]|\r?\n)[ \t]{0,4}"
+_HALF: Final = re2.compile(r"[A-Za-z]+")
+
+
+def mended(text: str) -> Iterator[Piece]:
+    """Words cut in two by a blank or the end of a line: `ig nore`, where the whole is a word and one half is none."""
+    left, end = "", 0
+    for match in finditer(_HALF, text):
+        right: str = match.group()
+        start = match.start()
+        if (
+            left
+            and 0 < start - end <= 10
+            and right[0].islower()
+            and text[end:start].isspace()
+            and is_everyday(left + right)
+            and not (is_everyday(left) and is_everyday(right))
+        ):
+            yield Piece("", end, start)
+            right = ""
+        left, end = right, match.end()
 
 
 _LETTERS: Final = re2.compile(r"(?:[A-Za-z0-9@$!|][^A-Za-z0-9@$!|]{1,4}){5,}[A-Za-z0-9@$!|]?")

@@ -6,6 +6,7 @@ and nothing else. It costs little to fire: what a view holds counts only if sign
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
@@ -104,6 +105,8 @@ def _spaced(view: View) -> Iterable[View]:
         made = edited(name, view, pieces, keep=keep)
         if made is not None:
             yield made
+            if name == "spaced" and any(map(str.isdigit, made.text)):
+                yield from _leet(made)
 
 
 def _near(make: Make, changes: Callable[[str], nearby.Changes], telling: nearby.Telling) -> Make:
@@ -136,6 +139,14 @@ def _ciphers(words: Iterable[str]) -> Iterator[tuple[str, Make]]:
     # ROT47 takes capitals elsewhere than small letters.
     yield trigger(_translated(spellings.ROT47), every, capitals=True), _cipher("rot47", spellings.ROT47)
     yield trigger(lambda word: word[::-1], every), _backwards
+
+
+def _cut_words() -> str:
+    """Key words with a blank or the end of a line in them."""
+    cuts = (
+        rf"{word[:at]}{spellings.CUT}{word[at:]}" for word in spellings.KEYWORDS for at in range(1, len(word))
+    )
+    return rf"\b(?:{'|'.join(cuts)})"
 
 
 # Eight letters of a user's literal are enough to make a text worth deciphering; the whole ones take three times as long
@@ -207,8 +218,14 @@ def triggers(
         _near(_in_place("joined", spellings.joined), nearby.glued, telling),
         "end",
     )
+    add(
+        r"""["'][ \t]*\r?\n[ \t]*["']""",
+        _near(_in_place("joined", spellings.concatenated), nearby.glued, telling),
+        "end",
+    )
+    add(_cut_words(), _in_place("mended", spellings.mended), "end", "ciphers")
     add(r"[a-z][*_`~\\\[\]{}()|^]{1,6}[a-z]", _near(_unmarked, nearby.marked, telling), "end")
-    add(r"(?:[a-z0-9@$!|](?:[ \t]{1,2}|[._\-*/,+~^=:;#|]{1,3}| [._\-*/,+~^=:;#|] )){5}", _spaced, "end")
+    add(rf"(?:[a-z0-9@$!|]{spellings.BETWEEN}){{5}}", _near(_spaced, nearby.apart, telling), "end")
     add(rf"[a-z0-9]{{{longwords.SHORTEST}}}", long_words.views, "end", "runs", by_words=True)
     add(
         r"[a-z][0134579@$!|+8][a-z0-9@$!|]|\b[0134579@$!|8][a-z]{1,4}[0134579@$!|8]|\b[0134579@$!|8][a-z]{2}",
@@ -285,6 +302,12 @@ def of_unicode(view: View, telling: nearby.Telling) -> Iterator[View]:
         if count >= 2 and view.text.count(" ") * 2 < count and len(plain.text) >= 3 * count:
             blanks = dict.fromkeys(map(ord, unseen), " ")
             yield folded("plain", same_length("blanks", view, translated(view.text, blanks)), PLAIN)
+    drawn = "".join(c for c in seen if c > "\x7f" and unicodedata.category(c) in ("So", "Sk"))
+    if drawn:
+        # Pictures in words; between words they part them, as in the plain view.
+        bare = folded("plain", without("undrawn", view, drawn), PLAIN)
+        if _says_something(bare.text, plain.text, telling):
+            yield bare
     for name, decode in hidden.HIDDEN:
         made = edited(name, view, decode(view.text), keep=name == "bidi", deeper=True)
         if made is not None:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import codecs
+import json
 import urllib.parse
 from collections.abc import Callable
 
@@ -59,6 +60,22 @@ DISGUISES: dict[str, Disguise] = {
     "quoted-printable": each("={:02X}"),
     "mime": lambda t: f"=?utf-8?B?{base64.b64encode(t.encode()).decode()}?=",
     "utf-7": lambda t: "+" + base64.b64encode(t.encode("utf-16-be")).decode().rstrip("=") + "-",
+    "letters on lines": "\n".join,
+    "letters in a list": lambda t: json.dumps(list(t)),
+    "letters with commas": lambda t: ", ".join(t.replace(" ", "")),
+    "letters with dots": lambda t: " ".join(".".join(word) for word in t.split(" ")),
+    "letters with bars": lambda t: "_".join(t.replace(" ", "_")),
+    "letters, two blanks": lambda t: "  ".join(" ".join(word) for word in t.split(" ")),
+    "letters with dots, leet": lambda t: " ".join(".".join(word) for word in t.replace("o", "0").replace("e", "3").split(" ")),
+    "words on two lines": lambda t: " ".join(f"{w[: len(w) // 2]}\n{w[len(w) // 2 :]}" if len(w) > 3 else w for w in t.split(" ")),
+    "words with a blank": lambda t: " ".join(f"{w[: len(w) // 2]} {w[len(w) // 2 :]}" if len(w) > 3 else w for w in t.split(" ")),
+    "strings on lines": lambda t: "x = (" + "\n".join(json.dumps(t[at : at + 12]) for at in range(0, len(t), 12)) + ")",
+    "emoji in words": lambda t: " ".join(f"{w[:2]}\U0001f525{w[2:]}" for w in t.split(" ")),
+    "emoji between letters": lambda t: "".join(f"{c}\u2728" if c != " " else c for c in t),
+    "code points": lambda t: " ".join(f"U+{ord(c):04X}" for c in t),
+    "chr": lambda t: "+".join(f"chr({ord(c)})" for c in t),
+    "String.fromCharCode": lambda t: " + ".join(f"String.fromCharCode(0x{ord(c):x})" for c in t),
+    "hexdump": lambda t: "\n".join(f"{at:08x}  {t[at : at + 16].encode().hex(' '):<47}  |{t[at : at + 16]}|" for at in range(0, len(t), 16)),
     "base64": lambda t: base64.b64encode(t.encode()).decode(),
     "base64 in lines": lambda t: base64.encodebytes(t.encode()).decode(),
     "base64 of base64": lambda t: base64.b64encode(base64.b64encode(t.encode())).decode(),
@@ -120,7 +137,8 @@ def test_a_disguise_is_read(scanner: Scanner, attack: str, name: str, around: st
         assert 0 <= hit.start < hit.end <= len(shown)
     start = around.index("{")
     if around != "{}":
-        assert any(hit.start >= start - 1 and hit.end <= len(shown) - 15 for hit in judgement.hits)
+        # A run of letters may begin with the last one before it.
+        assert any(hit.start >= start - 3 and hit.end <= len(shown) - 15 for hit in judgement.hits)
 
 
 @pytest.mark.parametrize("name", DISGUISES)
