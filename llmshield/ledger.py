@@ -173,7 +173,9 @@ class Ledger:
             grant = await self._store.reserve(
                 id, lines, want, least, now_ms + int(LEASE_S * 1000), now_ms, labels
             )
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreUnavailable):
+                self._away(error)
             # The answer is lost, or the caller went away: whether it was held nobody here knows. A hold that
             # is not found again within these tries is charged in full by its lease.
             self._later(self._until_done(lambda: self._store.release(id, lines), id, tries=4))
@@ -343,6 +345,10 @@ class Ledger:
         """True for one caller among all processes, until then (seconds since 1970). Raises: StoreUnavailable."""
         return await self._store.put_once(shelf, key, b"1", int(until * 1000), _now_ms()) is None
 
+    async def writable(self) -> None:
+        """Write something: a store on a full disk can still be read. Raises: StoreUnavailable."""
+        await self.once("ready", "", clock.now() + _TICK_S)
+
     def _lines(self, tenant: str, caps: Sequence[Cap], now: float) -> tuple[Sequence[Cap], tuple[Line, ...]]:
         """The caps as they stand, and the accounts of a reservation; those of a tenant's last call are kept while no
         window ends. Raises: StoreUnavailable where money is closed on this machine."""
@@ -420,6 +426,8 @@ class Ledger:
             await self._store.renew(tuple(self._open), _now_ms() + int(LEASE_S * 1000))
             self._renew_at = clock.monotonic() + _RENEW_S
         self.expired += await self._store.expire(_now_ms())
+        if not self.available:
+            await self.writable()
         closed = self.books.failure
         if closed and closed != self.closed:
             log.error("money_closed", reason=closed)

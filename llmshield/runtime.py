@@ -181,7 +181,7 @@ class Runtime:
             return reason
         if any(entry.use == "cost_cap" for entry in self.policy.plugins):
             try:
-                await self.store.ping()
+                await self.ledger.writable()
             except BookLost as error:
                 return str(error)
             except StoreError:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,3 +395,31 @@ class Books(RuleBasedStateMachine):
 
 Books.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestBooks = Books.TestCase
+
+
+async def test_a_store_that_reads_and_writes_nothing_is_told_once_and_as_long_as_it_lasts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: the keeper's looks alone would go well, and /readyz said ready while every call was refused."""
+    store: Any = open_store(f"sqlite:///{tmp_path / 'book.db'}")
+    ledger = Ledger(store)
+    await ledger.start()
+    store._file.writer.execute("PRAGMA query_only=ON")
+    with pytest.raises(StoreUnavailable, match="may not be written"):
+        await ledger.writable()
+    for number in range(3):
+        with pytest.raises(StoreUnavailable):
+            await reserved(ledger, f"a{number}", 1)
+        with pytest.raises(StoreUnavailable):
+            await ledger._look()
+        closed = ledger.closed
+        assert "may not be written" in closed
+    store._file.writer.execute("PRAGMA query_only=OFF")
+    await reserved(ledger, "b", 1)
+    await ledger._look()
+    await ledger.writable()
+
+    assert (ledger.closed, ledger.available) == ("", True)
+    assert sum("money_closed" in record.getMessage() for record in caplog.records) == 1
+    await ledger.close()
+    await store.close()
