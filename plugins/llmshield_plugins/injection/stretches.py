@@ -10,6 +10,7 @@ running sum; only those that come near what is asked for are counted in full, an
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
 from math import inf, log
@@ -34,6 +35,7 @@ END: Final = b"."
 # Thousandths that repetitions take from the sum of a stretch, unless one word makes up so many of 48.
 _SLACK: Final = 700
 _REPEATS, _OFTEN = 48, 6
+_AT_ONCE: Final = 16_384
 
 
 class Variety(NamedTuple):
@@ -71,18 +73,28 @@ def _short_run(ends: list[int], sums: list[int]) -> tuple[int, int]:
     return best[1:]
 
 
+def _pieces(parts: list[bytes]) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """The words in order, and after each the next one, an empty one after the last: so many at once that other threads
+    get their turn between; what runs in C over a million words holds them all up."""
+    for at in range(0, len(parts), _AT_ONCE):
+        yield parts[at : at + _AT_ONCE], [*parts[at + 1 : at + _AT_ONCE + 1], b""]
+
+
 class Sums:
     """The stretches of a text."""
 
     def __init__(self, parts: list[bytes], model: Model) -> None:
         self._parts = parts
         self._model = model
-        values = map(
-            add,
-            map(model.words.get, parts, repeat(0)),
-            map(model.pairs.get, pairwise([*parts, b""]), repeat(0)),
-        )
-        self._running = list(accumulate(values, initial=0))
+        running = [0]
+        for some, after in _pieces(parts):
+            values = map(
+                add,
+                map(model.words.get, some, repeat(0)),
+                map(model.pairs.get, zip(some, after, strict=False), repeat(0)),
+            )
+            running += accumulate(values, initial=running.pop())
+        self._running = running
 
     @cached_property
     def _short(self) -> list[int]:
@@ -142,7 +154,11 @@ class Sums:
 
     def told(self) -> int:
         """Different pairs of neighbours, numbers left out: the words of a text, what it says again not counted."""
-        return len(set(pairwise([word for word in self._parts if not word.isdigit()])))
+        told = [word for word in self._parts if not word.isdigit()]
+        different = set[tuple[bytes, bytes]]()
+        for some, after in _pieces(told):
+            different.update(zip(some, after, strict=False))
+        return max(0, len(different) - 1)  # the last word has no neighbour
 
     def _ends(self) -> list[int]:
         find, at, ends = self._parts.index, -1, list[int]()

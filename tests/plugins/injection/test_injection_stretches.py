@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmshield_plugins.injection import learned
+from llmshield_plugins.injection import learned, stretches
 from llmshield_plugins.injection.learned import ngrams, words
 from llmshield_plugins.injection.stretches import (
     END,
@@ -79,6 +79,18 @@ def test_a_word_between_all_words_hides_nothing(often: int) -> None:
     found = sums.worst(WINDOW, 0.0)
 
     assert found is not None
+
+
+@given(st.lists(st.sampled_from([*WORDS[:20], b"7", END]), max_size=60), st.integers(1, 9))
+def test_how_many_words_are_taken_at_once_makes_no_difference(parts: list[bytes], at_once: int) -> None:
+    whole = Sums(parts, MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stretches, "_AT_ONCE", at_once)
+        pieces = Sums(parts, MODEL)
+        told = pieces.told()
+
+    assert whole._running == pieces._running
+    assert len(set(pairwise([word for word in parts if not word.isdigit()]))) == whole.told() == told
 
 
 def test_a_run_is_made_of_whole_sentences() -> None:
