@@ -6,8 +6,8 @@ Rule: silence is measured while somebody waits for the provider; a slow client i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from llmshield import clock
 from llmshield.compression import Decompressor, decompressor
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _LOOK_S = 0.5
 """How often it is looked again whether a slow client has begun to wait for the provider."""
 _NO_BODY = frozenset({204, 304})
+
+
+Take: TypeAlias = Callable[[bytes], bool]
+"""Is offered bytes as they arrive, while somebody waits for them, and says whether it has done with them what was to be
+done."""
 
 
 class Answer:
@@ -41,6 +46,7 @@ class Answer:
         "reading",
         "size",
         "status",
+        "take",
     )
 
     def __init__(self, connection: Connection, first_by: float, total_by: float, first_s: float) -> None:
@@ -60,6 +66,7 @@ class Answer:
         self.reading = False
         self.size = 0
         self.status = 0
+        self.take: Take | None = None
 
     # -- for whoever reads it ----------------------------------------------------------------------------------
 
@@ -75,8 +82,11 @@ class Answer:
                 self.close()
                 raise UpstreamError("malformed", str(error)) from error
 
-    async def chunk(self) -> bytes:
-        """The next bytes of the body, decompressed; b"" at its end. Raises: UpstreamError."""
+    async def chunk(self, take: Take | None = None) -> bytes:
+        """The next bytes of the body, decompressed; b"" at its end. Raises: UpstreamError.
+
+        While this waits, `take` is offered what arrives; this returns what it does not take.
+        """
         while True:
             parts = self.parts
             if parts:
@@ -96,6 +106,8 @@ class Answer:
                     raise UpstreamError("truncated", "The compressed answer ends in the middle.")
                 return b""
             else:
+                if self._decoder is None:
+                    self.take = take
                 await self.wait()
 
     def rest(self) -> bytes | None:
@@ -137,11 +149,24 @@ class Answer:
         try:
             await waiter
         finally:
-            self._waiter = None
+            self._waiter = self.take = None
             self.reading = False
 
+    def offer(self) -> None:
+        """Some of the body has come: it is for `take` if that takes it, else for whoever waits."""
+        parts, take = self.parts, self.take
+        if not parts or take is None:
+            return
+        if take(parts[0] if len(parts) == 1 else b"".join(parts)):
+            parts.clear()
+            self.size = 0
+            self._last = clock.monotonic()
+        else:
+            self.wake()
+
     def wake(self) -> None:
-        """Something has come."""
+        """Something has come that is for whoever waits."""
+        self.take = None
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -169,6 +169,8 @@ class Connection(asyncio.Protocol):
                 self._clean = False
             else:
                 self._fail("The answer is not HTTP.")
+        if answer.take is not None:
+            answer.offer()
         if answer.complete and self._answer is not None:
             self._end()
 
@@ -214,7 +216,8 @@ class Connection(asyncio.Protocol):
         if answer.size > READ_LIMIT and not self._paused_reading:
             self._paused_reading = True
             self._transport.pause_reading()
-        answer.wake()
+        if answer.take is None:
+            answer.wake()
 
     def on_message_complete(self) -> None:
         answer = self._answer

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from llmshield import clock
 from llmshield.call import Attempt, Call, Reply
@@ -63,6 +63,9 @@ class _Ids:
 new_id = _Ids()
 
 
+AtOnce: TypeAlias = Callable[[bytes], None]
+
+
 class Client(Protocol):
     """The other end of an exchange, whichever mount it came through. A client that is gone cancels the task, unless
     it `lingers`: then what is sent goes nowhere."""
@@ -76,6 +79,11 @@ class Client(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send a part of the body; waits while the client does not read (backpressure)."""
+        ...
+
+    @property
+    def at_once(self) -> AtOnce | None:
+        """What sends a part of the body now; None while that might have to wait, and where it always may."""
         ...
 
     async def end(self) -> None:

@@ -191,6 +191,7 @@ class _Nobody:
 
     started = False
     lingers = True
+    at_once = None
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
 

@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from llmshield import clock
-from llmshield.call import Attempt, Call, Channel
+from llmshield.call import Attempt, Call
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Dialect, StreamCodec, WholeReply
-from llmshield.dialects._again import Again, learn
 from llmshield.dialects._tree import load_reply
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.filtering import filter_event, filter_pieces, open_channels, weight
+from llmshield.lane import LONG, Lane, ask_watch
 from llmshield.resuming import Shadow
-from llmshield.steps import Took
 from llmshield.transport import Upstream
 
 Ending = Literal["complete", "stopped", "broken"]
@@ -41,15 +40,10 @@ _AFTER_FINISH_S = 2.0
 """A complete stream whose terminator does not come is finalised after this many seconds."""
 DRAIN_S = 1.0
 """Seconds that the end of a connection behind a finished stream is waited for."""
-_LESSONS = 4
-"""Forms of an event that are learned in vain, one after the other, before a stream is taken for one without."""
 _STEP = 16 * 1024
 """Bytes of a stream that are filtered in one go: some 150 events, a few milliseconds."""
 _LARGE = 256 * 1024
 """Bytes of a whole answer that is read in a thread: 100,000 choices, which are 8 MB, take 2 s."""
-_LONG = 1_500
-"""Characters of a whole answer, or of one event, from which they are filtered in a thread, off the event loop: the
-filters of the default policy take up to 15 us for a character of the worst texts."""
 
 
 async def read_all(upstream: Upstream, limit: int) -> bytes:
@@ -92,7 +86,7 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
     assert x.reply is not None
     x.reply.usage = said.usage
     x.reply.finish = said.finish
-    if len(data) >= _LARGE or (channels.active and weight(said.pieces) > _LONG):
+    if len(data) >= _LARGE or (channels.active and weight(said.pieces) > LONG):
         await asyncio.to_thread(filter_pieces, said.pieces, channels, attempt)
     else:
         filter_pieces(said.pieces, channels, attempt)
@@ -130,8 +124,7 @@ async def stream(
     out: bytes | bytearray = b""
     held = bytearray()
     visible = x.resumption is not None
-    form: Again | None = None
-    lessons = _LESSONS
+    lane = Lane(x, attempt, codec, channels, shadow)
     try:
         while True:
             out = bytearray()
@@ -140,39 +133,22 @@ async def stream(
                 data = rest
             else:
                 try:
-                    data = await upstream.chunk()
+                    data = await upstream.chunk(lane.take if lane.form is not None else None)
                 except UpstreamError:
                     if not codec.finished:
                         raise
                     data = b""  # the reply is complete, and only its terminator does not come
             data, rest = (data, b"") if len(data) <= _STEP else (data[:_STEP], data[_STEP:])
-            if form is not None:
-                texts = form.read(data)
-                if texts is not None and (len(data) <= _LONG or sum(map(len, texts)) <= _LONG):
-                    lessons = _LESSONS
-                    shown: list[str] = []
-                    try:
-                        # One by one: what is held back does not depend on what came together.
-                        for text in texts:
-                            attempt.meter(text)
-                            shown.append(channels.feed(form.channel, text))
-                    finally:
-                        out = form.write(data, texts, shown)
-                    if attempt.watch is not None:
-                        _ask_watch(x, attempt, codec)
-                    await client.send(out)
-                    if shadow is not None:
-                        shadow.feed(out)
-                    continue
-                form = None
+            if lane.form is not None and await lane.go(data):
+                continue
             arrived += len(data)
             events = codec.feed(data) if data else codec.close()
             if events:
-                heavy, arrived = arrived > _LONG and channels.active, 0
+                heavy, arrived = arrived > LONG and channels.active, 0
             for event in events:
                 if event.error is not None:
                     raise event.error
-                if heavy and weight(event.pieces) > _LONG:
+                if heavy and weight(event.pieces) > LONG:
                     out += await asyncio.to_thread(filter_event, event, codec, channels, attempt)
                 else:
                     out += filter_event(event, codec, channels, attempt)
@@ -183,7 +159,7 @@ async def stream(
                     upstream.idle_after(idle_s)
             done = codec.ended or not data
             if attempt.watch is not None and not done and not codec.finished:
-                _ask_watch(x, attempt, codec)
+                ask_watch(x, attempt, codec)
             if done:
                 if not codec.ended and not codec.finished:
                     raise UpstreamError("truncated", "The stream ended in the middle of the answer.")
@@ -203,9 +179,8 @@ async def stream(
                 await client.send(bytes(out))
                 if shadow is not None:
                     shadow.feed(bytes(out))
-            if lessons and events and events[-1].again and not done:
-                lessons -= 1
-                form = learn(data, events[-1], codec)
+            if events and not done:
+                lane.learn(data, events[-1])
             if done:
                 _note(x, attempt, codec)
                 return "complete"
@@ -216,7 +191,7 @@ async def stream(
         if not visible:
             raise error from stopped
         release = codec.late(None, stopped.channel, stopped.release) if stopped.release else b""
-        await client.send(bytes(out) + release + codec.stop(error))
+        await client.send((bytes(out) or lane.cut_short) + release + codec.stop(error))
         return "stopped"
     except asyncio.CancelledError:
         _note(x, attempt, codec)  # what was reported so far is billed, though nobody waits for the rest
@@ -243,17 +218,6 @@ def broken(failure: UpstreamError) -> CallError:
         "upstream_timeout" if failure.reason in {"idle", "total"} else "upstream_error"
     )
     return CallError(kind, f"The provider's stream broke ({failure.reason}); the answer is not complete.")
-
-
-def _ask_watch(x: Exchange, attempt: Attempt, codec: StreamCodec) -> None:
-    """Let the plugin that watches this attempt look at what has come. Raises: Stopped."""
-    assert attempt.watch is not None
-    plugin, watch = attempt.watch
-    attempt.usage = codec.usage
-    block = watch(attempt)
-    if block is not None:
-        x.trail.took.append(Took(plugin, "attempt", "block", True, 0.0))
-        raise Stopped(plugin, block, Channel("content"), "")
 
 
 async def refuse_whole(call: Call, dialect: Dialect, upstream: Upstream) -> None:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 
 from llmshield import clock
+from llmshield.answer import Take
 from llmshield.connection import Connection
 from llmshield.errors import UpstreamError
 from llmshield.heads import lines_of
@@ -60,8 +61,11 @@ class Upstream(Protocol):
     status: int
     headers: Mapping[str, str]
 
-    async def chunk(self) -> bytes:
-        """The next bytes of the body, decompressed; b"" at its end. Raises: UpstreamError."""
+    async def chunk(self, take: Take | None = None) -> bytes:
+        """The next bytes of the body, decompressed; b"" at its end. Raises: UpstreamError.
+
+        What arrives while this waits may be offered to `take` first; what that takes is not returned.
+        """
         ...
 
     def rest(self) -> bytes | None:

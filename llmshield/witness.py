@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from llmshield.errors import CallError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from llmshield.exchange import Client, Exchange
+    from llmshield.exchange import AtOnce, Client, Exchange
 
 
 class Notary(Protocol):
@@ -97,6 +97,10 @@ class Gate:
 
     async def send(self, data: bytes) -> None:
         await self._client.send(data)
+
+    @property
+    def at_once(self) -> AtOnce | None:
+        return self._client.at_once
 
     async def end(self) -> None:
         await self._client.end()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import itertools
 import weakref
 from typing import Any
@@ -377,6 +378,99 @@ async def test_any_valid_answer_cut_anywhere_is_the_same_answer(
     said, body, _ = await outcome(cut(answer[0], marks))
 
     assert ("200", answer[1]) == (said, body)
+
+
+@given(
+    answers(),
+    st.lists(st.integers(min_value=0), max_size=12),
+    st.lists(st.booleans(), max_size=12),
+    st.lists(st.booleans(), max_size=12),
+)
+async def test_what_is_taken_as_it_comes_and_what_is_not_are_the_answer(
+    answer: tuple[bytes, bytes], marks: list[int], takes: list[bool], waits: list[bool]
+) -> None:
+    """Taken or returned, every byte once and in its order, whether its reader had a turn in between or not."""
+    connection, _, _ = made()
+    got = bytearray()
+    choices, turns = iter(takes), iter(waits)
+
+    def take(data: bytes) -> bool:
+        if not next(choices, True):
+            return False
+        got.extend(data)
+        return True
+
+    async def read() -> None:
+        said = await asking
+        while data := await said.chunk(take):
+            got.extend(data)
+
+    asking = ask(connection)
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    for piece in cut(answer[0], marks):
+        connection.data_received(piece)
+        if next(turns, True):
+            for _ in range(3):
+                await asyncio.sleep(0)
+    if connection.alive:
+        connection.eof_received()
+    async with asyncio.timeout(5):
+        await reading
+    connection.abort()
+
+    assert answer[1] == got
+
+
+async def test_nothing_is_offered_that_nobody_waits_for_or_that_is_packed() -> None:
+    offered: list[bytes] = []
+    connection, _, _ = made()
+    asking = ask(connection)
+    await asyncio.sleep(0)
+    body = gzip.compress(b"hi" * 99)
+    connection.data_received(OK + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body))
+    answer = await asking
+    answer.unpack()
+    reading = asyncio.create_task(answer.chunk(lambda data: bool(offered.append(data)) or True))
+    await asyncio.sleep(0)
+    connection.data_received(body)
+
+    assert b"hi" * 99 == await reading
+    assert not offered
+
+    asking = ask(connection)
+    await asyncio.sleep(0)
+    connection.data_received(OK + b"content-length: 6\r\n\r\n")
+    answer = await asking
+    reading = asyncio.create_task(answer.chunk(lambda data: bool(offered.append(data)) or True))
+    await asyncio.sleep(0)
+    connection.data_received(b"ab")
+    reading.cancel()
+    await asyncio.wait({reading})
+    connection.data_received(b"cd")
+
+    assert [b"ab"] == offered
+    assert b"cd" == await answer.chunk()
+    connection.abort()
+
+
+async def test_what_is_taken_is_no_silence() -> None:
+    connection, _, _ = made()
+    asking = ask(connection)
+    await asyncio.sleep(0)
+    connection.data_received(OK + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+    answer = await asking
+    assert b"hi" == await answer.chunk()
+    answer.idle_after(0.3)
+    reading = asyncio.create_task(answer.chunk(lambda data: True))
+    for _ in range(6):
+        await asyncio.sleep(0.1)
+        connection.data_received(b"2\r\nhi\r\n")
+
+    assert not reading.done()
+    with pytest.raises(UpstreamError) as raised:
+        await reading
+    assert "idle" == raised.value.reason
 
 
 PIECES = st.one_of(

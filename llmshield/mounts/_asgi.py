@@ -46,6 +46,7 @@ class AsgiClient:
         "started",
         "was_cut",
     )
+    at_once = None  # a server may always make `send` wait
 
     def __init__(self, receive: Receive, send: Send, receive_s: float) -> None:
         self._receive = receive

@@ -14,6 +14,7 @@ import httptools
 
 from llmshield import clock
 from llmshield.errors import CallError
+from llmshield.exchange import AtOnce
 from llmshield.mounts._asgi import LINGER
 
 if TYPE_CHECKING:
@@ -274,6 +275,15 @@ class HttpRequest:
         connection.write(data)
         if connection.clogged:
             await connection.drain()
+
+    @property
+    def at_once(self) -> AtOnce | None:
+        """Sends a part of a stream at once; None where that is for `send`."""
+        return None if not self._chunked or self._head or self.connection.clogged else self._send_chunk
+
+    def _send_chunk(self, data: bytes) -> None:
+        if data:
+            self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def end(self) -> None:
         """The body is complete."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from llmshield.answer import Take
 from llmshield.dialects import WireRequest
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
@@ -293,7 +294,7 @@ class _AppUpstream:
         """The app's answer is read as it comes."""
         return
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, take: Take | None = None) -> bytes:
         while not self._done:
             message = await self._next(self._idle)
             if message is None:

@@ -58,7 +58,7 @@ class Answer:
         self.headers = {"content-type": "application/json"}
         self._parts = [REPLY]
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, take: object = None) -> bytes:
         return self._parts.pop() if self._parts else b""
 
     def rest(self) -> None:

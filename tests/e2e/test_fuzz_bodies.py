@@ -177,7 +177,7 @@ class Whole:
         self.headers: Mapping[str, str] = {"content-type": kind}
         self._body = body
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, take: object = None) -> bytes:
         body, self._body = self._body, b""
         return body
 

@@ -283,6 +283,34 @@ async def test_what_two_servers_could_read_differently_is_refused(name: str, byt
 EXPECT = b"expect: 100-continue\r\n"
 
 
+async def test_only_a_stream_to_a_client_that_reads_is_sent_at_once() -> None:
+    said: list[bool] = []
+
+    async def handler(request: HttpRequest) -> None:
+        said.append(request.at_once is not None)  # no head yet
+        await request.start(200, {} if request.raw_path == b"/stream" else {"content-length": "6"})
+        send = request.at_once
+        said.append(send is not None)
+        if send is None:
+            await request.send(b"abcdef")
+        else:
+            send(b"abc")
+            send(b"")  # would end the stream
+            request.connection.pause_writing()
+            said.append(request.at_once is not None)
+            request.connection.resume_writing()
+            said.append(request.at_once is not None)
+            send(b"def")
+        await request.end()
+
+    wire = await served([b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n"], handler)
+    assert wire.out.endswith(b"\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+    assert [False, True, False, True] == said
+    said.clear()
+    assert (await served([b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"], handler)).out.endswith(b"abcdef")
+    assert [False, False] == said
+
+
 @pytest.mark.parametrize(
     ("pieces", "hundreds"),
     [

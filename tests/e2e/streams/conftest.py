@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from llmshield.answer import Take
 from llmshield.dialects import WireRequest
 from llmshield.exchange import Incoming
 from llmshield.runtime import Runtime
@@ -40,11 +41,13 @@ class _Answer:
         self.headers: Mapping[str, str] = dict(plan.headers)
         self._pieces = iter(cut([step for step in plan.steps() if isinstance(step, bytes)]))
 
-    async def chunk(self) -> bytes:
-        piece = next(self._pieces, b"")
-        if len(piece) % 16 == 1:
-            await asyncio.sleep(0)  # others have their turn now and then
-        return piece
+    async def chunk(self, take: Take | None = None) -> bytes:
+        while True:
+            piece = next(self._pieces, b"")
+            if len(piece) % 16 == 1:
+                await asyncio.sleep(0)  # others have their turn now and then
+            if not piece or take is None or not take(piece):
+                return piece
 
     def rest(self) -> None:
         return None
@@ -85,6 +88,9 @@ class _Taker:
         self.started, self.status, self.headers = True, status, dict(headers)
 
     async def send(self, data: bytes) -> None:
+        self.raw += data
+
+    def at_once(self, data: bytes) -> None:
         self.raw += data
 
     async def end(self) -> None:
