@@ -13,6 +13,7 @@ from typing import Final
 
 import re2
 
+from .negations import is_forbidden
 from .signatures import Signature
 from .view import View
 
@@ -88,10 +89,12 @@ def is_mention(signature: Signature, spans: Sequence[Found], view: View, *, talk
     if view.depth:
         return False
     protects = signature.family == "prompt_extraction"
+    overrides = signature.family == "instruction_override"
     return all(
         (talk and _is_quoted(view.text, start, end))
         or is_reported(view.text, start)
         or (protects and is_negated(view.text, start, end))
+        or (overrides and is_forbidden(signature, view.text, start, end))
         for start, end in ((_begin(view.text, start, end), end) for _, _, start, end in spans)
     )
 
