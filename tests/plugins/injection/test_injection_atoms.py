@@ -35,4 +35,5 @@ def test_words_that_hold_others_are_left_out() -> None:
 def test_an_example_holds_a_literal_of_its_signature(signature) -> None:
     example = PLAIN.apply(signature.example).lower()
 
-    assert any(word in example for word in literals(signature.pattern) if len(word) > 1)
+    # Burmese has hardly two letters without a mark between them.
+    assert any(word in example for word in literals(signature.pattern) if len(word) > 1 or word > "\x7f")
