@@ -8,16 +8,13 @@ Rule: order is the policy's (`post_response`: reversed). How one hook is run is 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pluggy
-
 from llmshield.errors import PluginError
-from llmshield.hookspecs import HOOKS, PROJECT, HookSpecs, Plugin, Resources
+from llmshield.hookspecs import HOOKS, HookSpecs, Plugin, Resources, breach
 from llmshield.logs import log
 from llmshield.policy import Exemption, Override, Policy
 from llmshield.policy.server import Mode
@@ -127,8 +124,6 @@ class _Entry:
 
 def build(policy: Policy) -> Chain:
     """Instantiate and check every plugin of the policy. Raises: PluginError with the plugin and what is wrong."""
-    manager = _Manager(PROJECT)
-    manager.add_hookspecs(HookSpecs)
     entries: list[_Entry] = []
     for item in policy.plugins:
         try:
@@ -138,12 +133,8 @@ def build(policy: Policy) -> Chain:
                 f"Plugin {item.name!r} can't be made: {type(error).__name__}: {error}"
             ) from error
         plugin.name = item.name
-        _refuse_near_misses(item.name, plugin)
-        try:
-            manager.register(plugin, name=item.name)
-            manager.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"Plugin {item.name!r} breaks the hook contract: {error}") from error
+        if (wrong := breach(plugin)) is not None:
+            raise PluginError(f"Plugin {item.name!r} breaks the hook contract: {wrong}")
         hooks = {
             hook: (_adapted(hook, run), inspect.iscoroutinefunction(run))
             for hook in HOOKS
@@ -151,21 +142,6 @@ def build(policy: Policy) -> Chain:
         }
         entries.append(_Entry(item.name, plugin, item.mode, item.on_error == "open", item.timeout, hooks))
     return Chain(entries)
-
-
-class _Manager(pluggy.PluginManager):
-    """Takes plain methods named like a hook; refuses pluggy's own ordering, which belongs to the policy."""
-
-    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
-        options: Any = super().parse_hookimpl_opts(plugin, name)
-        if options is not None:
-            for option in ("tryfirst", "trylast", "hookwrapper", "wrapper"):
-                if options.get(option):
-                    raise ValueError(
-                        f"{name}() asks for {option}; order belongs to the policy file: move the plugin there"
-                    )
-            return options
-        return pluggy.HookimplOpts() if name in HOOKS else None  # type: ignore[typeddict-item]
 
 
 def _adapted(hook: str, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,15 +152,3 @@ def _adapted(hook: str, run: Callable[..., Any]) -> Callable[..., Any]:
         return run
     picks = [wanted.index(name) for name in taken if name in wanted]
     return lambda *given: run(*(given[index] for index in picks))
-
-
-def _refuse_near_misses(name: str, plugin: Plugin) -> None:
-    """A public method whose name is almost a hook's would never run: say so at load."""
-    for attribute, _ in inspect.getmembers(type(plugin), callable):
-        if attribute.startswith("_") or attribute in HOOKS or hasattr(Plugin, attribute):
-            continue
-        close = difflib.get_close_matches(attribute, HOOKS, n=1, cutoff=0.85)
-        if close:
-            raise PluginError(
-                f"Plugin {name!r} has a method {attribute!r} that no hook calls; did you mean {close[0]!r}?"
-            )

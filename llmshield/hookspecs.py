@@ -12,6 +12,8 @@ An exception or a timeout means what the policy's `on_error` says: `closed` refu
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -136,3 +138,46 @@ class HookSpecs:
         Runs after each failed attempt, in policy order; the first answer wins. `Route` says whom to ask next
         (after how many seconds), `Answer` ends with a text, None from all gives up: the client gets the error.
         """
+
+
+def breach(plugin: Plugin | type[Plugin]) -> str | None:
+    """What is wrong with the hooks of a plugin, or of its class, in words; None: nothing."""
+    kind = plugin if isinstance(plugin, type) else type(plugin)
+    for attribute, _ in inspect.getmembers(kind, callable):
+        if attribute.startswith("_") or attribute in HOOKS or hasattr(Plugin, attribute):
+            continue
+        close = difflib.get_close_matches(attribute, HOOKS, n=1, cutoff=0.85)
+        if close:  # it would never run
+            return f"{attribute}() is no hook that is ever called; did you mean {close[0]!r}?"
+    manager = _Manager(PROJECT)
+    manager.add_hookspecs(HookSpecs)
+    try:
+        manager.register(plugin)
+        manager.check_pending()
+    except pluggy.PluginValidationError:
+        for hook in HOOKS:
+            if (run := getattr(plugin, hook, None)) is None:
+                continue
+            wanted = list(inspect.signature(getattr(HookSpecs, hook)).parameters)
+            strange = [name for name in inspect.signature(run).parameters if name not in wanted]
+            if strange:
+                return f"{hook}() takes {', '.join(strange)}; it may take {', '.join(wanted[1:])}, by these names"
+        raise
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+class _Manager(pluggy.PluginManager):
+    """Takes plain methods named like a hook; refuses pluggy's own ordering, which belongs to the policy."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        options: Any = super().parse_hookimpl_opts(plugin, name)
+        if options is not None:
+            for option in ("tryfirst", "trylast", "hookwrapper", "wrapper"):
+                if options.get(option):
+                    raise ValueError(
+                        f"{name}() asks for {option}; order belongs to the policy file: move the plugin there"
+                    )
+            return options
+        return pluggy.HookimplOpts() if name in HOOKS else None  # type: ignore[typeddict-item]

@@ -62,6 +62,8 @@ class Journal:
         self._waiting: list[tuple[Any, ...]] = []
         self._thread: threading.Thread | None = None
         self._more = threading.Event()
+        self._never = threading.Event()
+        """To sleep with: under libfaketime, with which people try clocks, `time.sleep` fails."""
         self._ending = False
         self._idle = True
         self._file: io.FileIO | None = None
@@ -150,7 +152,7 @@ class Journal:
                 self._idle = False
             ending = self._ending
             if not ending:
-                time.sleep(_WRITE_S)
+                self._never.wait(_WRITE_S)
             try:
                 self._write()
                 if self._unsynced and self._file is not None and (ending or time.monotonic() >= sync_at):
@@ -162,7 +164,7 @@ class Journal:
                 self._failure = f"the journal in {str(self._state.journals)!r} can't be written ({why})"
                 self._leave()
                 if not ending:
-                    time.sleep(_SYNC_S)
+                    self._never.wait(_SYNC_S)
             if ending:
                 self._leave()
                 return

@@ -123,7 +123,7 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[module_name] = module  # dataclasses and pydantic look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise PluginError(f"{path.name}{_line(error, path)} can't be imported: {_reason(error)}") from error
     if held is not None:

@@ -170,7 +170,7 @@ def test_a_thread_that_ended_is_told(state: LocalState, monkeypatch: pytest.Monk
     journal = Journal(state)
     journal.begin("e.1")
     assert journal.failure == ""
-    monkeypatch.setattr(journals.time, "sleep", end)
+    monkeypatch.setattr(journal._never, "wait", end)
     journal.released("a")
     assert journal._thread is not None
     journal._thread.join(5)

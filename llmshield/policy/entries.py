@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmshield import registry
 from llmshield.errors import PluginError
-from llmshield.hookspecs import Plugin
+from llmshield.hookspecs import Plugin, breach
 from llmshield.policy.report import Report
 from llmshield.policy.root import PluginUse
 from llmshield.policy.server import Defaults, Mode, OnError
@@ -104,6 +104,9 @@ def _build(
         return None
     except PluginError as error:
         report.add("LS402", path, str(error))
+        return None
+    if (wrong := breach(plugin)) is not None:
+        report.add("LS402", path, f"breaks the hook contract: {wrong}")
         return None
     settings = _settings(plugin, item, index, report)
     if settings is None:

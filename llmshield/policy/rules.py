@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmshield import clock, registry
 from llmshield.policy import addresses, intercepting
@@ -63,6 +64,17 @@ def _server(draft: Draft, report: Report) -> None:
             "found no path, expected sqlite:///path",
             "write sqlite:///llmshield.db",
         )
+    elif name == "redis" and not _is_redis(server.store):
+        hint = "percent-encode what is no letter or digit in user and password"
+        report.add("LS315", ("server", "store"), "found no address, expected redis://HOST:PORT/NUMBER", hint)
+
+
+def _is_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (parts.port or 0) >= 0 and (parts.path.strip("/") or "0").isdecimal()
+    except ValueError:
+        return False
 
 
 def _providers(draft: Draft, report: Report) -> None:
@@ -113,7 +125,7 @@ def _routes(draft: Draft, report: Report) -> None:
         if bool(route.targets) == (route.deny is not None):
             what = "both `to` and `deny`" if route.deny else "neither `to` nor `deny`"
             report.add("LS207", path, f"found {what}, expected one of them")
-        _match(route.match, (*path, "match"), report)
+        _match(route.match, (*path, "match"), draft, report)
         by = next((line for line, match in before if match.covers(route.match)), None)
         if by is not None:
             message = f"no call reaches this route: the one in line {by} matches first"
@@ -171,12 +183,16 @@ def _listed(regions: list[str | None]) -> str:
     return ", ".join(dict.fromkeys(region or "none" for region in regions))
 
 
-def _match(match: Match, path: Path, report: Report) -> None:
+def _match(match: Match, path: Path, draft: Draft, report: Report) -> None:
     others = [key for key in ("model", "tenant", "tier", "tags") if getattr(match, key) is not None]
     if match.any and others:
         report.add("LS207", path, f"found `any` beside `{others[0]}`, expected one of them")
     elif not match.any and not others:
         report.add("LS207", path, "found nothing to match", "write `any: true` for every call")
+    for tier in match.tier or ():
+        if not is_glob(tier) and tier not in (tiers := dict.fromkeys(draft.written("tiers"))):
+            hint = report.suggest(tier, tiers)
+            report.add("LS304", (*path, "tier"), f"found the tier {tier!r}, which does not exist", hint)
 
 
 def _tenants(draft: Draft, report: Report) -> None:
@@ -263,7 +279,7 @@ def _overrides(draft: Draft, report: Report) -> None:
     override: Override
     for index, override in draft.items("overrides").items():
         path = ("overrides", index)
-        _match(override.match, (*path, "match"), report)
+        _match(override.match, (*path, "match"), draft, report)
         if not override.active(now):
             report.add(
                 "LS313",

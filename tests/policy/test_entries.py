@@ -21,6 +21,9 @@ BROKEN = [
     ("two", HEAD + "class A(Plugin): ...\nclass B(Plugin): ...\n", "LS402", "found A and B, expected one"),
     ("ignores keys", HEAD + "from pydantic import BaseModel\nclass S(BaseModel): ...\nclass A(Plugin):\n    Settings = S\n", "LS402", "would ignore unknown keys"),
     ("no model", HEAD + "class A(Plugin):\n    Settings = dict\n", "LS402", "would ignore unknown keys"),
+    ("exits", "import sys\n\nsys.exit(3)\n", "LS402", "mine.py:3 can't be imported: SystemExit: 3"),
+    ("a hook misspelt", HEAD + "class A(Plugin):\n    def pre_requst(self, call): ...\n", "LS402", "did you mean 'pre_request'?"),
+    ("a hook's argument", HEAD + "class A(Plugin):\n    def on_failure(self, call, why): ...\n", "LS402", "on_failure() takes why; it may take call, failure, by these names"),
     ("validator breaks", HEAD + "from pydantic import model_validator\nclass A(Plugin):\n    class Settings(Base):\n        @model_validator(mode='after')\n        def f(self):\n            return 1 / 0\n", "LS402", "the settings' check raised ZeroDivisionError"),
 ]  # fmt: skip
 

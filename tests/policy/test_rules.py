@@ -84,7 +84,7 @@ def test_an_override_ends_by_the_clock(judge: Any) -> None:
 )
 def test_unreachable(first: str, second: str, covered: bool, judge: Any) -> None:
     findings = judge(
-        f"version: 1\nroutes:\n- {{match: {first}, to: [app]}}\n- {{match: {second}, to: [app]}}"
+        f"version: 1\ntiers: {{pro: {{}}}}\nroutes:\n- {{match: {first}, to: [app]}}\n- {{match: {second}, to: [app]}}"
     )[1]
 
     assert (["LS303"] if covered else []) == [item.code for item in findings]
