@@ -306,8 +306,11 @@ class Engine:
             x.caller = who if isinstance(who, Caller) else await who
             await self._pass_through(x)
             return
-        if self._dialects.knows_path(x.path, x.headers):
-            raise CallError("method_not_allowed", f"Method {x.method!r:.20} is not served on this path.")
+        if methods := self._dialects.methods(x.path, x.headers):
+            raise CallError(
+                "method_not_allowed", f"Method {x.method!r:.20} is not served on this path.",
+                headers={"allow": ", ".join(methods)},
+            )  # fmt: skip
         if "upgrade" in x.headers:
             raise CallError("unsupported", "Upgrades (WebSocket) are not served.")
         raise CallError(

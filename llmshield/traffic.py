@@ -94,13 +94,13 @@ class Dialects:
                 return dialect, operation
         return None
 
-    def knows_path(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Whether some dialect claims this path with another method."""
-        return any(
-            dialect.claims(method, path, headers) is not None
-            for dialect in self._all
-            for method in ("POST", "GET")
-        )
+    def methods(self, path: str, headers: Mapping[str, str]) -> list[str]:
+        """The methods with which some dialect claims this path."""
+        return [
+            method
+            for method in ("GET", "HEAD", "POST")
+            if any(dialect.claims(method, path, headers) is not None for dialect in self._all)
+        ]
 
     def for_errors(self, path: str, headers: Mapping[str, str]) -> Dialect:
         """The dialect in which a refusal of an unclaimed path is best understood, judged by its look."""

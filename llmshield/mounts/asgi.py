@@ -122,7 +122,7 @@ class ShieldMiddleware:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         dialects = self.runtime.dialects
         if scope["type"] != "http":  # a WebSocket has no method: what is guarded under any is guarded
-            return lambda name: dialects.knows_path(name, headers)
+            return lambda name: bool(dialects.methods(name, headers))
         method = scope["method"]
         return lambda name: dialects.find(method, name, headers) is not None
 

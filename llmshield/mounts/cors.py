@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 _METHODS = "GET, POST, OPTIONS"
-_EXPOSED = "x-llmshield-request-id, x-llmshield-action, x-llmshield-provider, x-llmshield-model, retry-after"
+_EXPOSED = ", ".join((
+    *(f"x-llmshield-{name}" for name in (
+        "request-id", "action", "policy", "provider", "attempts", "model", "cost", "budget-remaining", "overhead-ms",
+        "degraded", "plugins",
+    )),
+    "x-request-id", "request-id", "retry-after", "retry-after-ms", "x-should-retry", "idempotent-replayed",
+    "ratelimit", "ratelimit-policy",
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+))  # fmt: skip
+"""What pages may read: all that is ours, and what SDKs in a browser go by. A page that can't see `x-should-retry: false`
+asks for a spent budget three times."""
 
 
 class Cors:
@@ -33,10 +43,10 @@ class Cors:
         return 204, headers
 
     def headers(self, origin: str | None) -> Mapping[str, str] | None:
-        """What an answer to `origin` carries; None where it is not allowed, or no origin at all."""
+        """What an answer to `origin` carries. That it depends on the origin, caches have to know of every answer."""
         allowed = self._allowed(origin)
         if allowed is None:
-            return None
+            return None if self._any else {"vary": "origin"}
         return {
             "access-control-allow-origin": allowed,
             "access-control-expose-headers": _EXPOSED,

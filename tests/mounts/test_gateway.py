@@ -146,10 +146,25 @@ async def test_cors(primary: Simulator) -> None:
             f"{url}/v1/chat/completions", json=CHAT, headers={"origin": "https://evil"}
         ) as reply:
             assert "access-control-allow-origin" not in reply.headers
-        async with http.post(
-            f"{url}/v1/chat/completions", json=CHAT, headers={"origin": ask["origin"]}
-        ) as reply:
-            assert ask["origin"] == reply.headers["access-control-allow-origin"]
+        async with http.post(f"{url}/v1/chat/completions", json=CHAT) as reply:
+            assert "origin" == reply.headers["vary"]  # of every answer: a cache may keep this one
+        for body in (CHAT, {"model": "gpt-4o"}):
+            async with http.post(
+                f"{url}/v1/chat/completions", json=body, headers={"origin": ask["origin"]}
+            ) as reply:
+                assert (ask["origin"], "origin") == (
+                    reply.headers["access-control-allow-origin"], reply.headers["vary"],
+                )  # fmt: skip
+                shown = reply.headers["access-control-expose-headers"].split(", ")
+                ours = [name.lower() for name in reply.headers if name.lower().startswith("x-llmshield")]
+                assert [name for name in (*ours, "x-request-id", "x-should-retry") if name not in shown] == []
+
+
+async def test_another_method_is_told_which_ones_there_are(primary: Simulator) -> None:
+    async with gateway(POLICY.format(url=primary.url)) as (url, _), aiohttp.ClientSession() as http:
+        for path, methods in (("/v1/chat/completions", "POST"), ("/v1/models", "GET, HEAD")):
+            async with http.delete(url + path) as reply:
+                assert (405, methods) == (reply.status, reply.headers["allow"])  # RFC 9110, 15.5.6
 
 
 async def test_a_client_that_leaves_cancels_the_provider_at_once(primary: Simulator) -> None:
