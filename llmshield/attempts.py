@@ -13,7 +13,7 @@ from llmshield.chain import Took
 from llmshield.conversation import Conversation
 from llmshield.dialects import Dialect, StreamCodec, WireRequest
 from llmshield.dialects._tree import dump
-from llmshield.errors import CallError, StoreUnavailable, UpstreamError
+from llmshield.errors import FAILURES, CallError, PluginError, StoreUnavailable, UpstreamError
 from llmshield.exchange import Exchange
 from llmshield.headers import upstream_headers
 from llmshield.heads import lines_of
@@ -232,7 +232,9 @@ class Attempts:
                 said = guard.run(attempt)
                 if said is not None and isinstance(said, Awaitable):
                     said = await said
-            except Exception as error:
+                if not (said is None or isinstance(said, Block | Skip)):
+                    raise PluginError("A guard of attempts says Block, Skip or nothing.")
+            except FAILURES as error:
                 del attempt._ends[ends:]
                 attempt._proposals.clear()
                 log.error(

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llmshield.call import AttachedFilter, Channel, Stop, TextFilter
-from llmshield.errors import ShieldError
+from llmshield.errors import FAILURES, ShieldError
 from llmshield.json_pieces import JsonPieces
 from llmshield.verdicts import Block
 
 _SLICE = 16_384
 """Characters that a filter reads in one go."""
 
-Watch = Callable[[AttachedFilter, "Stop | Exception"], None]
+Watch = Callable[[AttachedFilter, "Stop | BaseException"], None]
 """Told about every Stop and every exception of a filter, enforced or not; for metrics and records."""
 
 
@@ -157,7 +157,7 @@ class Channels:
                 continue
             try:
                 made = attached.factory(channel)
-            except Exception as error:
+            except FAILURES as error:
                 self._watch(attached, error)
                 if attached.fail_open or not attached.enforced:
                     continue
@@ -274,10 +274,12 @@ class _Pipe:
                 return text
             try:
                 out = stage.filter.feed(text)
-            except Exception as error:
+            except FAILURES as error:
                 raise self._broke(position, error) from error
             if isinstance(out, Stop):
                 raise self._stopped(position, out)
+            if type(out) is not str:
+                raise self._broke(position, TypeError())
             text = out
         return text
 
@@ -291,7 +293,9 @@ class _Pipe:
             attached, knew = stage.attached, stage.changed
             try:
                 out = stage.run(text, ending=ending)
-            except Exception as error:
+                if type(out) is not str and not isinstance(out, Stop):
+                    raise TypeError
+            except FAILURES as error:
                 if attached.enforced and not attached.fail_open:
                     raise self._broke(position, error) from error
                 self._watch(attached, error)
@@ -312,7 +316,7 @@ class _Pipe:
             position += 1
         return text
 
-    def _broke(self, position: int, error: Exception) -> Stopped:
+    def _broke(self, position: int, error: BaseException) -> Stopped:
         """An enforced filter that is not `on_error: open` has failed: it reads no more, and nothing goes on."""
         attached = self._stages[position].attached
         self._watch(attached, error)

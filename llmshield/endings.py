@@ -9,7 +9,11 @@ from typing import Any
 
 from llmshield import clock
 from llmshield.call import Attempt, Outcome
+from llmshield.errors import FAILURES
 from llmshield.logs import log
+
+PATIENCE_S = 10.0
+"""How long the client and its next request wait for the end callbacks of this one; they go on behind its back."""
 
 
 class Endings:
@@ -44,7 +48,7 @@ class Endings:
                 result = fn(subject)
                 if result is not None and isinstance(result, Awaitable):
                     waiting.append(result)
-            except Exception as error:  # noqa: BLE001  the others must run
+            except FAILURES as error:  # the others must run
                 log.exception("end_callback_failed", error, request_id=request_id)
         return waiting
 
@@ -52,7 +56,9 @@ class Endings:
         """Wait for them in a task of their own: a client that goes away now must not cut a settlement in half."""
         task = self.spawn(_all(waiting, request_id))
         if not task.done():
-            await asyncio.shield(task)
+            _, late = await asyncio.wait({task}, timeout=PATIENCE_S)
+            if late:
+                log.error("end_callback_slow", request_id=request_id, seconds=PATIENCE_S)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that goes on whatever becomes of the caller; what waits for nothing is done at once (3.12+)."""
@@ -80,5 +86,5 @@ async def _all(waiting: list[Awaitable[Any]], request_id: str) -> None:
     for result in waiting:
         try:
             await result
-        except Exception as error:  # noqa: BLE001  the others must run
+        except FAILURES as error:  # the others must run
             log.exception("end_callback_failed", error, request_id=request_id)

@@ -67,6 +67,10 @@ FailureReason = Literal[
 ]
 
 
+FAILURES: tuple[type[BaseException], ...] = (Exception, SystemExit, GeneratorExit)
+"""What code of plugins may raise as a failure of its own: `sys.exit` in a plugin must not end the gateway."""
+
+
 class ShieldError(Exception):
     """Base of every error that llmshield raises on purpose; its message is redacted, whoever wrote parts of it."""
 

@@ -49,7 +49,7 @@ async def open_channels(
     reply = x.reply
     reply.provider, reply.model, reply.attempts = attempt.provider, model, len(x.attempts)
 
-    def watch(attached: Any, what: Stop | Exception) -> None:
+    def watch(attached: Any, what: Stop | BaseException) -> None:
         if isinstance(what, Stop):
             action = "block" if attached.enforced else "would-block"
         elif isinstance(what, WouldChange):

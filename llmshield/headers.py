@@ -149,7 +149,34 @@ def add_own(headers: dict[str, str], own: Mapping[str, str]) -> None:
             theirs, ours = _count(headers[names[0]]), _count(own[names[0]])
             if theirs is not None and ours is not None and theirs < ours:
                 own = {name: value for name, value in own.items() if name not in names}
+    try:
+        fit = _may_add(tuple(own)) and "".join(own.values()).isprintable()
+    except TypeError:  # a value that is no text
+        fit = False
+    if not fit:  # a plugin's mistake must not break the answer, or say where it ends
+        own = {
+            name: value
+            for name, value in own.items()
+            if isinstance(name, str) and _may_add((name,)) and isinstance(value, str) and value.isprintable()
+        }
     headers.update(own)
+
+
+@lru_cache(256)
+def _may_add(names: tuple[str, ...]) -> bool:
+    """Whether all of these can be names of headers that are a plugin's to set: not what frames the answer, nor what we
+    say of the call."""
+    return all(
+        isinstance(name, str) and name and name not in _OURS and _TOKEN.issuperset(name.lower())
+        for name in names
+    )
+
+
+_OURS = _HOP_BY_HOP | {"content-length", "content-type", "content-encoding", "date"} | {
+    f"x-llmshield-{name}" for name in (
+        "request-id", "action", "policy", "provider", "attempts", "model", "cost", "overhead-ms", "degraded",
+    )
+}  # fmt: skip
 
 
 def content_type(headers: Mapping[str, str], default: str) -> str:

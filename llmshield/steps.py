@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from llmshield import clock
 from llmshield.call import Call, Clamp, Edit, Finding, Proposal, Reply
-from llmshield.errors import CallError, PluginError, StoreUnavailable
+from llmshield.errors import FAILURES, CallError, PluginError, StoreUnavailable
 from llmshield.logs import log
 from llmshield.verdicts import Answer, Block, Route, Wait
 
@@ -81,6 +81,10 @@ class Trail:
     edited: bool = False
 
 
+_FAILURES: tuple[type[BaseException], ...] = (*FAILURES, asyncio.CancelledError)
+"""Of a hook that does not wait: nobody can have cancelled it."""
+
+
 def stretch_for(body_bytes: int) -> float:
     """How much longer than its base a hook may take for a body of this size."""
     return 1.0 + body_bytes / _STRETCH_BYTES
@@ -110,7 +114,7 @@ def run_now(step: Step, trail: Trail, call: Call, *rest: Any) -> Any:
         if isinstance(verdict, Awaitable):  # a plain function of a coroutine
             return _wait(step, trail, call, call, verdict, proposals, marks, started, limit)
         return _count(step, trail, proposals, verdict, started, limit)
-    except Exception as error:  # noqa: BLE001  whatever a plugin raises means what `on_error` says
+    except _FAILURES as error:  # whatever a plugin raises means what `on_error` says
         return _fail(step, trail, call, marks, started, limit, error)
 
 
@@ -168,7 +172,12 @@ async def _wait(
         if subject is not call:
             call.adopt(subject, *marks[:2])
         return said
-    except Exception as error:  # noqa: BLE001  whatever a plugin raises means what `on_error` says
+    except FAILURES as error:  # whatever a plugin raises means what `on_error` says
+        return _fail(step, trail, subject, marks, started, limit, error)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():  # the client is gone, or the gateway goes
+            raise
         return _fail(step, trail, subject, marks, started, limit, error)
     finally:
         call._proposals = []
@@ -212,8 +221,13 @@ def _count(
     seconds = clock.monotonic() - started
     if seconds > limit and clock.overdue(started + limit):
         raise TimeoutError
-    if verdict is not None and not isinstance(verdict, _ALLOWED[step.hook]):
-        raise PluginError(f"{step.hook}() returned {type(verdict).__name__}, which it can't say.")
+    if verdict is not None:
+        kind = type(verdict).__name__
+        if not isinstance(verdict, _ALLOWED[step.hook]):
+            raise PluginError(f"{step.hook}() returned {kind}, which it can't say.")
+        sound: bool = verdict.sound  # type: ignore[attr-defined]  # every verdict has it
+        if not sound:
+            raise PluginError(f"{step.hook}() returned a {kind} that can't be followed.")
     counts, findings = _settle(proposals, trail, enforced=step.enforced)
     action = _action(verdict, counts, findings)
     if action != "allow" and not step.enforced:
@@ -223,7 +237,7 @@ def _count(
 
 
 def _fail(
-    step: Step, trail: Trail, call: Call, marks: _Marks, started: float, limit: float, error: Exception
+    step: Step, trail: Trail, call: Call, marks: _Marks, started: float, limit: float, error: BaseException
 ) -> None:
     """A hook has failed: what it hung on is gone. Raises: CallError unless it is passed over."""
     guards, ends, reply, filters, listeners, reply_ends = marks
@@ -245,7 +259,7 @@ def _settle(proposals: list[Proposal], trail: Trail, *, enforced: bool) -> tuple
     edits = [item for item in proposals if type(item) is Edit]
     clamps = [item.tokens for item in proposals if type(item) is Clamp]
     planned = _plan(edits) if edits else []
-    if clamps and min(clamps) < 1:
+    if clamps and (min(clamps) < 1 or any(type(tokens) is not int for tokens in clamps)):
         raise PluginError(f"clamp_output({min(clamps)}) leaves no room for an answer.")
     if enforced:  # nothing can fail from here on: a hook's proposals count all together or not at all
         for text, new in planned:
@@ -286,7 +300,7 @@ def _action(verdict: Any, edits: int, findings: tuple[Finding, ...]) -> str:
     return "flag" if findings else "allow"
 
 
-def _failed(step: Step, trail: Trail, started: float, limit: float, error: Exception) -> CallError:
+def _failed(step: Step, trail: Trail, started: float, limit: float, error: BaseException) -> CallError:
     """Record a failed step, and make the error that a closed one means. The plugin's own words stay in the log."""
     ms = (clock.monotonic() - started) * 1000
     what = f"timeout after {limit * 1000:.0f} ms" if isinstance(error, TimeoutError) else type(error).__name__

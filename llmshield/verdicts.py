@@ -9,11 +9,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from llmshield.errors import CallError, ErrorKind
+
+_KINDS = frozenset(get_args(ErrorKind))
+_MODES = frozenset({"first", "hedge", "race", "all"})
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,6 +34,11 @@ class Block:
     retry_after_s: float | None = None
     code: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Whether this can be said to a client."""
+        return isinstance(self.message, str) and self.kind in _KINDS and isinstance(self.param, str | None)
 
     def error(self, plugin: str) -> CallError:
         """The same, as the error that a dialect writes."""
@@ -50,6 +59,11 @@ class Answer:
     model: str | None = None
     degraded: bool = False
     cached: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether this can be said to a client."""
+        return isinstance(self.text, str) and isinstance(self.model, str | None)
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,6 +98,13 @@ class Route:
     quorum: int = 1
     """For `all`: with fewer replies the call fails."""
 
+    @property
+    def sound(self) -> bool:
+        """Whether this can be walked: a wait that is no number would never end."""
+        if self.mode not in _MODES or not math.isfinite(self.after):
+            return False
+        return all(isinstance(target, Target) for target in self.targets)
+
 
 @dataclass(slots=True, frozen=True)
 class Wait:
@@ -95,6 +116,11 @@ class Wait:
 
     turn: Callable[[], Awaitable[Block | Answer | Route | None]]
     at_most_s: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether this can be waited for."""
+        return callable(self.turn) and math.isfinite(self.at_most_s)
 
 
 @dataclass(slots=True, frozen=True)

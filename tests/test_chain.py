@@ -116,6 +116,16 @@ FAILURES = [
     "call.texts[0].replace(0, 99, 'x')",
     "call.texts[0].replace(0, 3, 'x'); call.texts[0].replace(2, 4, 'y')",
     "call.clamp_output(0)",
+    "call.clamp_output(1.5)",
+    "raise SystemExit(3)",
+    "raise GeneratorExit",
+    "raise asyncio.CancelledError",
+    "return Block(5)",
+    "return Block('no', kind='strange')",
+    "return Answer(None)",
+    "return Route(('openai',))",
+    "return Route((Target('x'),), mode='some')",
+    "return Route((Target('x'),), after=float('nan'))",
 ]
 
 
@@ -142,6 +152,28 @@ async def test_what_fails_is_passed_over_when_open(tmp_path: Path, line: str) ->
     assert "error" == trail.took[0].action
     assert "hello" == subject.texts[0].value
     assert [] == subject._attempt_guards
+
+
+@pytest.mark.parametrize(
+    "line", ["raise SystemExit(3)", "raise asyncio.CancelledError", "return Route((0,))"]
+)
+async def test_an_async_hook_that_fails_neither_ends_the_gateway_nor_hangs_up(
+    tmp_path: Path, line: str
+) -> None:
+    made = built(tmp_path, f"async def pre_request(self, call):\n    {line}")
+    with pytest.raises(CallError) as caught:
+        await run(made)
+
+    assert "policy_unavailable" == caught.value.kind
+
+
+async def test_a_call_that_is_cancelled_is_no_failure_of_the_hook_that_waits(tmp_path: Path) -> None:
+    made = built(tmp_path, "async def pre_request(self, call): await asyncio.sleep(5)", ", timeout: 5s")
+    task = asyncio.create_task(run(made))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_an_async_hook_is_cut_off_at_its_timeout(tmp_path: Path) -> None:

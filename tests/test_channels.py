@@ -357,6 +357,26 @@ def test_a_monitor_that_would_change_text_is_told_about():
     assert ("p", WouldChange.__name__) in watched.told
 
 
+@pytest.mark.parametrize("said", [None, b"x", 5])
+@pytest.mark.parametrize("fail_open", [False, True])
+def test_a_filter_that_returns_no_text_has_failed(said, fail_open):
+    class Wrong:
+        def feed(self, text):
+            return said
+
+        def flush(self):
+            return ""
+
+    channels = Channels([attach(Wrong, fail_open=fail_open)], Watched())
+    if fail_open:
+        assert stream(channels, CONTENT, ["a", "b"]) == "ab"
+        return
+    with pytest.raises(Stopped) as caught:
+        stream(channels, CONTENT, ["a"])
+
+    assert caught.value.block.kind == "policy_unavailable"
+
+
 @pytest.mark.parametrize("old", ["boom", ""])
 def test_a_filter_that_fails_stops_the_reply(old):
     with pytest.raises(Stopped) as caught:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+import llmshield.endings
 from llmshield.call import Attempt
 from llmshield.endings import Endings
 from llmshield.testing import call
@@ -60,3 +61,21 @@ async def test_a_settlement_goes_on_when_its_client_goes_away() -> None:
     await endings.drain(1)
 
     assert ["settled"] == seen
+
+
+async def test_one_that_hangs_holds_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llmshield.endings, "PATIENCE_S", 0.01)
+    door, seen = asyncio.Event(), []
+
+    async def slow(ended: Attempt) -> None:
+        await door.wait()
+        seen.append(ended.outcome)
+
+    ends, tried = Endings(), attempt()
+    tried.at_end(slow)
+    await asyncio.wait_for(ends.end_attempt(tried, "ok"), 2)
+    assert seen == []
+    door.set()
+    await ends.drain(2)
+
+    assert seen == ["ok"]

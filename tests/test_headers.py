@@ -1,6 +1,6 @@
 """What travels on, and what stops here."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -162,3 +162,14 @@ def test_a_header_whose_name_is_a_key_stays_here() -> None:
         assert {"x-title": "t"} == client_headers({"llm-Client-0123456789": "1", "x-title": "t"})
     finally:
         senders.release()
+
+
+def test_what_a_plugin_tells_can_break_no_answer() -> None:
+    head = {"x-llmshield-action": "block", "content-type": "application/json"}
+    wrong: Any = {
+        "x-a": "b\r\nevil: 1", "x y": "1", "": "1", "content-length": "1", "transfer-encoding": "chunked",
+        "x-llmshield-action": "allow", "content-type": "text/html", "x-count": 5, "x-good": "yes",
+    }  # fmt: skip
+    add_own(head, wrong)
+
+    assert {"x-llmshield-action": "block", "content-type": "application/json", "x-good": "yes"} == head
