@@ -78,7 +78,15 @@ class ShieldMiddleware:
             return
         if not self.runtime.ready:
             await self._start_late()
-        client = AppClient(receive, send, self._policy.server.limits.receive)
+
+        async def told(
+            message: Message,
+        ) -> None:  # Starlette's BaseHTTPMiddleware looks as soon as an answer begins
+            if message["type"] == "http.response.start":
+                scope["llmshield"] = app.decision()
+            await send(message)
+
+        client = AppClient(receive, told, self._policy.server.limits.receive)
         app = AppTransport(self.app, scope, client)
         try:
             await run_exchange(

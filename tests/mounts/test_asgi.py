@@ -650,3 +650,24 @@ async def test_a_redirect_to_the_path_without_its_slash_goes_back(
     async with serving_app(recorder.app(GUARDED)) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions/", json=chat_body("hi")) as reply:
             assert (200, "/v1/chat/completions") == (reply.status, reply.url.path)
+
+
+async def test_middleware_that_sees_answers_begin_sees_what_was_decided(
+    serving_app: Any, recorder: Recorder
+) -> None:
+    """Starlette's BaseHTTPMiddleware, which is FastAPI's `@app.middleware("http")`."""
+    seen: list[tuple[int, Any]] = []
+
+    async def look(request: Request, call_next: Any) -> Any:
+        reply = await call_next(request)
+        decision = request.scope.get("llmshield")
+        seen.append((reply.status_code, decision and (decision["action"], decision["status"])))
+        return reply
+
+    app = BaseHTTPMiddleware(recorder.app(GUARDED), dispatch=look)
+    async with serving_app(app) as url, aiohttp.ClientSession() as http:
+        for words in ("hi", ATTACK):
+            async with http.post(f"{url}/v1/chat/completions", json=chat_body(words)) as reply:
+                await reply.read()
+
+    assert [(200, ("allow", 200)), (400, ("block", 400))] == seen
