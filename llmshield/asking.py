@@ -17,6 +17,7 @@ from llmshield.call import Attempt, Call, Failure, Outcome
 from llmshield.chain import run_step
 from llmshield.channels import Stopped
 from llmshield.dialects import Dialect, StreamCodec
+from llmshield.dialects._plain_text import PlainText, Words
 from llmshield.dialects._tree import dump
 from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
@@ -241,8 +242,12 @@ class Asking:
                     end=False,
                 )
                 return
-            if not call.stream:
-                await self._relay_whole(x, attempt, upstream, prepared)
+            plain = dialect.plain_text(upstream.headers) if attempt.provider == APP else None
+            if plain is not None and not plain.has_length:
+                await self._relay_stream(x, attempt, upstream, plain.stream(), prepared)
+                return
+            if not call.stream or plain is not None:
+                await self._relay_whole(x, attempt, upstream, prepared, plain)
                 return
             codec = dialect.open_stream(call)
             if kind == codec.media_type or kind in _STREAMS:
@@ -264,9 +269,16 @@ class Asking:
             return translation.codec(codec)
         return ResumedCodec(codec, *translation.ends(), x.resumption)
 
-    async def _relay_whole(self, x: Exchange, attempt: Attempt, upstream: Any, prepared: Prepared) -> None:
+    async def _relay_whole(
+        self,
+        x: Exchange,
+        attempt: Attempt,
+        upstream: Any,
+        prepared: Prepared,
+        plain: PlainText | None = None,
+    ) -> None:
         try:
-            tree = await whole(x, attempt, upstream, prepared.dialect, prepared.call)
+            tree = await whole(x, attempt, upstream, prepared.dialect, prepared.call, plain)
         except Stopped as stopped:
             raise stopped.block.error(stopped.plugin) from stopped
         await self._endings.end_attempt(attempt, "ok")  # before the head: it carries the cost
@@ -274,6 +286,10 @@ class Asking:
             await self._replies.send(x, 200, {}, prepared.translation.answer(tree), end=False)
             return
         head = client_headers(upstream.headers, prepared.reply_headers)
+        if plain is not None and type(tree) is Words:
+            head["content-type"] = content_type(upstream.headers, "text/plain")
+            await self._replies.send(x, upstream.status, head, plain.write(tree[0]), end=False)
+            return
         await self._replies.send(x, upstream.status, head, dump(tree), end=False)
 
     async def _relay_stream(

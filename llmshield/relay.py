@@ -16,6 +16,7 @@ from llmshield import clock
 from llmshield.call import Attempt, Call
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Dialect, StreamCodec, WholeReply
+from llmshield.dialects._plain_text import PlainText
 from llmshield.dialects._tree import load_reply
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
@@ -62,8 +63,15 @@ async def read_all(upstream: Upstream, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dialect, call: Call) -> Any:
-    """Read a whole answer to `call`, check it, filter it; returns the tree for the client.
+async def whole(
+    x: Exchange,
+    attempt: Attempt,
+    upstream: Upstream,
+    dialect: Dialect,
+    call: Call,
+    plain: PlainText | None = None,
+) -> Any:
+    """Read a whole answer to `call`, check it, filter it; returns the tree for the client, or the `Words` of plain text.
 
     Raises: UpstreamError when the answer is unusable, Stopped when a guard ends it.
     """
@@ -72,9 +80,9 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
         data = await read_all(upstream, WHOLE_LIMIT)
     x.waited()  # before the head is written: it tells what we added
     if len(data) < _LARGE:
-        said = read_whole(dialect, call, data, upstream.status)
+        said = read_whole(dialect, call, data, upstream.status, plain)
     else:
-        said = await asyncio.to_thread(read_whole, dialect, call, data, upstream.status)
+        said = await asyncio.to_thread(read_whole, dialect, call, data, upstream.status, plain)
     attempt.usage = said.usage
     if said.error is not None:
         raise said.error
@@ -93,12 +101,18 @@ async def whole(x: Exchange, attempt: Attempt, upstream: Upstream, dialect: Dial
     return said.tree
 
 
-def read_whole(dialect: Dialect, call: Call, data: bytes, status: int) -> WholeReply:
-    """What a whole answer to `call` says. Raises: UpstreamError `malformed` when it is no JSON."""
+def read_whole(
+    dialect: Dialect, call: Call, data: bytes, status: int, plain: PlainText | None = None
+) -> WholeReply:
+    """What a whole answer to `call` says. Raises: UpstreamError `malformed` when it is neither JSON nor `plain` text."""
     try:
         tree = load_reply(data)
     except ValueError:
-        raise UpstreamError("malformed", "The provider's answer is not JSON.", status=status) from None
+        if plain is None:
+            raise UpstreamError("malformed", "The provider's answer is not JSON.", status=status) from None
+        return plain.reply(data)
+    if plain is not None and type(tree) is not dict and type(tree) is not list:
+        return plain.reply(data)  # a number, or a word in quotes
     return dialect.read_reply(call, tree)
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmshield.call import Call, Channel, FinishKind, Operation, Tree, Usage
 from llmshield.errors import CallError, UpstreamError
 from llmshield.verdicts import Answer
+
+if TYPE_CHECKING:
+    from llmshield.dialects._plain_text import PlainText
 
 
 @dataclass(slots=True)
@@ -197,6 +200,10 @@ class Dialect(ABC):
     @abstractmethod
     def open_stream(self, call: Call) -> StreamCodec:
         """A codec for one streamed reply to this call."""
+
+    def plain_text(self, headers: Mapping[str, str]) -> PlainText | None:
+        """How the answer with this head is read if it is no JSON; None: it has to be JSON. Raises: UpstreamError."""
+        return None
 
     @abstractmethod
     def answer(self, call: Call, answer: Answer) -> Tree:

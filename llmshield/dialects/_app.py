@@ -4,7 +4,7 @@ Made from the policy, so it is no member of the room by name: each `apps:` entry
 is the only provider of such calls. Texts are JSON pointers (RFC 6901); a step `*` is every item or member. Where
 something else than a text stands, or stands in the way, all of it is texts: an app that puts a list into its prompt
 reads every part of it. A streamed reply is server-sent events with JSON data, or one JSON object a line
-(application/x-ndjson).
+(application/x-ndjson). An answer that is plain text is one text (`_plain_text`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from llmshield.call import Call, Channel, Operation, Path, Tree
 from llmshield.dialects import Dialect, Event, Piece, StreamCodec, WholeReply, WireReply, WireRequest
 from llmshield.dialects._pieces import argument_pieces
+from llmshield.dialects._plain_text import PlainText, charset, is_plain_text
 from llmshield.dialects._sse import COMMENT, SseParser, escape_lines, write_event
 from llmshield.dialects._surrogates import Halves
 from llmshield.dialects._tree import dump, load_event, walk_value
@@ -89,6 +90,12 @@ class AppJson(Dialect):
         if self._reply and type(tree) is str:
             said.pieces.append(Piece(_BARE, _Root(said), "tree", whole=True))
         return said
+
+    def plain_text(self, headers: Mapping[str, str]) -> PlainText | None:
+        if not is_plain_text(headers):
+            return None
+        guarded = bool(self._reply or self._stream)
+        return PlainText(charset(headers), guarded=guarded, has_length="content-length" in headers)
 
     def open_stream(self, call: Call) -> StreamCodec:
         return _AppStream(self._stream)
