@@ -15,6 +15,7 @@ from llmshield.call import Attempt, Channel
 from llmshield.channels import Channels, Stopped
 from llmshield.dialects import Event, StreamCodec
 from llmshield.dialects._again import Again, learn
+from llmshield.errors import FAILURES
 from llmshield.exchange import Exchange
 from llmshield.resuming import Shadow
 from llmshield.steps import Took
@@ -47,7 +48,7 @@ class Lane:
         self._shadow = shadow
         self._context = copy_context()  # a connection's callbacks run in another call's
         self._lessons = _LESSONS
-        self._trouble: Exception | None = None
+        self._trouble: BaseException | None = None
         self.cut_short = b""
         self.form: Again | None = None
 
@@ -64,7 +65,7 @@ class Lane:
             return False
         try:
             out = self._context.run(self._filter, data)
-        except Exception as trouble:  # noqa: BLE001  the task raises it: here nobody would handle it
+        except FAILURES as trouble:  # the task raises it: here nobody would handle it
             self._trouble = trouble
             return False
         if out is None:
@@ -106,7 +107,7 @@ class Lane:
                 shown.append(channels.feed(channel, text))
             if attempt.watch is not None:
                 ask_watch(self._x, attempt, self._codec)
-        except Exception:
+        except FAILURES:
             self.cut_short = form.write(data, texts, shown)
             raise
         return form.write(data, texts, shown)
