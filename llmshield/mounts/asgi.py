@@ -195,7 +195,7 @@ class AppTransport:
     def __init__(self, app: App, scope: Scope, client: AsgiClient) -> None:
         self._app = app
         self._scope = scope
-        self._client = client
+        self._client: AsgiClient | None = client
         self._exchange: Exchange | None = None
         self._asked: list[_AppUpstream] = []
 
@@ -226,19 +226,24 @@ class AppTransport:
         except BaseException:
             upstream.close()  # the client may have left: nobody else knows of this answer yet
             raise
-        self._client.app_headers = [
-            (name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK
-        ]
+        if self._client is not None:
+            self._client.app_headers = [
+                (name, value) for name, value in upstream.raw_headers if name.lower() not in _NOT_BACK
+            ]
         return upstream
 
     def _drop_headers(self, status: int) -> None:
         """The app's answer is given up. Its headers go with it, but for an error that is passed on as it is."""
-        if not 400 <= status < 500:
+        if not 400 <= status < 500 and self._client is not None:
             self._client.app_headers = []
 
     async def finish(self) -> None:
         """Wait for what the app does behind its answer (background tasks), as its server would."""
-        for upstream in self._asked:
+        self._client = self._exchange = (
+            None  # both lead back here: circles that only the collector would find
+        )
+        asked, self._asked = self._asked, []
+        for upstream in asked:
             await upstream.finish()
 
     async def close(self) -> None:
@@ -345,6 +350,7 @@ class _AppUpstream:
         except asyncio.CancelledError:
             self._task.cancel()
             raise
+        self._error = None  # its frames lead back here
 
 
 async def _end_for_nobody(send: Send) -> None:

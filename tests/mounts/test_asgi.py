@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import time
@@ -671,3 +672,35 @@ async def test_middleware_that_sees_answers_begin_sees_what_was_decided(
                 await reply.read()
 
     assert [(200, ("allow", 200)), (400, ("block", 400))] == seen
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/boom"])
+@pytest.mark.parametrize("words", ["hi", ATTACK])
+async def test_nothing_of_a_request_waits_for_the_collector(
+    serving_app: Any, recorder: Recorder, path: str, words: str
+) -> None:
+    """A body may be megabytes, and how often the server's process collects is not ours to say."""
+    given = GUARDED + "\napps: [{paths: [/boom], texts: {request: [/messages/*/content]}}]\n"
+    async with serving_app(recorder.app(given)) as url, aiohttp.ClientSession() as http:
+
+        async def ask() -> None:
+            async with http.post(url + path, json=chat_body(words)) as reply:
+                await reply.read()
+
+        await ask()
+        await asyncio.sleep(0.05)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                await ask()
+            await asyncio.sleep(0.05)
+            gc.collect()
+            left = [type(it).__name__ for it in gc.garbage if type(it).__module__.startswith("llmshield.")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    assert [] == left
