@@ -67,6 +67,23 @@ CODES: dict[str, tuple[Severity, str]] = {
 }
 
 
+HINTS = {
+    "LS102": "leave out what repeats; a policy is a page or two",
+    "LS103": "look here and in the line above for a bracket, a quote, a colon or an indent that is missing or too much",
+    "LS106": "write it flatter",
+    "LS107": "keep one document, and nothing before it",
+    "LS109": "write the key as plain text, in quotes if need be",
+    "LS110": "put the anchor (&name) before its alias (*name), and not around it",
+    "LS202": "add it",
+    "LS207": "keep what you mean and leave the other out",
+    "LS301": "add it under `providers`, or name one that is there",
+    "LS304": "add it under `tiers` or `tenants`, or name one that is there",
+    "LS307": "write https://HOST, without user, query or blanks",
+    "LS402": "docs/writing-plugins.md shows one that loads",
+}
+"""What to do where a finding has nothing better to say."""
+
+
 @dataclass(slots=True, frozen=True)
 class Finding:
     """One thing that is wrong with a policy.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from llmshield.policy.findings import CODES, Finding, Path, did_you_mean, write_path
+from llmshield.policy.findings import CODES, HINTS, Finding, Path, did_you_mean, write_path
 from llmshield.policy.masking import REFERENCE, is_secret_key, mask_line, mask_tokens
 from llmshield.policy.nodes import Flaw, Node
 
@@ -116,6 +117,11 @@ class Report:
         self._failed = self._failed or CODES[code][0] == "error"
         if len(self._findings) >= MAX_FINDINGS:
             return
+        if not hint:
+            top = re.match(r"[a-z_]+", path)
+            hint = (
+                HINTS.get(code) or f"policy.example.yaml shows {f'`{top[0]}`' if top else 'policies'} at work"
+            )
         line = min(max(line, 1), len(self._lines))  # an unfinished text is reported one line behind its end
         source = self._source(line, column)
         message, path, hint = (_printable(mask_tokens(text)) for text in (message, path, hint))

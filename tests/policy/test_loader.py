@@ -154,6 +154,7 @@ def test_finding(code: str, text: str, line: int, column: int, path: str, words:
     found = findings[0]
     assert (line, column, path) == (found.line, found.column, found.path), str(found)
     assert words in f"{found.message} {found.hint}"
+    assert found.hint
     assert (policy is None) == (found.severity == "error")
     assert "CANARY" not in str(found)
 

@@ -60,7 +60,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, partial
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llmshield import clock, hookspecs
 from llmshield.call import Attempt, Call
@@ -101,6 +101,11 @@ class AssumedPrice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     assume: TokenPrice = Field(description="Price of a token whose price is not known, in USD/Mtok.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_text(cls, given: object) -> object:  # 'assume: 10 USD/Mtok'
+        return {"assume": given[7:].strip()} if isinstance(given, str) and given[:7] == "assume:" else given
 
 
 class CostCap(Plugin):

@@ -185,6 +185,7 @@ UNPRICED = [
     ("", 404, "0"),
     ("on_unknown_price: allow", 200, "0"),
     ("on_unknown_price: {assume: 10 USD/Mtok}", 200, "more"),
+    ("on_unknown_price: 'assume: 10 USD/Mtok'", 200, "more"),
 ]
 
 
