@@ -67,7 +67,7 @@ L1, L2, ROUNDS = 1e-6, 4e-4, 150
 MAX_WINDOWS = 12  # of one text, so that books do not outvote the rest
 MAX_GRAM = 40  # bytes; what is longer is no pair of words
 # The share of honest texts above a point, as the mean over the sets of dev.jsonl: flagged; blocked as a whole.
-FLAG_SHARE, WHOLE_SHARE = 0.032, 0.002
+FLAG_SHARE, WHOLE_SHARE = 0.042, 0.002
 # Honest texts of these sizes (characters) and numbers, put together from others; the share of them that gives the slope of
 # what stretches of one length reach, and the share of dev.jsonl's texts that gives the height.
 BOOKS = {1_000: 300, 2_000: 300, 4_000: 300, 8_000: 300, 14_000: 300, 30_000: 100, 60_000: 60}
@@ -76,7 +76,7 @@ SLOPE_SHARE, STRETCH_SHARE = 0.02, 0.0015
 # shares of dev.jsonl's texts and of the longer ones are refused for it. One of those was put together from few texts.
 FEW_WORDS, RUN_SHARE, RUN_SHARE_LONG = 64, 0.001, 0.04
 # How much higher blocking starts than dev.jsonl says, which holds no system prompts; they reach that far.
-SPARED = 0.7
+SPARED = 0.75
 
 Row = dict[str, Any]
 

@@ -140,6 +140,10 @@ def _plain_once(character: str) -> str:
     if named is not None:
         return named
     category = unicodedata.category(character)
+    if category == "Cn" and 0x1D400 <= code <= 0x1D6A3:
+        # Holes of the mathematical alphabets, whose letters stand elsewhere: who counts from A to Z falls into them.
+        place = (code - 0x1D400) % 52
+        return chr(ord("A") + place if place < 26 else ord("a") + place - 26)
     if 0xAC00 <= code <= 0xD7A3:  # Hangul syllables stay whole
         return character
     parts = unicodedata.normalize("NFKD", character)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import re2
@@ -15,7 +16,7 @@ import re2
 from .atoms import literals, shortest
 from .matcher import Matcher, Pattern
 from .matches import finditer
-from .spellings import JOINED, LEET, MARKS, spaced, squeezed
+from .spellings import JOINED, LEET, MARKS, interleaved, spaced, squeezed
 from .view import Piece, View
 
 Span = tuple[int, int]
@@ -131,7 +132,7 @@ def glued(text: str) -> Iterator[tuple[str, int, int]]:
 
 def apart(text: str) -> Iterator[tuple[str, int, int]]:
     """Runs of letters that stand apart, drawn together in both ways, and with letters for digits."""
-    for read, start, end in spaced(text):
+    for read, start, end in chain(interleaved(text), spaced(text)):
         yield f"{read} {read.translate(LEET)}", start, end
     yield from squeezed(text)
 

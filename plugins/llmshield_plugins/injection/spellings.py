@@ -72,6 +72,17 @@ def spaced(text: str) -> Iterator[Piece]:
         yield Piece(read, match.start(), match.end())
 
 
+_INTERLEAVED: Final = re2.compile(
+    "|".join(rf"(?:[^\n]{re2.escape(mark)}){{8,}}[^\n]?" for mark in " .-_*/,+~:|\n")
+)
+
+
+def interleaved(text: str) -> Iterator[Piece]:
+    """The same mark behind each character, blanks and marks included: every other character is the text."""
+    for match in finditer(_INTERLEAVED, text):
+        yield Piece(match.group()[::2], match.start(), match.end())
+
+
 def _end(gap: str) -> str:
     """A gap between words as it is read: a blank, behind the end of a sentence."""
     return next((f"{mark} " for mark in ".:;" if mark in gap), " ")

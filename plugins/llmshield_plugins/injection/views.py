@@ -98,6 +98,7 @@ def _unmarked(view: View) -> Iterable[View]:
 
 def _spaced(view: View) -> Iterable[View]:
     for name, pieces, keep in (
+        ("spaced", spellings.interleaved(view.text), _KEEP),
         ("spaced", spellings.spaced(view.text), _KEEP),
         ("worded", spellings.worded(spellings.squeezed(view.text)), _KEEP),
         ("squeezed", spellings.squeezed(view.text), _ONLY),

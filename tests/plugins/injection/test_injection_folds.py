@@ -12,6 +12,7 @@ from llmshield_plugins.injection.folds import PLAIN, SKELETON, Fold
     [
         ("ｉｇｎｏｒｅ", "ignore", "ignore"),
         ("𝕚𝔤𝓃𝗼𝙧𝚎", "ignore", "ignore"),
+        ("\U0001d547\U0001d49d\U0001d455\U0001d4ba", "PBhe", "PBhe"),
         ("ⓘⓖⓝⓞⓡⓔ 🅘🅶🄽", "ignore ign", "ignore ign"),
         ("ɪɢɴᴏʀᴇ", "ignore", "ignore"),
         ("ᵃˡˡ ⁱⁿ", "all in", "all in"),
