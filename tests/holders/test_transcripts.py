@@ -31,6 +31,7 @@ plugins:
   - use: transcripts
     store: STORE
   - use: pii
+    timeout: 10s
     entities: {EMAIL_ADDRESS: {action: replace}}
     restore: true
 audit: {sink: "file://audit/audit.jsonl"}
