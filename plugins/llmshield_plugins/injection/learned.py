@@ -51,6 +51,9 @@ class Learned(NamedTuple):
     last: int
 
 
+# "Stop", "continue", "who are you": so few words alone are no order to drop others, whatever they weigh.
+_FEW: Final = 4
+_OF_FEW: Final = 0.55
 # How fast the score falls below the point of flagging.
 _SLOPE: Final = 0.4
 NOTHING: Final = Learned(0.0, 0, 0)
@@ -271,7 +274,10 @@ def rate(text: str, least: float = 0.0, many: Variety = ALONE, *, beside: bool =
         score = 0.9 + 0.3 * margin / between
     else:
         score = max(0.0, 0.6 + _SLOPE * (margin + between))
-    return Learned(score, _said(parts[:first]), _said(parts[:last]))
+    begins, ends = _said(parts[:first]), _said(parts[:last])
+    if ends - begins < _FEW and not beside:
+        score = min(score, _OF_FEW)
+    return Learned(score, begins, ends)
 
 
 def _said(parts: list[bytes]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import re2
 
 from .folds import PLAIN, SKELETON
@@ -39,3 +41,14 @@ def marked(name: str, family: str, form: str) -> Signature:
 def group_of(signature: Signature) -> str:
     """Which Set a signature belongs in; the user's own may hold anything."""
     return "ours" if signature.example else "any"
+
+
+_PART: Final = 10
+"""Letters of a random word that no honest text holds in a row."""
+
+
+def parts(word: str) -> Signature:
+    """The signature of a random word that is told in pieces, or in part: ten letters in a row, with marks between."""
+    runs = (word[at : at + _PART] for at in range(max(1, len(word) - _PART + 1)))
+    pattern = "|".join("[^a-z0-9]{0,4}".join(run) for run in runs)
+    return Signature("canary_part", "prompt_leak", "", 1.0, 1.0, pattern, None, "", "")

@@ -20,7 +20,7 @@ from . import contexts, learned, views
 from .firing import Firing
 from .folds import PLAIN, SKELETON
 from .judgement import CLEAN, MENTION, Hit, Judgement, Rules, judge
-from .literals import forms, literal, marked, speakable
+from .literals import forms, literal, marked, parts, speakable
 from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .matches import finditer
@@ -61,7 +61,7 @@ class Scanner:
         for number, text in enumerate(rules.deny):
             signatures += [marked(f"deny[{number}]", "deny", form) for form in forms(text)]
         if rules.canary:
-            signatures.append(marked("canary", "prompt_leak", rules.canary))
+            signatures += [marked("canary", "prompt_leak", rules.canary), parts(rules.canary)]
         self._signatures: Sequence[Signature] = signatures
         # What the policy looks for in any case and form.
         fixed = [form for text in (*rules.deny, rules.canary) for form in forms(text)]

@@ -127,3 +127,10 @@ def test_the_bound_is_one(parts: list[str]) -> None:
 def test_the_bound_spares_most_honest_texts_the_sum() -> None:
     assert rate("The river flows through three small towns.") is not learned.NOTHING
     assert rate("The river flows through three small towns.", 0.6) is learned.NOTHING
+
+
+@pytest.mark.parametrize(
+    "text", ["stop", "continue", "now", "who are you", "what are you?", "Do it now!", "instead"]
+)
+def test_three_words_are_no_order(text: str) -> None:
+    assert rate(text).score < 0.6

@@ -170,6 +170,12 @@ ENCODED: dict[str, Callable[[str], str]] = {
     "rot13": lambda word: codecs.encode(word, "rot13"),
     "hex": lambda word: word.encode().hex(),
     "letters apart": "-".join,
+    "in a list": lambda word: ", ".join(word),
+    "on lines": "\n".join,
+    "in three pieces": lambda word: f"{word[:7]} {word[7:14]} {word[14:]}",
+    "in halves": lambda word: f"{word[:10]}, and then {word[10:]}",
+    "code points": lambda word: " ".join(f"U+{ord(c):04X}" for c in word),
+    "emoji": "\U0001f525".join,
 }
 
 
