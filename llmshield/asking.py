@@ -18,7 +18,7 @@ from llmshield.chain import run_step
 from llmshield.channels import Stopped
 from llmshield.dialects import Dialect, StreamCodec
 from llmshield.dialects._plain_text import PlainText, Words
-from llmshield.dialects._tree import dump
+from llmshield.dialects._tree import dump, load_reply
 from llmshield.endings import Endings
 from llmshield.errors import CallError, UpstreamError
 from llmshield.exchange import Exchange
@@ -187,7 +187,7 @@ class Asking:
             attempt.retry_after_s = error.retry_after_s
             if error.reason == "connect":
                 attempt.sent = False
-            if error.body and prepared is not None and prepared.translation is not None:
+            if prepared is not None and not error.from_app and _is_foreign(error, prepared):
                 self._replies.translate(x, error)
             if error.reason in _UNSENT:
                 outcome = "skipped"
@@ -337,6 +337,19 @@ def _bodiless(upstream: Any, dialect: Dialect) -> bool:
         return True
     empty: bool = upstream.headers.get("content-length") == "0"
     return dialect.family == APP and (status in {204, 205} or (empty and status < 300))
+
+
+def _is_foreign(error: UpstreamError, prepared: Prepared) -> bool:
+    """Whether a provider's refusal is in words that the client's SDK would not read: another dialect's, the page of a proxy
+    in front of it, or none."""
+    if prepared.translation is not None:
+        return bool(error.body)
+    if (error.status or 0) < 400:
+        return False
+    try:
+        return not isinstance(load_reply(error.body), dict | list)
+    except ValueError:
+        return True
 
 
 def _yes() -> bool:

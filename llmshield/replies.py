@@ -26,6 +26,8 @@ _SOON = 5.0
 told, up to a minute, and that twice: a program would stand still for two minutes where its next call may already
 find another provider. What comes too early is answered from memory and asks nobody."""
 
+_ADVICE = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
+
 _KINDS: dict[int, ErrorKind] = {
     401: "unauthenticated", 403: "forbidden", 404: "not_found", 409: "conflict", 413: "too_large", 429: "rate_limited"
 }  # fmt: skip
@@ -100,7 +102,7 @@ class Replies:
             await self.send(x, reply.status, reply.headers, reply.body)
 
     def translate(self, x: Exchange, failure: UpstreamError) -> None:
-        """Put a provider's error answer in another dialect into words that the client's own would have used."""
+        """Put a provider's error answer in another dialect, or in none, into words that the client's own would have used."""
         kind = _KINDS.get(
             failure.status or 0, "bad_request" if (failure.status or 500) < 500 else "upstream_error"
         )
@@ -108,7 +110,8 @@ class Replies:
         error = CallError(kind, f"The provider refused the call{said}.", status=failure.status)
         assert x.dialect is not None
         written = x.dialect.write_error(error, x.id)
-        failure.body, failure.headers = written.body, {"content-type": "application/json"}
+        kept = {name: value for name, value in failure.headers.items() if name in _ADVICE}
+        failure.body, failure.headers = written.body, {**kept, "content-type": "application/json"}
 
     def head(self, x: Exchange, headers: dict[str, str]) -> dict[str, str]:
         """The headers of an answer with ours (`x-llmshield-*`) and those of plugins."""

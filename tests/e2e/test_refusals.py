@@ -198,3 +198,44 @@ async def test_calls_that_a_shutdown_ends(
 
     assert (503, "block") == (status, headers["x-llmshield-action"])
     assert (503, "block", "shutting_down") == (record["status"], record["action"], record["error"])
+
+
+@pytest.mark.parametrize("shape", ["html", "text", "empty", "truncated"])
+@pytest.mark.parametrize("status", [404, 413, 429])
+async def test_a_providers_refusal_that_no_sdk_reads_is_told_in_the_clients_words(
+    primary: Simulator, shape: str, status: int
+) -> None:
+    """The page of a proxy in front of a provider: its status and its advice are passed on, the page is not."""
+    fault = {"x-simulate": f"fault={status}, body={shape}, retry_after=2"}
+    chat = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+    calls = {
+        "/v1/chat/completions": (chat, lambda tree: tree["error"]["type"]),
+        "/v1/messages": (
+            {**chat, "model": "claude-sonnet-4-5", "max_tokens": 9},
+            lambda tree: tree["error"]["type"],
+        ),
+        "/v1beta/models/gemini-2.5-flash:generateContent": (
+            {"contents": [{"parts": [{"text": "hi"}]}]},
+            lambda tree: tree["error"]["status"],
+        ),
+    }
+    rules = f"""
+providers:
+  o: {{dialect: openai, base_url: "{primary.url}/v1"}}
+  a: {{dialect: anthropic, base_url: "{primary.url}"}}
+  g: {{dialect: gemini, base_url: "{primary.url}"}}
+routes:
+  - {{match: {{model: "gpt*"}}, to: [o]}}
+  - {{match: {{model: "claude*"}}, to: [a]}}
+  - {{match: {{any: true}}, to: [g]}}
+"""
+    async with gateway(rules) as (url, _), aiohttp.ClientSession() as http:
+        for path, (body, word) in calls.items():
+            async with http.post(url + path, json=body, headers=fault) as reply:
+                said = await reply.json()
+
+            assert (status, "application/json") == (reply.status, reply.content_type)
+            assert word(said)
+            assert "<" not in str(said)
+            if status == 429:
+                assert "2" == reply.headers["retry-after"]
