@@ -89,7 +89,8 @@ def errors() -> str:
         "What can't be read as a request at all is answered without a body, these headers, a metric or a record, and the\n"
         "connection is closed: 400 (no HTTP, or a framing that two servers could read differently), 405 (`CONNECT`), 408 (a\n"
         "head that does not arrive), 431 (a head that is too large).\n",
-        "A provider's own 4xx is passed on as it is, scrubbed of keys; a 401 or 403 only where the key was the client's\n"
+        "A provider's own 4xx is passed on as it is, scrubbed of keys; where it is no JSON (a proxy's page, nothing), its status is\n"
+        "told in the client's words, with the advice when to retry. A 401 or 403 only where the key was the client's\n"
         "own, else it is a `no_provider`: what is wrong with the policy's key is nothing that a client can mend. When every\n"
         "provider has failed, the first target's plain error is the one that the client gets, never the fallback's own\n"
         "rejection.\n",
