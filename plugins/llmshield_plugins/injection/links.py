@@ -21,6 +21,7 @@ from llmshield.policy.globs import compile_globs
 from llmshield.verdicts import Block
 
 from . import fetched
+from .literals import speakable
 from .matches import finditer
 
 Do = Literal["block", "flag", "allow"]
@@ -129,10 +130,11 @@ class LinkFilter:
             return self._stopped
         self._held += text
         end = len(self._held)
-        opened = _OPEN.search(self._held)
+        held = speakable(self._held)
+        opened = _OPEN.search(held)
         if opened is not None:
             end = opened.start()
-        tail = self._held[-self.HOLD :]
+        tail = held[-self.HOLD :]
         if "&" in tail or "\\" in tail:
             escaping = _ESCAPING.search(tail)
             whole = len(tail) if escaping is None else escaping.start()
@@ -152,15 +154,16 @@ class LinkFilter:
 
     def _release(self, end: int) -> str | Stop:
         free = self._held[:end]
-        self._broken(free)
-        if not self._judged(self._before, free, None) and ("&" in free or "\\" in free):
-            read, places = unescaped(free)
+        said = speakable(free)
+        self._broken(said)
+        if not self._judged(self._before, said, None) and ("&" in said or "\\" in said):
+            read, places = unescaped(said)
             if _ADDRESS.search(read) is not None:
                 self._judged(unescaped(self._before)[0], read, places)
         if self._stopped is not None:
             return self._stopped
         self._held = self._held[end:]
-        self._before = (self._before + free)[-fetched.CONTEXT :]
+        self._before = (self._before + said)[-fetched.CONTEXT :]
         return free
 
     def _broken(self, free: str) -> None:

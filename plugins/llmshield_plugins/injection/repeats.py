@@ -15,6 +15,7 @@ from llmshield.call import Stop
 from llmshield.verdicts import Block
 
 from .folds import SKELETON
+from .literals import speakable
 
 _WORD: Final = re2.compile(r"[\pL\pN]+")
 _CHAIN: Final = 4
@@ -25,7 +26,7 @@ _LONGEST: Final = 64
 
 def words(text: str) -> list[str]:
     """The words of a text, folded, in lower case."""
-    return [match.group()[:_LONGEST].lower() for match in _WORD.finditer(SKELETON.apply(text))]
+    return [match.group()[:_LONGEST].lower() for match in _WORD.finditer(speakable(SKELETON.apply(text)))]
 
 
 class Secrets:
@@ -76,7 +77,7 @@ class RepeatFilter:
         return self._read(len(self._held), final=True)
 
     def _read(self, end: int, *, final: bool) -> str | Stop:
-        for match in _WORD.finditer(self._held[self._seen : end]):
+        for match in _WORD.finditer(speakable(self._held[self._seen : end])):
             start = self._seen + match.start()
             for word in words(match.group()) or [""]:
                 self._last = [*self._last[1 - _CHAIN :], (word, start)]

@@ -152,6 +152,15 @@ async def test_repeated_instructions(plugin: Make, bad: bool, places: list[int])
     assert out == ("Sure! " if bad else said)
 
 
+@pytest.mark.parametrize("given", [{"links": HOSTS}, {"repeat": 8}, {"scan": ["output"]}])
+async def test_half_a_character_breaks_nothing(plugin: Make, given: dict[str, Any]) -> None:
+    """JSON can spell one half of a surrogate pair, and streams cut them apart."""
+    pieces = ["a \ud83d", "\ude00 b ![x](https://img.example.com/\ud83d.png) c"]
+    out, stop = await filtered(plugin(**given), with_system(), pieces)
+
+    assert (out, stop) == ("".join(pieces), None)
+
+
 async def test_without_a_system_prompt_nothing_can_be_repeated(plugin: Make) -> None:
     out, stop = await filtered(
         plugin(repeat=8), call("hi"), ["You are Nora, the concierge of the Hotel Meridian."]
