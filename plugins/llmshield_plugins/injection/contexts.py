@@ -99,6 +99,16 @@ def is_mention(signature: Signature, spans: Sequence[Found], view: View, *, talk
     )
 
 
+def is_denied(signature: Signature, spans: Sequence[Found], view: View) -> bool:
+    """Whether a signature of an override matches only behind a "do not": all that can be said of a reply, which comes in
+    pieces."""
+    return (
+        not view.depth
+        and signature.family == "instruction_override"
+        and all(is_forbidden(signature, view.text, start, end, behind=False) for _, _, start, end in spans)
+    )
+
+
 def _begin(text: str, start: int, end: int) -> int:
     """Where a match begins to say something: a signature may begin with what ends the sentence before."""
     ended = _BORDER.match(text, start, end)

@@ -16,7 +16,7 @@ import re2
 from .folds import PLAIN
 from .signatures import Signature
 
-_LOOK: Final = 40
+LOOK: Final = 40
 """Characters in front of a match and behind it that are looked at."""
 _VERB_LOOK: Final = 14
 """Behind a match that ends in its verb."""
@@ -105,14 +105,17 @@ _AGAIN: Final = re2.compile(
 _ENDS: Final = ".!?\n;。！？।"
 
 
-def is_forbidden(signature: Signature, text: str, start: int, end: int) -> bool:
-    """Whether what a signature of an override matches in `text[start:end]` is what must not be done."""
-    match, after = text[start:end], text[end : end + _LOOK]
+def is_forbidden(signature: Signature, text: str, start: int, end: int, *, behind: bool = True) -> bool:
+    """Whether what a signature of an override matches in `text[start:end]` is what must not be done.
+
+    Without `behind`, what comes after the match has no say: of a stream it is not there yet.
+    """
+    match, after = text[start:end], text[end : end + LOOK] if behind else ""
     for mark in _ENDS:
         after = after.partition(mark)[0]
     if not (
-        _stands_before(text[max(0, start - _LOOK) : start], signature.language)
-        or (signature.language != "en" and _stands_behind(match, after, signature.language))
+        _stands_before(text[max(0, start - LOOK) : start], signature.language)
+        or (behind and signature.language != "en" and _stands_behind(match, after, signature.language))
     ):
         return False
     # "Don't forget to ignore": from the second word on it is an order again.

@@ -25,6 +25,7 @@ from .longwords import LongWords
 from .matcher import Matcher, Pattern
 from .matches import finditer
 from .nearby import Telling
+from .negations import LOOK
 from .passages import OVERLAP, WHOLE, moved, passages
 from .signatures import Signature, builtin
 from .stretches import Variety
@@ -216,9 +217,15 @@ class Scanner:
         """The first hit of a signature that touches no end of a view behind which there may be more."""
         signature = self._signatures[index]
         for match in finditer(self._pattern(index, squeezed=False), view.text):
-            if (begins or match.start() > 0) and match.end() < len(view.text):
+            start, end = match.span()
+            # What stands before an override may deny it.
+            if (begins or start > (LOOK if signature.family == "instruction_override" else 0)) and end < len(
+                view.text
+            ):
+                if signature.example and contexts.is_denied(signature, ((0, 0, start, end),), view):
+                    continue
                 score = min(1.0, signature.score * self.rules.weights.get(signature.family, 1.0))
-                where = view.span(match.start(), match.end())
+                where = view.span(start, end)
                 return [Hit(signature.id, signature.family, score, *where, view.path())]
         return []
 
@@ -346,10 +353,10 @@ class Scanner:
             if signature.family == "prompt_leak" and role != "output":
                 continue
             score = signature.tool_score if role == "tool" else signature.score
-            if (
-                role != "output"
-                and signature.example
-                and contexts.is_mention(signature, spans, view, talk=talk)
+            if signature.example and (
+                contexts.is_denied(signature, spans, view)
+                if role == "output"
+                else contexts.is_mention(signature, spans, view, talk=talk)
             ):
                 score = min(score, MENTION)
             score *= self.rules.weights.get(signature.family, 1.0)
