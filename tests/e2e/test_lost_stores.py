@@ -128,6 +128,8 @@ async def test_a_redis_that_loses_the_book_is_never_a_fresh_budget(
         assert len(after) > 20
         assert {status for status, _ in after} == {503}
         assert "llmshield budget rebuild" in after[-1][1]
+        assert "sqlite" not in after[-1][1].lower()
+        assert "redis" not in after[-1][1].lower()
         async with client.get(f"{admin}/readyz") as reply:
             assert "The money book is lost" in (await reply.json())["reason"]
 

@@ -81,6 +81,10 @@ from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
 from llmshield_plugins.cost_cap.warnings import Warnings
 
 _CapsOf = Callable[[str], Sequence[Cap]]
+_LOST = (  # its error names the store, which is no business of the client's
+    "The money book is lost: `llmshield budget rebuild` reads it from the journals, `llmshield budget reset --yes`"
+    " begins a fresh budget."
+)
 _Kind = Literal["budget_spent", "store_unavailable", "model_denied", "bad_request"]
 
 _FREE = frozenset({"count_tokens", "models"})
@@ -299,7 +303,7 @@ class CostCap(Plugin):
         except StoreUnavailable as error:
             message = "The budget can't be checked now; nothing was sent."
             if isinstance(error, BookLost):
-                message = f"{message} {error}"
+                message = f"{message} {_LOST}"
             return self._refuse("store", message, kind="store_unavailable")
 
     @staticmethod
