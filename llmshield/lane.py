@@ -80,8 +80,9 @@ class Lane:
 
         Raises: Stopped, CallError, and whatever else a filter raised.
         """
-        if self._trouble is not None:
-            raise self._trouble
+        trouble, self._trouble = self._trouble, None
+        if trouble is not None:
+            raise trouble  # and not kept: its frames lead back here, a circle
         out = self._filter(data)
         if out is None:
             self.form = None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import TracebackType as Traceback
 from typing import Any
 
 import aiohttp
 import pytest
 
 from llmshield import senders
+from llmshield.call import Call
 from llmshield.lane import LONG, Lane
 from llmshield.testing import gateway, policy
 
@@ -189,3 +192,27 @@ async def test_a_filter_is_in_its_own_call_whoever_made_the_connection(
     assert sum(taken) > 10
     assert len({id(one) for one in held[:first]}) == len({id(one) for one in held[first:]}) == 1
     assert held[0] is not held[-1]
+
+
+def _is_ours(it: object) -> bool:
+    return isinstance(it, Traceback) and it.tb_frame.f_globals["__name__"].startswith("llmshield")
+
+
+async def test_a_stop_there_leaves_nothing_to_the_collector(taken: list[bool]) -> None:
+    async with served(STREAMS["a stop"], PII) as url:
+        await said(url)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await said(url)
+            await asyncio.sleep(0.05)
+            gc.collect()
+            left = [type(it).__name__ for it in gc.garbage if isinstance(it, Lane | Call) or _is_ours(it)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    assert left == []
+    assert [True, False] == taken[-2:]
