@@ -59,6 +59,12 @@ _TWICE: Final = {
     )
     for language, words in _NOT.items()
 }
+# "If you do not ignore ..." is a threat, and asks for it.
+_IF: Final = re2.compile(
+    r"(?i)(?:^|[^\pL\pN])(?:"
+    + _folded("if|unless|until|wenn|falls|si|se|als|om|hvis|jeśli|gdy|dacă|ha|eğer|если|якщо")
+    + r")[ \t][^.!?\n;:]*$"
+)
 # Scripts without blanks. 特别, 分别 ... end with the same sign and deny nothing.
 _BEFORE_CLOSE: Final = re2.compile(
     "(?:"
@@ -130,7 +136,11 @@ def _stands_before(before: str, language: str) -> bool:
     stands = _STANDS.get(language)
     if stands is None:
         return _BEFORE_CLOSE.search(before) is not None
-    return stands.search(before) is not None and _TWICE[language].search(before) is None
+    return (
+        stands.search(before) is not None
+        and _TWICE[language].search(before) is None
+        and _IF.search(before) is None
+    )
 
 
 def _stands_behind(match: str, after: str, language: str) -> bool:
