@@ -81,10 +81,7 @@ from llmshield_plugins.cost_cap.tools import NOTHING, Offered, offered_by
 from llmshield_plugins.cost_cap.warnings import Warnings
 
 _CapsOf = Callable[[str], Sequence[Cap]]
-_LOST = (  # its error names the store, which is no business of the client's
-    "The money book is lost: `llmshield budget rebuild` reads it from the journals, `llmshield budget reset --yes`"
-    " begins a fresh budget."
-)
+_LOST = "The money book is lost: see `llmshield budget rebuild` and `llmshield budget reset`."
 _Kind = Literal["budget_spent", "store_unavailable", "model_denied", "bad_request"]
 
 _FREE = frozenset({"count_tokens", "models"})
