@@ -28,8 +28,9 @@ def literals(source: str) -> frozenset[str]:
 
 def shortest(words: Iterable[str]) -> list[str]:
     """The words that hold no other of the words, sorted: a search for them finds a place of each."""
-    kept: list[str] = []
-    for word in sorted(set(words), key=lambda w: (len(w), w)):
-        if not any(short in word for short in kept):
-            kept.append(word)
+    kept: set[str] = set()
+    for word in sorted(set(words), key=len):
+        size = len(word)
+        if kept.isdisjoint({word[i:j] for i in range(size) for j in range(i + 1, size + 1)}):
+            kept.add(word)
     return sorted(kept)

@@ -1,6 +1,8 @@
 """The literals of patterns."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmshield_plugins.injection.atoms import literals, shortest
 from llmshield_plugins.injection.folds import PLAIN
@@ -29,6 +31,15 @@ def test_literals(source: str, words: set[str]) -> None:
 
 def test_words_that_hold_others_are_left_out() -> None:
     assert shortest(["rules", "rule", "overrule", "ignore", "rule"]) == ["ignore", "rule"]
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=7), max_size=12))
+def test_a_word_is_left_out_for_another_in_it_and_for_nothing_else(given_words: list[str]) -> None:
+    kept = shortest(given_words)
+
+    assert kept == sorted(
+        {word for word in given_words if not any(one != word and one in word for one in given_words)}
+    )
 
 
 @pytest.mark.parametrize("signature", builtin(), ids=lambda signature: signature.id)
