@@ -82,7 +82,12 @@ class Lane:
         """
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
-            raise trouble  # and not kept: its frames lead back here, a circle
+            try:
+                raise trouble
+            finally:
+                del (
+                    trouble
+                )  # its frames are this one and that of `take`: kept here or there, it would lead to itself
         out = self._filter(data)
         if out is None:
             self.form = None

@@ -102,7 +102,12 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 STREAMS = {
     "plain": events(*WORDS),
     "values": events("Write to", " ada@", "example", ".com or", " bob@example.org", " today", *WORDS),
-    "a stop": events(*WORDS, " 4111 1111", " 1111 1111", *WORDS),
+    "a stop": events(*WORDS, " 4111 1111", " 1111 1111.\n\n", *WORDS),
+    "a stop among others": [
+        *map(event, WORDS),
+        b"".join(map(event, (" kept", " 4111 1111", " 1111 1111.\n\n", " gone"))),
+        *events(*WORDS),
+    ],
     "escapes": events(*WORDS, ' a "quoted"', " line\n", " Grüße \U0001f30a", *WORDS),
     "another form": [*map(event, WORDS), b": ping\n\n", *map(event, WORDS), *events(*WORDS)],
     "cut events": [*map(event, WORDS), *(part for one in events(*WORDS) for part in (one[:40], one[40:]))],
@@ -130,6 +135,8 @@ async def test_no_byte_depends_on_the_lane(
         line for line in long.split(b"\n") if b"llmshield" not in line
     ]
     assert took >= len(WORDS) // 3
+    assert (b"kept" in short) is (name == "a stop among others")
+    assert b"gone" not in short
     assert b"ada@" not in short
     assert b"4111 1111" not in short
 
@@ -198,7 +205,17 @@ def _is_ours(it: object) -> bool:
     return isinstance(it, Traceback) and it.tb_frame.f_globals["__name__"].startswith("llmshield")
 
 
-async def test_a_stop_there_leaves_nothing_to_the_collector(taken: list[bool]) -> None:
+async def test_a_stop_there_leaves_nothing_to_the_collector(
+    taken: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles: list[bool] = []
+    real = Lane.go
+
+    async def go(self: Lane, data: bytes) -> bool:
+        troubles.append(self._trouble is not None)
+        return await real(self, data)
+
+    monkeypatch.setattr(Lane, "go", go)
     async with served(STREAMS["a stop"], PII) as url:
         await said(url)
         gc.collect()
@@ -216,3 +233,4 @@ async def test_a_stop_there_leaves_nothing_to_the_collector(taken: list[bool]) -
 
     assert left == []
     assert [True, False] == taken[-2:]
+    assert [True, True] == troubles, "the guard did not stop it there"
