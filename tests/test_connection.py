@@ -433,7 +433,8 @@ async def test_nothing_is_offered_that_nobody_waits_for_or_that_is_packed() -> N
     answer.unpack()
     reading = asyncio.create_task(answer.chunk(lambda data: bool(offered.append(data)) or True))
     await asyncio.sleep(0)
-    connection.data_received(body)
+    connection.data_received(body[:-1])  # with its last byte the answer is complete, and nothing is offered
+    connection.data_received(body[-1:])
 
     assert b"hi" * 99 == await reading
     assert not offered
